@@ -10,7 +10,7 @@ import (
 type Error struct {
 	Code    Code
 	From    From
-	Message string // detail without libvirt's prefix for the code; Text adds the prefix
+	Message string // detail without libvirt's prefix for the code; Error adds the prefix
 	Err     error  // what caused it, or nil; not sent
 }
 
@@ -41,8 +41,8 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// As turns any error into the Error that goes on the wire: err itself or one it wraps, with the text of the outermost
-// error, else INTERNAL_ERROR. As(nil) is nil.
+// As turns any error into the Error that goes on the wire: err itself or the outermost Error it wraps, else an
+// INTERNAL_ERROR with err's text. As(nil) is nil.
 func As(err error) *Error {
 	if err == nil {
 		return nil

@@ -1,0 +1,30 @@
+// Package monitor is the QMP server of one machine.
+//
+// Framing, greeting, errors and event shape are QMP's (one JSON object a line; capabilities negotiation first). For
+// people and tools it answers a documented subset of QEMU's commands:
+//
+//	qmp_capabilities, query-status, query-version, query-commands, query-name, query-uuid, query-kvm, query-cpus-fast,
+//	stop, cont, system_powerdown, system_reset, quit, query-balloon, balloon {value}, query-blockstats, query-block,
+//	block_resize, set_link {name, up}, inject-nmi, human-monitor-command {command-line}
+//
+// and emits STOP, RESUME, RESET {guest}, POWERDOWN, SHUTDOWN {guest, reason}, GUEST_PANICKED {action},
+// BALLOON_CHANGE {actual}, GUEST_CRASHLOADED, NIC_RX_FILTER_CHANGED. The HMP commands are info balloon|status|version|
+// name|uuid|kvm|cpus|block|network|pci|blockstats, balloon MiB, stop, cont, system_powerdown, system_reset, quit, help.
+//
+// virtd itself drives the engine through versioned commands of ours, which carry fragments of hypervisor.Config:
+//
+//	x-virtd-hello {version}             -> {version, pid, engine, config-version, threads: {vcpus: [tid...], workers}, features: [...]}
+//	x-virtd-status                      -> {state: running|paused|shutdown|crashed, reason}
+//	x-virtd-balloon-stats               -> {actual, stats: {swap-in, swap-out, major-faults, minor-faults, free, total,
+//	                                       available, disk-caches, hugetlb-allocations, hugetlb-failures}, last-update}
+//	x-virtd-balloon-stats-period {seconds}
+//	x-virtd-block-stats                 -> {ID: {rd-bytes, rd-ops, rd-ns, wr-bytes, wr-ops, wr-ns, flush-ops, flush-ns, errors}}
+//	x-virtd-net-stats                   -> {ID: {rx-bytes, rx-packets, rx-dropped, tx-bytes, ...}} (userspace back end only)
+//	x-virtd-set-link {id, up}
+//	x-virtd-chardev {id}                -> {type, connected}
+//	x-virtd-quit {reason}               -> the engine writes its exit record and leaves
+//
+// No command takes a path. Several clients are served at once; a dead or slow client is dropped and never blocks the
+// next. An older engine under a newer virtd is the normal case after an upgrade: new commands are probed with
+// query-commands.
+package monitor

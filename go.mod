@@ -21,6 +21,7 @@ require (
 	golang.org/x/net v0.49.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/term v0.47.0 // indirect
+	kernel.org/pub/linux/libs/security/libcap/psx v1.2.77 // indirect
 	libvirt.org/go/libvirtxml v1.12002.0 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
 )

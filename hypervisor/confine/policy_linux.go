@@ -1,0 +1,93 @@
+package confine
+
+import (
+	seccomp "github.com/elastic/go-seccomp-bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Why each system call is here: who in the engine makes it while the machine runs. Opening, executing, sockets,
+// namespaces, credentials, io_uring_setup and io_uring_register are absent on purpose.
+var (
+	runtimeCalls = []string{ // Go's scheduler, memory and timers
+		"futex", "sched_yield", "nanosleep", "clock_nanosleep", "clock_gettime", "gettimeofday", "gettid", "getpid",
+		"madvise", "munmap", "sigaltstack", "rt_sigprocmask", "rt_sigaction", "rt_sigreturn", "restart_syscall",
+		"epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2", "pipe2", "exit", "exit_group",
+		"set_robust_list", "rseq", "sched_getaffinity", "getrandom", "getrusage", "membarrier", "mincore", "uname",
+		"timer_create", "timer_settime", "timer_delete",
+	}
+	ioCalls = []string{ // disks, taps, serial ports, eventfds, the monitor's connections
+		"read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "preadv2", "pwritev2",
+		"fsync", "fdatasync", "fallocate", "ftruncate", "fstat", "lseek", "close", "poll", "ppoll", "fcntl", "dup3",
+		"io_uring_enter", "recvmsg", "sendmsg", "recvfrom", "sendto", "accept4", "shutdown", "getsockname",
+		"getpeername", "getsockopt", "setsockopt", "timerfd_create", "timerfd_settime",
+	}
+)
+
+// Conditions on arguments that the system calls below are let through with.
+const (
+	// goThreadFlags are the clone(2) flags of a Go thread: VM|FS|FILES|SIGHAND|SYSVSEM|THREAD.
+	goThreadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
+	prSetVMA      = 0x53564d41 // PR_SET_VMA: the runtime names its mappings
+)
+
+// policy is the filter of a running engine with this process id. Anything not listed fails with EPERM, so that a call
+// nobody thought of shows in the log and not as a dead guest; what only an attack would do ends the process.
+func policy(pid int) seccomp.Policy {
+	equal := func(arg uint32, v uint64) seccomp.Condition {
+		return seccomp.Condition{Argument: arg, Operation: seccomp.Equal, Value: v}
+	}
+	notSet := func(arg uint32, bits uint64) seccomp.Condition {
+		return seccomp.Condition{Argument: arg, Operation: seccomp.BitsNotSet, Value: bits}
+	}
+	checked := []seccomp.NameWithConditions{
+		{Name: "mmap", Conditions: seccomp.ArgumentConditions{notSet(2, unix.PROT_EXEC)}},
+		{Name: "mprotect", Conditions: seccomp.ArgumentConditions{notSet(2, unix.PROT_EXEC)}},
+		{Name: "tgkill", Conditions: seccomp.ArgumentConditions{equal(0, uint64(pid))}},
+		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags)}},
+		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, unix.PR_SET_NAME)}},
+		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, prSetVMA)}},
+	}
+	for _, cmd := range ioctls {
+		checked = append(checked, seccomp.NameWithConditions{Name: "ioctl", Conditions: seccomp.ArgumentConditions{equal(1, cmd)}})
+	}
+	checked = append(checked,
+		seccomp.NameWithConditions{Name: "ioctl", Conditions: ioctlType(0xAE)}, // KVM
+		seccomp.NameWithConditions{Name: "ioctl", Conditions: ioctlType(0xAF)}) // vhost
+	return seccomp.Policy{
+		DefaultAction: seccomp.ActionErrno,
+		Syscalls: []seccomp.SyscallGroup{
+			{Action: seccomp.ActionKillProcess, Names: []string{"execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev"}},
+			{Action: seccomp.ActionAllow, Names: append(append([]string(nil), runtimeCalls...), ioCalls...)},
+			// Last, with ioctl at the end: the assembler does not load the call's number again after it has
+			// looked at arguments.
+			{Action: seccomp.ActionAllow, NamesWithCondtions: checked},
+		},
+	}
+}
+
+// ioctls of single devices that have no type byte of their own to go by.
+var ioctls = []uint64{
+	0xAE80,                      // KVM_RUN, first because it is the hot one
+	unix.TUNSETOFFLOAD,          // guest changes its offloads
+	unix.TUNSETQUEUE,            // guest changes its number of queue pairs
+	unix.TCGETS,                 // is this chardev a terminal
+	unix.TIOCOUTQ, unix.TIOCINQ, // how full it is
+	unix.BLKDISCARD, blkZeroOut, // discard and write-zeroes on a block device
+	unix.BLKGETSIZE64, blkSSZGet, // its size after a resize
+}
+
+const (
+	blkZeroOut = 0x127f // BLKZEROOUT, linux/fs.h
+	blkSSZGet  = 0x1268 // BLKSSZGET, linux/fs.h
+)
+
+// ioctlType matches the requests whose type byte (bits 8 to 15, _IOC_TYPE) is t: each set bit set, no other.
+func ioctlType(t uint64) seccomp.ArgumentConditions {
+	conditions := seccomp.ArgumentConditions{{Argument: 1, Operation: seccomp.BitsNotSet, Value: (^t & 0xff) << 8}}
+	for bit := uint64(1); bit <= 0x80; bit <<= 1 {
+		if t&bit != 0 {
+			conditions = append(conditions, seccomp.Condition{Argument: 1, Operation: seccomp.BitsSet, Value: bit << 8})
+		}
+	}
+	return conditions
+}

@@ -1,0 +1,125 @@
+package bridge
+
+import (
+	"net"
+	"os"
+)
+
+// Links is what virtd needs of the host's network links. Host is the real one; bridgetest has a fake. All methods are
+// safe for concurrent use. Errors are *virterr.Error with libvirt's texts.
+type Links interface {
+	// OpenTap creates the tap that c describes, or opens an existing one of that name, and returns its queues.
+	OpenTap(c TapConfig) (*Tap, error)
+	// OpenMacvtap creates a macvtap on top of a host interface and returns its queues.
+	OpenMacvtap(c MacvtapConfig) (*Tap, error)
+	// OpenVhostNet returns n descriptors of /dev/vhost-net, one for each queue pair.
+	OpenVhostNet(n int) ([]*os.File, error)
+	// AddBridge creates a bridge and sets it up.
+	AddBridge(c BridgeConfig) error
+	// Delete removes a bridge, tap or macvtap. One that does not exist is not an error: the wanted state is reached.
+	Delete(name string) error
+	// Attach makes port a port of the bridge; Detach takes it out of whatever bridge it is in.
+	Attach(bridge, port string) error
+	Detach(port string) error
+	// SetMTU sets the MTU of a link in bytes.
+	SetMTU(name string, mtu int) error
+	// SetUp switches the administrative state of a link.
+	SetUp(name string, up bool) error
+	// Link describes one link, List all of them in index order.
+	Link(name string) (Link, error)
+	List() ([]Link, error)
+	// GuestStats returns the counters of a tap or macvtap as the guest behind it sees them.
+	GuestStats(name string) (Stats, error)
+}
+
+// TapConfig says what tap an interface of a domain gets.
+type TapConfig struct {
+	// Name of the host device. Empty is vnetN with the next free N; a name with one %d is filled in likewise.
+	Name string
+	// Bridge to attach to; empty for none (libvirt's type ethernet).
+	Bridge string
+	// MAC is the guest's address. The host side gets the same with the first byte fe, so that the bridge never takes
+	// a guest's address for its own. Nil leaves the kernel's random address.
+	MAC net.HardwareAddr
+	// MTU in bytes; 0 is the bridge's, or the device's own without a bridge.
+	MTU int
+	// Queues is the number of queue pairs, 1 to 16; 0 is 1. More than one makes a multi_queue tap.
+	Queues int
+	// Owner is the user id that may also attach to the tap (TUNSETOWNER); -1 is nobody but the capable.
+	Owner int
+	// Persistent keeps the tap when its last descriptor is closed.
+	Persistent bool
+	// Unmanaged opens an existing tap or macvtap as it is and changes nothing about it (libvirt's managed='no').
+	Unmanaged bool
+}
+
+// Tap is an open tap or macvtap. The caller owns the files.
+type Tap struct {
+	Name  string
+	Index int
+	// Files has one descriptor for each queue pair, ready for the engine: vnet header of VnetHeaderSize bytes, no
+	// offloads switched on yet.
+	Files []*os.File
+	// Offloads is the set of TUN_F_* bits the kernel takes for this device.
+	Offloads uint
+}
+
+// VnetHeaderSize is the size in bytes of struct virtio_net_hdr_mrg_rxbuf, which precedes each packet of a virtio 1.x
+// device (virtio 1.2, 5.1.6).
+const VnetHeaderSize = 12
+
+// MaxQueues is the largest number of queue pairs of one device.
+const MaxQueues = 16
+
+// Close closes the descriptors; a tap that is not persistent vanishes unless somebody else holds one.
+func (t *Tap) Close() {
+	for _, f := range t.Files {
+		f.Close()
+	}
+	t.Files = nil
+}
+
+// MacvtapMode is how macvtap siblings reach each other (libvirt's <source mode=>).
+type MacvtapMode string
+
+// Modes of macvtap.
+const (
+	MacvtapVEPA        MacvtapMode = "vepa"
+	MacvtapBridge      MacvtapMode = "bridge"
+	MacvtapPrivate     MacvtapMode = "private"
+	MacvtapPassthrough MacvtapMode = "passthrough"
+)
+
+// MacvtapConfig says what macvtap a direct interface of a domain gets.
+type MacvtapConfig struct {
+	Name   string // empty is macvtapN with the next free N
+	Parent string // host interface
+	Mode   MacvtapMode
+	MAC    net.HardwareAddr // the guest's; a macvtap carries it itself
+	MTU    int              // bytes; 0 is the parent's
+	Queues int
+}
+
+// BridgeConfig describes a Linux bridge.
+type BridgeConfig struct {
+	Name string
+	MAC  net.HardwareAddr // nil: the kernel chooses, and changes it with the ports
+	MTU  int              // bytes; 0 is the kernel's choice
+}
+
+// Link is one network link of the host.
+type Link struct {
+	Name   string
+	Index  int
+	Kind   string // bridge, tuntap, macvtap, veth, device...
+	MTU    int
+	MAC    net.HardwareAddr
+	Up     bool
+	Bridge string // the bridge or other master it is a port of, or empty
+}
+
+// Stats are the counters of an interface as libvirt reports them: received and transmitted by the guest.
+type Stats struct {
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
+}

@@ -1,0 +1,107 @@
+package hostcheck
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// healthy is a host on which nothing is amiss.
+func healthy() Host {
+	return Host{
+		Root: fstest.MapFS{
+			"proc/cpuinfo": {Data: []byte("processor : 0\nflags : fpu svm nx\n")},
+			"sys/kernel/mm/transparent_hugepage/enabled": {Data: []byte("always [madvise] never\n")},
+			"sys/fs/cgroup/cgroup.controllers":           {Data: []byte("cpuset cpu io memory pids\n")},
+		},
+		Open:  func(string) error { return nil },
+		Probe: func(context.Context) (Probe, error) { return Probe{true, "ran"}, nil },
+		Group: func(string) string { return "kvm" },
+		Call:  func(string) error { return nil },
+	}
+}
+
+func denied(path string, err error) func(string) error {
+	return func(p string) error {
+		if p == path {
+			return &fs.PathError{Op: "open", Path: p, Err: err}
+		}
+		return nil
+	}
+}
+
+func TestRun(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Host)
+		check  string // the finding that is not a pass
+		status Status
+		says   string // in its detail or fix
+		linux  bool
+	}{
+		{"healthy", func(*Host) {}, "", "", "", true},
+		{"kvm permission", func(h *Host) { h.Open = denied("/dev/kvm", fs.ErrPermission) }, "kvm", Fail, "usermod -aG kvm", false},
+		{"kvm missing", func(h *Host) { h.Open = denied("/dev/kvm", fs.ErrNotExist) }, "kvm", Fail, "modprobe kvm_amd", false},
+		{"no linux", func(h *Host) {
+			h.Probe = func(context.Context) (Probe, error) { return Probe{false, "iretq is emulated"}, nil }
+		}, "linux-guest", Fail, "iretq is emulated", false},
+		{"probe fails", func(h *Host) {
+			h.Probe = func(context.Context) (Probe, error) { return Probe{}, errors.New("exit status 2") }
+		}, "linux-guest", Fail, "exit status 2", false},
+		{"no vhost", func(h *Host) { h.Open = denied("/dev/vhost-net", fs.ErrNotExist) }, "vhost-net", Warn, "modprobe vhost_net", true},
+		{"no cgroup2", func(h *Host) { delete(h.Root.(fstest.MapFS), "sys/fs/cgroup/cgroup.controllers") }, "cgroup", Warn, "unified", true},
+		{"no memory controller", func(h *Host) {
+			h.Root.(fstest.MapFS)["sys/fs/cgroup/cgroup.controllers"].Data = []byte("cpu pids")
+		}, "cgroup", Warn, "memory", true},
+		{"no thp", func(h *Host) {
+			h.Root.(fstest.MapFS)["sys/kernel/mm/transparent_hugepage/enabled"].Data = []byte("always madvise [never]")
+		}, "transparent-hugepages", Warn, "echo madvise", true},
+		{"io_uring off", func(h *Host) {
+			h.Call = func(n string) error {
+				if n == "io_uring" {
+					return errors.New("operation not permitted")
+				}
+				return nil
+			}
+		}, "io_uring", Warn, "io_uring_disabled", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := healthy()
+			c.change(&h)
+			r := Run(context.Background(), h)
+			var odd []string
+			for _, f := range r.Findings {
+				if f.Status == Pass {
+					continue
+				}
+				odd = append(odd, f.Name)
+				if f.Status != c.status || !strings.Contains(f.Detail+f.Fix, c.says) {
+					t.Errorf("finding %+v, want status %s and %q", f, c.status, c.says)
+				}
+			}
+			var want []string
+			if c.check != "" {
+				want = []string{c.check}
+			}
+			if diff := cmp.Diff(want, odd); diff != "" {
+				t.Errorf("findings that are not a pass:\n%s", diff)
+			}
+			if r.Linux() != c.linux {
+				t.Errorf("Linux() = %v", r.Linux())
+			}
+		})
+	}
+}
+
+func TestTryFeatureKnowsItsFeatures(t *testing.T) {
+	for _, f := range kernelFeatures {
+		if err := tryFeature(f.name); err != nil && strings.Contains(err.Error(), "no check") {
+			t.Error(err)
+		}
+	}
+}

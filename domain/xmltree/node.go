@@ -77,8 +77,11 @@ func (n *Node) Is(local string) bool {
 	return n.Kind == Element && n.Name.Prefix == "" && n.Name.Local == local
 }
 
-// Elements returns n's child elements in order.
+// Elements returns n's child elements in order. It may be called on nil.
 func (n *Node) Elements() []*Node {
+	if n == nil {
+		return nil
+	}
 	var out []*Node
 	for _, c := range n.Children {
 		if c.Kind == Element {

@@ -1,0 +1,5 @@
+package domain
+
+import "virtd/domain/xmltree"
+
+func assignAliases(root *xmltree.Node) {}

@@ -1,0 +1,235 @@
+package domain
+
+import (
+	"strconv"
+
+	"virtd/domain/xmltree"
+	"virtd/virterr"
+)
+
+// SetMemory returns the definition with <currentMemory>, the balloon's target, of that many KiB. It fails with
+// InvalidArg above the maximum.
+func (d *Definition) SetMemory(kib uint64) (*Definition, error) {
+	if kib > d.memory {
+		return nil, virterr.New(virterr.InvalidArg, "cannot set memory of %q to %d KiB, higher than its maximum of %d KiB",
+			d.name, kib, d.memory)
+	}
+	if kib == 0 {
+		return nil, virterr.New(virterr.InvalidArg, "cannot set memory of %q to 0", d.name)
+	}
+	return d.edit(func(root *xmltree.Node) error {
+		setSize(root.Ensure("currentMemory"), kib)
+		return nil
+	})
+}
+
+// SetMaxMemory returns the definition with <memory> of that many KiB; <currentMemory> shrinks with it if it must.
+func (d *Definition) SetMaxMemory(kib uint64) (*Definition, error) {
+	if kib == 0 {
+		return nil, virterr.New(virterr.InvalidArg, "cannot set maximum memory of %q to 0", d.name)
+	}
+	return d.edit(func(root *xmltree.Node) error {
+		setSize(root.Ensure("memory"), kib)
+		if d.curMem > kib {
+			setSize(root.Ensure("currentMemory"), kib)
+		}
+		return nil
+	})
+}
+
+func setSize(n *xmltree.Node, kib uint64) {
+	n.SetAttr("unit", "KiB")
+	n.SetContent(strconv.FormatUint(kib, 10))
+}
+
+// SetVCPUs returns the definition with that many vCPUs present at boot.
+func (d *Definition) SetVCPUs(n int) (*Definition, error) {
+	if n < 1 || n > d.vcpus {
+		return nil, virterr.New(virterr.InvalidArg,
+			"requested vcpus is greater than max allowable vcpus for the domain %q: %d > %d", d.name, n, d.vcpus)
+	}
+	return d.edit(func(root *xmltree.Node) error {
+		root.RemoveAll("vcpus") // names single vCPUs; the count below replaces it
+		v := root.Ensure("vcpu")
+		if v.RemoveAttr("current"); n != d.vcpus {
+			v.SetAttr("current", strconv.Itoa(n))
+		}
+		return nil
+	})
+}
+
+// SetMaxVCPUs returns the definition that can have n vCPUs. It fails when a <topology> says otherwise.
+func (d *Definition) SetMaxVCPUs(n int) (*Definition, error) {
+	if n < 1 || n > MaxVCPUs {
+		return nil, virterr.New(virterr.InvalidArg, "domain %q can have 1 to %d vcpus, not %d", d.name, MaxVCPUs, n)
+	}
+	return d.edit(func(root *xmltree.Node) error {
+		root.RemoveAll("vcpus")
+		v := root.Ensure("vcpu")
+		v.SetContent(strconv.Itoa(n))
+		if d.curCPU >= n {
+			v.RemoveAttr("current")
+		} else {
+			v.SetAttr("current", strconv.Itoa(d.curCPU))
+		}
+		return nil
+	})
+}
+
+// balloonEdit changes the virtio memory balloon, which must exist.
+func (d *Definition) balloonEdit(f func(balloon *xmltree.Node)) (*Definition, error) {
+	return d.edit(func(root *xmltree.Node) error {
+		b := root.Child("devices", "memballoon")
+		if b == nil || b.Attr("model") == "none" {
+			return virterr.New(virterr.OperationInvalid, "domain %q has no memory balloon; add <memballoon model='virtio'/>", d.name)
+		}
+		f(b)
+		return nil
+	})
+}
+
+// SetMemoryStatsPeriod returns the definition whose balloon asks the guest for statistics every so many seconds; 0 means
+// only when somebody asks.
+func (d *Definition) SetMemoryStatsPeriod(seconds int) (*Definition, error) {
+	return d.balloonEdit(func(b *xmltree.Node) {
+		if seconds <= 0 {
+			b.RemoveAll("stats")
+			return
+		}
+		b.Ensure("stats").SetAttr("period", strconv.Itoa(seconds))
+	})
+}
+
+// SetAutodeflate returns the definition whose balloon gives memory back (or not) when the guest runs out.
+func (d *Definition) SetAutodeflate(on bool) (*Definition, error) {
+	return d.balloonEdit(func(b *xmltree.Node) { b.SetAttr("autodeflate", onOff(on)) })
+}
+
+// SetFreePageReporting returns the definition whose guest reports (or does not) pages it does not use.
+func (d *Definition) SetFreePageReporting(on bool) (*Definition, error) {
+	return d.balloonEdit(func(b *xmltree.Node) { b.SetAttr("freePageReporting", onOff(on)) })
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+// SetName returns the definition under another name.
+func (d *Definition) SetName(name string) (*Definition, error) {
+	return d.edit(func(root *xmltree.Node) error {
+		root.Ensure("name").SetContent(name)
+		return nil
+	})
+}
+
+// SetTitle returns the definition with that title; "" removes it.
+func (d *Definition) SetTitle(title string) (*Definition, error) { return d.setText("title", title) }
+
+// SetDescription returns the definition with that description; "" removes it.
+func (d *Definition) SetDescription(text string) (*Definition, error) {
+	return d.setText("description", text)
+}
+
+func (d *Definition) setText(element, text string) (*Definition, error) {
+	return d.edit(func(root *xmltree.Node) error {
+		if text == "" {
+			root.RemoveAll(element)
+			return nil
+		}
+		root.Ensure(element).SetContent(text)
+		return nil
+	})
+}
+
+// Metadata returns the element of <metadata> in that namespace, as text. NoDomainMetadata if there is none.
+func (d *Definition) Metadata(uri string) (string, error) {
+	n := d.metadata(d.doc.Root, uri)
+	if n == nil {
+		return "", virterr.New(virterr.NoDomainMetadata, "Requested metadata element is not present")
+	}
+	return selfContained(n).String(), nil
+}
+
+// metadata finds the child of <metadata> whose namespace is uri.
+func (d *Definition) metadata(root *xmltree.Node, uri string) *xmltree.Node {
+	md := root.Child("metadata")
+	if md == nil {
+		return nil
+	}
+	for _, c := range md.Elements() {
+		if got, _ := c.Namespace(c.Name.Prefix); got == uri {
+			return c
+		}
+	}
+	return nil
+}
+
+// selfContained returns a copy of n that declares every prefix it takes from outside.
+func selfContained(n *xmltree.Node) *xmltree.Node {
+	c := n.Clone()
+	declare := func(prefix string) {
+		if _, inside := c.Namespace(prefix); inside && prefix != "" {
+			return
+		}
+		uri, ok := n.Namespace(prefix)
+		if !ok || uri == "" || prefix == "xml" {
+			return
+		}
+		name := xmltree.Name{Prefix: "xmlns", Local: prefix}
+		if prefix == "" {
+			name = xmltree.Name{Local: "xmlns"}
+			if _, has := c.LookupAttr("xmlns"); has {
+				return
+			}
+		}
+		c.Attrs = append(c.Attrs, xmltree.Attr{Name: name, Value: uri})
+	}
+	_ = n.Walk(func(e *xmltree.Node) error {
+		if e.Kind != xmltree.Element {
+			return nil
+		}
+		declare(e.Name.Prefix)
+		for _, a := range e.Attrs {
+			if a.Name.Prefix != "" && a.Name.Prefix != "xmlns" {
+				declare(a.Name.Prefix)
+			}
+		}
+		return nil
+	})
+	return c
+}
+
+// SetMetadata returns the definition in which <metadata> holds this element for the namespace uri, under the prefix key,
+// in place of an older one. An empty text removes it.
+func (d *Definition) SetMetadata(text, key, uri string) (*Definition, error) {
+	if uri == "" {
+		return nil, virterr.New(virterr.InvalidArg, "metadata of %q needs a namespace URI", d.name)
+	}
+	var element *xmltree.Node
+	if text != "" {
+		if key == "" {
+			return nil, virterr.New(virterr.InvalidArg, "metadata of %q needs a key, the prefix of its namespace", d.name)
+		}
+		doc, err := xmltree.Parse([]byte(text))
+		if err != nil {
+			return nil, err
+		}
+		element = doc.Root
+		element.Name.Prefix = key
+		element.Attrs = append(element.Attrs, xmltree.Attr{Name: xmltree.Name{Prefix: "xmlns", Local: key}, Value: uri})
+	}
+	return d.edit(func(root *xmltree.Node) error {
+		if old := d.metadata(root, uri); old != nil {
+			old.Remove()
+		}
+		if element != nil {
+			root.Ensure("metadata").Append(element)
+		} else if md := root.Child("metadata"); md != nil && len(md.Children) == 0 {
+			md.Remove()
+		}
+		return nil
+	})
+}

@@ -1,0 +1,171 @@
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"time"
+
+	"virtd/domain"
+)
+
+// Driver starts engines. All methods are safe for concurrent use. Errors a user can cause are *virterr.Error.
+type Driver interface {
+	domain.HostCPU
+
+	// Check tells whether req.Live could be planned on this host, without touching the host: what Define may refuse
+	// early. A domain that passes can still fail to start.
+	Check(live *domain.Definition) error
+
+	// Start opens what the domain needs of the host and starts its engine. The returned Instance has not run a guest
+	// instruction: Cont does that. On an error nothing is left behind.
+	Start(ctx context.Context, req Request) (Instance, error)
+
+	// Adopt connects to the engine that an Instance of an earlier process described with Record. It fails with a *Gone
+	// when that engine has ended meanwhile; everything the driver kept for it is then cleaned up.
+	Adopt(ctx context.Context, record json.RawMessage, live *domain.Definition) (Instance, error)
+}
+
+// Request is a domain to start.
+type Request struct {
+	Live *domain.Definition // with id and aliases (domain.Definition.Start)
+
+	// Record is called once the engine process exists and before it opens or runs anything, with what Adopt needs. It
+	// makes the record durable; its error ends the start. So there is never an engine that nobody knows of.
+	Record func(record json.RawMessage) error
+}
+
+// Instance is one running engine. All methods are safe for concurrent use, and each waits no longer than its context.
+// After the engine has ended they fail with OperationInvalid, except Close.
+type Instance interface {
+	// Listen sets who gets the events, once. The handler is called by one goroutine at a time, in the engine's order;
+	// events from before Listen come first. An event that a command caused has been handled when that command returns.
+	// Exit is the last one. The handler must not call methods of the Instance that wait for the engine.
+	Listen(handler func(Event))
+
+	// Record returns what Adopt of a later process needs.
+	Record() json.RawMessage
+	// Runtime returns what the host gave the domain, by alias.
+	Runtime() domain.Runtime
+	// PID returns the engine's process id in this process's namespace, 0 if there is no process.
+	PID() int
+	// Warnings are what the administrator should know: protection that this host does not offer, one sentence each.
+	Warnings() []string
+
+	// Status asks the engine what the machine does.
+	Status(ctx context.Context) (Status, error)
+	// Cont lets the vCPUs run, Stop halts them; both return when it is so.
+	Cont(ctx context.Context) error
+	Stop(ctx context.Context) error
+	// Powerdown presses the power button.
+	Powerdown(ctx context.Context) error
+	// Reset presses the reset button.
+	Reset(ctx context.Context) error
+	// SetPoweroffAction changes what the next guest-initiated power-off does: reset in place, or stop.
+	// OperationUnsupported if the engine cannot.
+	SetPoweroffAction(ctx context.Context, reset bool) error
+	// Quit asks the engine to flush and leave. The Exit event follows.
+	Quit(ctx context.Context) error
+	// Kill ends the engine process by force. The Exit event follows.
+	Kill() error
+	// Close forgets the engine and leaves it running. No event follows.
+	Close()
+
+	// SetBalloon asks the guest to keep that many bytes of RAM.
+	SetBalloon(ctx context.Context, bytes uint64) error
+	// MemoryStats returns the balloon's view of the guest's memory.
+	MemoryStats(ctx context.Context) (MemoryStats, error)
+	// SetStatsPeriod makes the balloon ask the guest for statistics every so many seconds; 0 is on demand.
+	SetStatsPeriod(ctx context.Context, seconds int) error
+
+	// BlockStats returns counters by disk alias, NetStats by interface alias.
+	BlockStats(ctx context.Context) (map[string]BlockStats, error)
+	NetStats(ctx context.Context) (map[string]NetStats, error)
+
+	// CPUTime returns the processor time the whole engine used; VCPUs returns each vCPU's.
+	CPUTime() (CPUTime, error)
+	VCPUs(ctx context.Context) ([]VCPU, error)
+	// PinVCPU binds a vCPU's thread to host CPUs: bit i%8 of byte i/8 of cpus is CPU i.
+	PinVCPU(ctx context.Context, vcpu int, cpus []byte) error
+
+	// Monitor passes a command to the engine's monitor: one QMP object, or a human monitor line. The answer is the
+	// QMP reply object, or the line's output.
+	Monitor(ctx context.Context, command string, hmp bool) (string, error)
+	// OpenConsole connects to the host side of the serial port or console with that alias.
+	OpenConsole(alias string) (io.ReadWriteCloser, error)
+}
+
+// Status is what the machine does.
+type Status struct {
+	State  MachineState
+	Reason string // the engine's word for why; "" if it has none
+}
+
+// MachineState is what the machine does.
+type MachineState string
+
+// States of a machine.
+const (
+	MachineRunning  MachineState = "running"
+	MachinePaused   MachineState = "paused"
+	MachineShutdown MachineState = "shutdown" // powered off, kept by action preserve
+	MachineCrashed  MachineState = "crashed"  // the guest panicked, kept by action preserve
+)
+
+// MemoryStats is the guest's memory as its balloon driver tells. Sizes are bytes. Guest lacks the names the guest does
+// not send.
+type MemoryStats struct {
+	Actual     uint64    // RAM minus balloon
+	RSS        uint64    // resident memory of the engine process
+	LastUpdate time.Time // of Guest; zero if the guest never told
+	Guest      map[MemoryStat]uint64
+}
+
+// MemoryStat names a value of the virtio balloon's statistics queue.
+type MemoryStat string
+
+// The statistics of virtio 1.2, 5.5.6.4.
+const (
+	StatSwapIn      MemoryStat = "swap-in"
+	StatSwapOut     MemoryStat = "swap-out"
+	StatMajorFaults MemoryStat = "major-faults"
+	StatMinorFaults MemoryStat = "minor-faults"
+	StatFree        MemoryStat = "free"
+	StatTotal       MemoryStat = "total"
+	StatAvailable   MemoryStat = "available"
+	StatDiskCaches  MemoryStat = "disk-caches"
+	StatHugeAlloc   MemoryStat = "hugetlb-allocations"
+	StatHugeFail    MemoryStat = "hugetlb-failures"
+)
+
+// BlockStats are the counters of one disk since its engine started.
+type BlockStats struct {
+	ReadBytes, ReadOps   uint64
+	WriteBytes, WriteOps uint64
+	FlushOps             uint64
+	ReadTime, WriteTime  time.Duration
+	FlushTime            time.Duration
+	Errors               uint64
+	Allocation           uint64 // bytes the image occupies on the host
+	Capacity             uint64 // bytes the guest sees
+	Physical             uint64 // length of the image file or device
+}
+
+// NetStats are the counters of one interface as the guest sees it.
+type NetStats struct {
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
+}
+
+// CPUTime is processor time.
+type CPUTime struct{ Total, User, System time.Duration }
+
+// VCPU is one virtual processor and its thread.
+type VCPU struct {
+	Number   int
+	Thread   int           // thread id on the host
+	Time     time.Duration // processor time of the thread, guest time included
+	CPU      int           // host CPU it ran on last
+	Halted   bool
+	Affinity []byte // host CPUs it may run on, as PinVCPU
+}

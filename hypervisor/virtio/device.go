@@ -1,6 +1,11 @@
 package virtio
 
-import "virtd/hypervisor/memory"
+import (
+	"fmt"
+	"runtime/debug"
+
+	"virtd/hypervisor/memory"
+)
 
 // DeviceID is a virtio device type (virtio 1.2, section 5).
 type DeviceID uint16
@@ -66,3 +71,11 @@ const (
 	FeatureAccessPlatform uint64 = 1 << 33 // VIRTIO_F_ACCESS_PLATFORM
 	FeatureRingReset      uint64 = 1 << 40 // VIRTIO_F_RING_RESET
 )
+
+// Guard is deferred by every goroutine of a device: a panic, which is a bug that a guest found, stops the device and not
+// the machine.
+func (e *Env) Guard() {
+	if r := recover(); r != nil {
+		e.Fail(fmt.Errorf("panic in the device: %v\n%s", r, debug.Stack()))
+	}
+}

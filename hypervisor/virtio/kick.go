@@ -19,15 +19,23 @@ type Kicks struct {
 
 // NewKicks makes the waiter of q. Close it when the device stops.
 func NewKicks(q *Queue) (*Kicks, error) {
-	fd, err := unix.FcntlInt(uintptr(q.KickFD()), unix.F_DUPFD_CLOEXEC, 0)
+	k, err := newKicks(q.KickFD())
 	if err != nil {
-		return nil, fmt.Errorf("queue %d: duplicate doorbell: %w", q.Index(), err)
+		return nil, fmt.Errorf("queue %d: %w", q.Index(), err)
+	}
+	return k, nil
+}
+
+func newKicks(eventfd int) (*Kicks, error) {
+	fd, err := unix.FcntlInt(uintptr(eventfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate an eventfd: %w", err)
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("queue %d: make doorbell non-blocking: %w", q.Index(), err)
+		return nil, fmt.Errorf("make an eventfd non-blocking: %w", err)
 	}
-	return &Kicks{f: os.NewFile(uintptr(fd), "virtqueue doorbell")}, nil
+	return &Kicks{f: os.NewFile(uintptr(fd), "eventfd")}, nil
 }
 
 // Wait blocks until the doorbell rings. It reports false after Close.

@@ -62,11 +62,22 @@ func Bytes(size uint16) uint64 { return (uint64(size)*(16+2+8) + 64 + 4095) &^ 4
 // NewRing lays a ring out at base, a multiple of 16, with all descriptors free. Its eventfds are closed with the test.
 func NewRing(t testing.TB, mem *memory.Memory, base uint64, size uint16) *Ring {
 	t.Helper()
+	r := RawRing(mem, base, size)
+	r.kick, r.call = eventfd(t), eventfd(t)
+	return r
+}
+
+// RawRing is NewRing with cleared indexes and without eventfds, for use through a transport.
+func RawRing(mem *memory.Memory, base uint64, size uint16) *Ring {
 	n := uint64(size)
-	r := &Ring{Mem: mem, Size: size, Desc: base, Avail: base + 16*n, kick: eventfd(t), call: eventfd(t), chains: map[uint16][]uint16{}}
+	r := &Ring{Mem: mem, Size: size, Desc: base, Avail: base + 16*n, kick: -1, call: -1, chains: map[uint16][]uint16{}}
 	r.Used = (r.Avail + 4 + 2*n + 2 + 3) &^ 3
 	for i := range size {
 		r.free = append(r.free, size-1-i)
+	}
+	for _, gpa := range []uint64{r.Avail, r.Used} {
+		r.put16(gpa, 0)
+		r.put16(gpa+2, 0)
 	}
 	return r
 }
@@ -84,10 +95,9 @@ func eventfd(t testing.TB) int {
 // signal counts interrupts in the ring's call eventfd, as KVM would take them.
 type signal struct{ fd int }
 
-func (s signal) Signal() {
-	var one = [8]byte{1}
-	unix.Write(s.fd, one[:])
-}
+var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
+
+func (s signal) Signal() { unix.Write(s.fd, one) }
 
 // Config is how the transport would describe the ring to the device.
 func (r *Ring) Config() virtio.QueueConfig {
@@ -255,9 +265,11 @@ func (r *Ring) Collect() (Used, bool) {
 }
 
 // Interrupts returns how many interrupts came since the last call.
-func (r *Ring) Interrupts() int {
+func (r *Ring) Interrupts() int { return takeEventfd(r.call) }
+
+func takeEventfd(fd int) int {
 	var b [8]byte
-	if n, err := unix.Read(r.call, b[:]); err != nil || n != 8 {
+	if n, err := unix.Read(fd, b[:]); err != nil || n != 8 {
 		return 0
 	}
 	return int(binary.LittleEndian.Uint64(b[:]))

@@ -1,0 +1,161 @@
+package net
+
+import (
+	"fmt"
+
+	"virtd/hypervisor/virtio"
+)
+
+// Config describes one device. Descriptors belong to the device once New succeeded.
+type Config struct {
+	ID  string  // alias, for thread names and messages
+	MAC [6]byte // the guest's address at start; its driver may change it
+	// Taps has a descriptor for each queue pair, 1 to MaxPairs: queues of one tap or macvtap with IFF_VNET_HDR, and
+	// IFF_MULTI_QUEUE where there are several.
+	Taps []int
+	// Vhosts has an open /dev/vhost-net for each queue pair, or is empty: then packets are moved by the engine.
+	Vhosts   []int
+	MTU      int  // bytes told to the driver; 0 tells none
+	LinkDown bool // the cable is out at start
+	// RxQueueSize and TxQueueSize are powers of two up to 1024; 0 is 256.
+	RxQueueSize, TxQueueSize int
+	// Offloads switches features by libvirt's names (hypervisor.NIC.Offloads); absent is on.
+	Offloads map[string]bool
+	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
+	Log func(format string, args ...any)
+}
+
+// MaxPairs is the largest number of queue pairs.
+const MaxPairs = 16
+
+// Sizes of the queues.
+const (
+	defaultQueueSize = 256
+	maxQueueSize     = 1024 // chains of a tap packet fit one writev (IOV_MAX)
+	controlQueueSize = 64
+)
+
+// Feature bits (virtio 1.2, 5.1.3).
+const (
+	featureCsum          uint64 = 1 << 0  // VIRTIO_NET_F_CSUM
+	featureGuestCsum     uint64 = 1 << 1  // VIRTIO_NET_F_GUEST_CSUM
+	featureGuestOffloads uint64 = 1 << 2  // VIRTIO_NET_F_CTRL_GUEST_OFFLOADS
+	featureMTU           uint64 = 1 << 3  // VIRTIO_NET_F_MTU
+	featureMAC           uint64 = 1 << 5  // VIRTIO_NET_F_MAC
+	featureGuestTSO4     uint64 = 1 << 7  // VIRTIO_NET_F_GUEST_TSO4
+	featureGuestTSO6     uint64 = 1 << 8  // VIRTIO_NET_F_GUEST_TSO6
+	featureGuestECN      uint64 = 1 << 9  // VIRTIO_NET_F_GUEST_ECN
+	featureHostTSO4      uint64 = 1 << 11 // VIRTIO_NET_F_HOST_TSO4
+	featureHostTSO6      uint64 = 1 << 12 // VIRTIO_NET_F_HOST_TSO6
+	featureHostECN       uint64 = 1 << 13 // VIRTIO_NET_F_HOST_ECN
+	featureMrgRxbuf      uint64 = 1 << 15 // VIRTIO_NET_F_MRG_RXBUF
+	featureStatus        uint64 = 1 << 16 // VIRTIO_NET_F_STATUS
+	featureCtrlVQ        uint64 = 1 << 17 // VIRTIO_NET_F_CTRL_VQ
+	featureCtrlRx        uint64 = 1 << 18 // VIRTIO_NET_F_CTRL_RX
+	featureCtrlRxExtra   uint64 = 1 << 20 // VIRTIO_NET_F_CTRL_RX_EXTRA
+	featureMQ            uint64 = 1 << 22 // VIRTIO_NET_F_MQ
+	featureCtrlMAC       uint64 = 1 << 23 // VIRTIO_NET_F_CTRL_MAC_ADDR
+	featureGuestUSO4     uint64 = 1 << 54 // VIRTIO_NET_F_GUEST_USO4
+	featureGuestUSO6     uint64 = 1 << 55 // VIRTIO_NET_F_GUEST_USO6
+	featureHostUSO       uint64 = 1 << 56 // VIRTIO_NET_F_HOST_USO
+)
+
+// headerSize is the size of struct virtio_net_hdr with num_buffers, which every VERSION_1 device uses (5.1.6), and
+// numBuffersAt the offset of that field.
+const (
+	headerSize   = 12
+	numBuffersAt = 10
+)
+
+// maxPacket is the longest packet with its header: 64 KiB of IP in an Ethernet frame with two VLAN tags.
+const maxPacket = headerSize + 14 + 8 + 65535
+
+// check refuses a Config that virtd should not have made.
+func (c *Config) check() error {
+	if len(c.Taps) < 1 || len(c.Taps) > MaxPairs {
+		return fmt.Errorf("%d tap queues: 1 to %d are possible", len(c.Taps), MaxPairs)
+	}
+	if len(c.Vhosts) != 0 && len(c.Vhosts) != len(c.Taps) {
+		return fmt.Errorf("%d vhost descriptors for %d queue pairs", len(c.Vhosts), len(c.Taps))
+	}
+	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) { // virtio 1.2, 5.1.4.1
+		return fmt.Errorf("an MTU of %d bytes is outside 68 to 65535", c.MTU)
+	}
+	for _, size := range []*int{&c.RxQueueSize, &c.TxQueueSize} {
+		if *size == 0 {
+			*size = defaultQueueSize
+		}
+		if *size < 1 || *size > maxQueueSize || *size&(*size-1) != 0 {
+			return fmt.Errorf("a queue of %d entries: a power of two up to %d is possible", *size, maxQueueSize)
+		}
+	}
+	return nil
+}
+
+// needs lists features that make no sense without another (virtio 1.2, 5.1.3.1). Order matters: a feature comes after
+// the one it needs.
+var needs = []struct{ feature, needed uint64 }{
+	{featureHostTSO4, featureCsum},
+	{featureHostTSO6, featureCsum},
+	{featureHostUSO, featureCsum},
+	{featureHostECN, featureHostTSO4 | featureHostTSO6},
+	{featureGuestTSO4, featureGuestCsum},
+	{featureGuestTSO6, featureGuestCsum},
+	{featureGuestUSO4, featureGuestCsum},
+	{featureGuestUSO6, featureGuestCsum},
+	{featureGuestECN, featureGuestTSO4 | featureGuestTSO6},
+}
+
+// offloadFeatures are libvirt's switches of <driver><host/><guest/></driver> and what they switch. Its ufo and gso have
+// nothing to switch here.
+var offloadFeatures = map[string]uint64{
+	"host.csum":      featureCsum,
+	"host.tso4":      featureHostTSO4,
+	"host.tso6":      featureHostTSO6,
+	"host.ecn":       featureHostECN,
+	"host.uso":       featureHostUSO,
+	"host.mrg_rxbuf": featureMrgRxbuf,
+	"guest.csum":     featureGuestCsum,
+	"guest.tso4":     featureGuestTSO4,
+	"guest.tso6":     featureGuestTSO6,
+	"guest.ecn":      featureGuestECN,
+	"guest.uso4":     featureGuestUSO4,
+	"guest.uso6":     featureGuestUSO6,
+}
+
+// offer computes the features of a device whose tap takes the given TUN_F_* offloads.
+func offer(c *Config, tunOffloads uint) uint64 {
+	f := featureMAC | featureStatus | featureCtrlVQ | featureCtrlRx | featureCtrlRxExtra | featureCtrlMAC | featureMrgRxbuf |
+		virtio.FeatureIndirectDesc | virtio.FeatureEventIdx
+	if c.MTU != 0 {
+		f |= featureMTU
+	}
+	if len(c.Taps) > 1 {
+		f |= featureMQ
+	}
+	f |= guestFeatures(tunOffloads)
+	if f&featureGuestCsum != 0 {
+		f |= featureGuestOffloads
+		// A tap that checksums takes segments from the guest too; USO is as new on both ways.
+		f |= featureCsum | featureHostTSO4 | featureHostTSO6 | featureHostECN
+		if f&featureGuestUSO4 != 0 {
+			f |= featureHostUSO
+		}
+	}
+	for name, on := range c.Offloads {
+		if !on {
+			f &^= offloadFeatures[name]
+		}
+	}
+	return consistent(f)
+}
+
+// consistent drops the features that lack what they need.
+func consistent(f uint64) uint64 {
+	for _, n := range needs {
+		if f&n.needed == 0 {
+			f &^= n.feature
+		}
+	}
+	return f
+}

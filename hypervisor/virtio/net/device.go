@@ -1,0 +1,261 @@
+package net
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor/virtio"
+)
+
+// Device is a virtio network device. It implements virtio.Device; Stats and SetLink are safe at any time from any
+// goroutine.
+type Device struct {
+	cfg      Config
+	features uint64 // offered
+	taps     []tap
+	counters []counters
+
+	linkDown atomic.Bool // SetLink's word
+	tapLost  atomic.Bool // the host's tap was deleted
+	pairs    atomic.Int32
+
+	// The transport's calls come one at a time; mu orders them with the control queue and SetLink.
+	mu       sync.Mutex
+	mac      [6]byte
+	offloads uint64 // guest features now in force at the tap
+	restored bool   // offloads comes from a saved state, not from the features
+	env      *virtio.Env
+	data     backend
+	control  *control
+}
+
+// backend moves the packets of an active device: workers, or vhost.
+type backend interface {
+	// stop ends all work; the queues tell where it stood.
+	stop()
+	// poke tells queue pair i that its tap queue or the link changed.
+	poke(i int)
+}
+
+var _ virtio.Device = (*Device)(nil)
+
+// New checks cfg against the host and makes the device. On error the descriptors stay the caller's.
+func New(cfg Config) (*Device, error) {
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.ID, err)
+	}
+	for _, fd := range cfg.Taps {
+		t := tap{fd: fd}
+		if err := t.open(); err != nil {
+			return nil, fmt.Errorf("%s: %w", cfg.ID, err)
+		}
+	}
+	return newDevice(cfg)
+}
+
+// newDevice is New after the taps are known to be taps.
+func newDevice(cfg Config) (*Device, error) {
+	d := &Device{cfg: cfg, mac: cfg.MAC}
+	if d.cfg.Log == nil {
+		d.cfg.Log = func(string, ...any) {}
+	}
+	for _, fd := range cfg.Taps {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return nil, fmt.Errorf("%s: make tap non-blocking: %w", cfg.ID, err)
+		}
+		d.taps = append(d.taps, tap{fd: fd, multi: len(cfg.Taps) > 1})
+	}
+	d.counters = make([]counters, len(d.taps))
+	d.features = offer(&d.cfg, d.taps[0].probeOffloads())
+	d.pairs.Store(1)
+	d.linkDown.Store(cfg.LinkDown)
+	return d, nil
+}
+
+// Close releases the descriptors. The device is not active.
+func (d *Device) Close() {
+	for i := range d.taps {
+		unix.Close(d.taps[i].fd)
+	}
+}
+
+// ID implements virtio.Device.
+func (d *Device) ID() virtio.DeviceID { return virtio.IDNet }
+
+// Features implements virtio.Device.
+func (d *Device) Features() uint64 { return d.features }
+
+// QueueSizes implements virtio.Device: receive and transmit queues take turns, the control queue is last (virtio 1.2,
+// 5.1.2).
+func (d *Device) QueueSizes() []uint16 {
+	var sizes []uint16
+	for range d.taps {
+		sizes = append(sizes, uint16(d.cfg.RxQueueSize), uint16(d.cfg.TxQueueSize))
+	}
+	return append(sizes, controlQueueSize)
+}
+
+// controlIndex is the virtqueue index of the control queue: a driver without MQ finds it after the first pair.
+func (d *Device) controlIndex(features uint64) int {
+	if features&featureMQ == 0 {
+		return 2
+	}
+	return 2 * len(d.taps)
+}
+
+// Activate implements virtio.Device.
+func (d *Device) Activate(env *virtio.Env) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.env = env
+	if !d.restored {
+		d.offloads = env.Features & guestFeatures(^uint(0))
+	}
+	d.restored = false
+	if err := d.taps[0].setOffloads(tunOffloads(d.offloads)); err != nil && d.offloads != 0 {
+		return fmt.Errorf("%s: %w", d.cfg.ID, err)
+	}
+	d.steer(int(d.pairs.Load()))
+	return d.start()
+}
+
+// start runs the queues of env.
+func (d *Device) start() error {
+	data, err := d.startWorkers()
+	if err != nil {
+		return err
+	}
+	d.data = data
+	if i := d.controlIndex(d.env.Features); d.env.Features&featureCtrlVQ != 0 && i < len(d.env.Queues) && d.env.Queues[i] != nil {
+		if d.control, err = d.startControl(d.env.Queues[i]); err != nil {
+			d.data.stop()
+			d.data = nil
+			return err
+		}
+	}
+	return nil
+}
+
+// pairQueues returns the virtqueues of pair i, nil where the driver has none. Without MQ there is one pair, and index 2
+// is the control queue.
+func (d *Device) pairQueues(i int) (rx, tx *virtio.Queue) {
+	if i > 0 && d.env.Features&featureMQ == 0 {
+		return nil, nil
+	}
+	if 2*i < len(d.env.Queues) {
+		rx = d.env.Queues[2*i]
+	}
+	if 2*i+1 < len(d.env.Queues) {
+		tx = d.env.Queues[2*i+1]
+	}
+	return rx, tx
+}
+
+// workers is the backend in the engine.
+type workers []*worker
+
+func (d *Device) startWorkers() (workers, error) {
+	var ws workers
+	for i := range d.taps {
+		rx, tx := d.pairQueues(i)
+		if rx == nil && tx == nil {
+			continue
+		}
+		w, err := d.newWorker(i, rx, tx)
+		if err != nil {
+			for _, w := range ws {
+				w.close()
+			}
+			return nil, err
+		}
+		ws = append(ws, w)
+	}
+	for _, w := range ws {
+		go w.run()
+	}
+	return ws, nil
+}
+
+func (ws workers) stop() {
+	for _, w := range ws {
+		w.stop()
+	}
+}
+
+func (ws workers) poke(i int) {
+	for _, w := range ws {
+		if w.index == i {
+			w.poke()
+		}
+	}
+}
+
+// halt stops all work and keeps the state. The control queue goes first, as it changes the others. mu is not held while
+// it ends, because a command it works on may want it.
+func (d *Device) halt() {
+	d.mu.Lock()
+	c, data := d.control, d.data
+	d.control, d.data = nil, nil
+	d.mu.Unlock()
+	if c != nil {
+		c.stop()
+	}
+	if data != nil {
+		data.stop()
+	}
+}
+
+// Quiesce implements virtio.Device.
+func (d *Device) Quiesce() { d.halt() }
+
+// Resume implements virtio.Device.
+func (d *Device) Resume() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.env == nil || d.data != nil {
+		return
+	}
+	if err := d.start(); err != nil {
+		d.env.Fail(err)
+	}
+}
+
+// Reset implements virtio.Device.
+func (d *Device) Reset() {
+	d.halt()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.env = nil
+	d.mac = d.cfg.MAC
+	d.offloads, d.restored = 0, false
+	_ = d.taps[0].setOffloads(0) // the next driver's choice follows at Activate
+	d.steer(1)
+}
+
+// steer makes n queue pairs the ones that the host's packets go to (virtio 1.2, 5.1.6.5.6).
+func (d *Device) steer(n int) {
+	d.pairs.Store(int32(n))
+	for i := range d.taps {
+		if err := d.taps[i].attach(i < n); err != nil {
+			d.cfg.Log("%s: switch tap queue %d: %v", d.cfg.ID, i, err)
+		}
+		if d.data != nil {
+			d.data.poke(i)
+		}
+	}
+}
+
+// uses reports whether the driver has pair i in use.
+func (d *Device) uses(i int) bool { return i < int(d.pairs.Load()) }
+
+// reportGone tells the administrator and the guest, once, that the tap was deleted under the device.
+func (d *Device) reportGone() {
+	if d.tapLost.Swap(true) {
+		return
+	}
+	d.cfg.Log("%s: the host deleted the tap device; the link is down until the interface is attached again", d.cfg.ID)
+	d.env.ConfigChanged()
+}

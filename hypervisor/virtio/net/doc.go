@@ -1,0 +1,14 @@
+// Package net is the virtio network device (virtio 1.2, 5.1) on a Linux tap with vnet headers, or with its rings handed
+// to vhost-net.
+//
+// Each queue pair has one worker on a thread of its own that moves packets between the tap queue and guest memory with
+// one system call a packet, straight from and to the guest's buffers: the virtio header is the tap's vnet header, so
+// checksums and segments pass through unseen. The worker sleeps in epoll, edge-triggered on the tap and on the doorbells,
+// which need no read that way. The control queue is an ordinary goroutine.
+//
+// A guest that gives no receive buffers makes its own tap queue drop. A broken ring stops the device until the driver
+// resets it; a broken packet is dropped and counted.
+//
+// The package leaves out filtering by MAC and VLAN (the guest's stack does it, as with vhost), RSS and hash reports,
+// announcements, and making taps (virtd does). Start reading at New, then worker.
+package net

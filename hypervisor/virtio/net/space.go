@@ -1,0 +1,62 @@
+package net
+
+import "encoding/binary"
+
+// Offsets in struct virtio_net_config (virtio 1.2, 5.1.4).
+const (
+	spaceMAC    = 0
+	spaceStatus = 6
+	spacePairs  = 8
+	spaceMTU    = 10
+	spaceSpeed  = 12
+	spaceDuplex = 16
+	spaceSize   = 20
+)
+
+// statusLinkUp is VIRTIO_NET_S_LINK_UP.
+const statusLinkUp = 1
+
+// ReadConfig implements virtio.Device. Speed and duplex are unknown, as of any tap.
+func (d *Device) ReadConfig(offset int, p []byte) {
+	var space [spaceSize]byte
+	d.mu.Lock()
+	copy(space[spaceMAC:], d.mac[:])
+	d.mu.Unlock()
+	if d.linkUp() {
+		space[spaceStatus] = statusLinkUp
+	}
+	binary.LittleEndian.PutUint16(space[spacePairs:], uint16(len(d.taps)))
+	binary.LittleEndian.PutUint16(space[spaceMTU:], uint16(d.cfg.MTU))
+	binary.LittleEndian.PutUint32(space[spaceSpeed:], 0xffffffff)
+	space[spaceDuplex] = 0xff
+	clear(p)
+	if offset >= 0 && offset < len(space) {
+		copy(p, space[offset:])
+	}
+}
+
+// WriteConfig implements virtio.Device. A VERSION_1 driver writes nothing here: the address is set by command.
+func (d *Device) WriteConfig(int, []byte) {}
+
+func (d *Device) linkUp() bool { return !d.linkDown.Load() && !d.tapLost.Load() }
+
+// SetLink plugs the cable in or out. The driver is told. While it is out, packets of both directions are dropped.
+func (d *Device) SetLink(up bool) {
+	if d.linkDown.Swap(!up) == !up {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.env == nil {
+		return
+	}
+	d.env.ConfigChanged()
+	if d.data != nil {
+		for i := range d.taps {
+			d.data.poke(i)
+		}
+	}
+}
+
+// LinkUp reports what the driver sees.
+func (d *Device) LinkUp() bool { return d.linkUp() }

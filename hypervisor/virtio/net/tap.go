@@ -1,0 +1,110 @@
+package net
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// tap is one queue of a tap or macvtap.
+type tap struct {
+	fd    int
+	multi bool // the queue can be detached
+}
+
+// offloadBits pairs what a driver can take with what a tap can be told (linux/if_tun.h).
+var offloadBits = []struct {
+	feature uint64
+	tun     uint
+}{
+	{featureGuestCsum, unix.TUN_F_CSUM},
+	{featureGuestTSO4, unix.TUN_F_TSO4},
+	{featureGuestTSO6, unix.TUN_F_TSO6},
+	{featureGuestECN, unix.TUN_F_TSO_ECN},
+	{featureGuestUSO4, unix.TUN_F_USO4},
+	{featureGuestUSO6, unix.TUN_F_USO6},
+}
+
+func guestFeatures(tun uint) (f uint64) {
+	for _, b := range offloadBits {
+		if tun&b.tun != 0 {
+			f |= b.feature
+		}
+	}
+	return f
+}
+
+// tunOffloads is what a tap must be told for the given driver features or offloads. The kernel wants USO for both
+// versions of IP or none.
+func tunOffloads(f uint64) (tun uint) {
+	f = consistent(f)
+	const uso = unix.TUN_F_USO4 | unix.TUN_F_USO6
+	for _, b := range offloadBits {
+		if f&b.feature != 0 {
+			tun |= b.tun
+		}
+	}
+	if tun&uso != uso {
+		tun &^= uso
+	}
+	return tun
+}
+
+// probeOffloads learns which offloads the tap takes and leaves all off. USO came with Linux 6.2.
+func (t *tap) probeOffloads() uint {
+	const base = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+	for _, set := range []uint{base | unix.TUN_F_USO4 | unix.TUN_F_USO6, base, unix.TUN_F_CSUM} {
+		if t.setOffloads(set) == nil {
+			if t.setOffloads(0) != nil {
+				return 0
+			}
+			return set
+		}
+	}
+	return 0
+}
+
+func (t *tap) setOffloads(set uint) error {
+	if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, int(set)); err != nil {
+		return fmt.Errorf("set tap offloads %#x: %w", set, err)
+	}
+	return nil
+}
+
+// attach lets the kernel steer packets to this queue, or no more. A tap of one queue cannot be detached.
+func (t *tap) attach(on bool) error {
+	if !t.multi {
+		return nil
+	}
+	ifr, err := unix.NewIfreq("") // the name is not looked at
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_DETACH_QUEUE)
+	if on {
+		ifr.SetUint16(unix.IFF_ATTACH_QUEUE)
+	}
+	err = unix.IoctlIfreq(t.fd, unix.TUNSETQUEUE, ifr)
+	if err == unix.EINVAL { // it is in the wanted state already
+		err = nil
+	}
+	return err
+}
+
+// open prepares the descriptor of a queue.
+func (t *tap) open() error {
+	ifr, err := unix.NewIfreq("")
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlIfreq(t.fd, unix.TUNGETIFF, ifr); err != nil {
+		return fmt.Errorf("descriptor %d is no tap queue: %w", t.fd, err)
+	}
+	if ifr.Uint16()&unix.IFF_VNET_HDR == 0 {
+		return fmt.Errorf("tap %s has no vnet header (IFF_VNET_HDR)", ifr.Name())
+	}
+	if err := unix.IoctlSetPointerInt(t.fd, unix.TUNSETVNETHDRSZ, headerSize); err != nil {
+		return fmt.Errorf("set vnet header size of tap %s: %w", ifr.Name(), err)
+	}
+	return nil
+}

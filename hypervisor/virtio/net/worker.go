@@ -1,0 +1,252 @@
+package net
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor/virtio"
+)
+
+// Packets moved in one go before the other direction has its turn.
+const (
+	txBudget = 64
+	rxBudget = 64
+)
+
+// worker moves the packets of one queue pair on a thread of its own, from start to stop. Other goroutines talk to it by
+// the atomic fields and poke.
+type worker struct {
+	dev   *Device
+	index int
+	tap   *tap
+	rx    *receiver    // nil where the driver did not enable the queue
+	tx    *transmitter // likewise
+	stats *counters
+
+	epoll, wake int // descriptors of the worker
+	stopping    atomic.Bool
+	poked       atomic.Bool
+	done        chan struct{}
+
+	// Only the thread uses these.
+	tapReady bool // the tap may have packets
+	starved  bool // the driver owes receive buffers
+	gone     bool // the tap is dead
+}
+
+// Epoll tags.
+const (
+	tagTap = iota
+	tagTx
+	tagRx
+	tagWake
+)
+
+func (d *Device) newWorker(i int, rxq, txq *virtio.Queue) (*worker, error) {
+	w := &worker{dev: d, index: i, tap: &d.taps[i], stats: &d.counters[i], epoll: -1, wake: -1, done: make(chan struct{})}
+	if rxq != nil {
+		w.rx = newReceiver(rxq, w.tap.fd, d.env.Features&featureMrgRxbuf != 0)
+	}
+	if txq != nil {
+		w.tx = &transmitter{q: txq, fd: w.tap.fd}
+	}
+	if err := w.watch(rxq, txq); err != nil {
+		w.close()
+		return nil, fmt.Errorf("%s: queue pair %d: %w", d.cfg.ID, i, err)
+	}
+	return w, nil
+}
+
+// watch makes the epoll set. All members are edge-triggered: each signal of a doorbell is an edge, so the counter behind
+// it need not be read.
+func (w *worker) watch(rxq, txq *virtio.Queue) (err error) {
+	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("make epoll: %w", err)
+	}
+	if w.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("make eventfd: %w", err)
+	}
+	members := []struct{ tag, fd int }{{tagWake, w.wake}}
+	if rxq != nil {
+		members = append(members, struct{ tag, fd int }{tagTap, w.tap.fd}, struct{ tag, fd int }{tagRx, rxq.KickFD()})
+	}
+	if txq != nil {
+		members = append(members, struct{ tag, fd int }{tagTx, txq.KickFD()})
+	}
+	for _, m := range members {
+		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(m.tag)}
+		if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, m.fd, &ev); err != nil {
+			return fmt.Errorf("watch descriptor %d: %w", m.fd, err)
+		}
+	}
+	return nil
+}
+
+func (w *worker) close() {
+	for _, fd := range []int{w.epoll, w.wake} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// poke makes the worker look at everything again.
+func (w *worker) poke() {
+	w.poked.Store(true)
+	one := [8]byte{1}
+	unix.Write(w.wake, one[:])
+}
+
+// stop ends the worker and waits for it. Chains it held are back in the queue.
+func (w *worker) stop() {
+	w.stopping.Store(true)
+	w.poke()
+	<-w.done
+	w.close()
+}
+
+// run is the thread. It ends by stop or when the guest's rings make no sense.
+func (w *worker) run() {
+	runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+	defer close(w.done)
+	defer w.giveBack()
+	nameThread(fmt.Sprintf("%s/%d", w.dev.cfg.ID, w.index))
+	debug.SetPanicOnFault(true) // guest memory whose backing file was cut
+	defer func() {
+		if p := recover(); p != nil {
+			w.dev.env.Fail(fmt.Errorf("queue pair %d: panic: %v\n%s", w.index, p, debug.Stack()))
+		}
+	}()
+	if err := w.loop(); err != nil {
+		w.dev.env.Fail(err)
+	}
+}
+
+func (w *worker) giveBack() {
+	if w.rx != nil && w.rx.q.Err() == nil {
+		w.rx.giveBack()
+	}
+}
+
+// loop moves packets until stop. Budgets keep one direction from starving the other.
+func (w *worker) loop() error {
+	w.tapReady = true
+	var events [4]unix.EpollEvent
+	for !w.stopping.Load() {
+		if w.poked.Load() {
+			w.poked.Store(false)
+			w.tapReady, w.gone = true, false
+		}
+		more, err := w.pass()
+		if err != nil {
+			return err
+		}
+		if more || w.arm() {
+			continue
+		}
+		n, err := unix.EpollWait(w.epoll, events[:], -1)
+		if err != nil && err != unix.EINTR {
+			return fmt.Errorf("wait for packets: %w", err)
+		}
+		w.disarm()
+		for i := range max(n, 0) {
+			switch events[i].Fd {
+			case tagTap:
+				w.tapReady = true
+			case tagRx:
+				w.starved = false
+			}
+		}
+	}
+	return nil
+}
+
+// pass gives each direction one budget. It reports whether one of them has more to do.
+func (w *worker) pass() (more bool, err error) {
+	drop := w.dev.linkDown.Load()
+	if w.tx != nil {
+		if more, err = w.passTx(drop); err != nil {
+			return false, err
+		}
+	}
+	if more && w.rx != nil { // no sleep, so no event tells about the other direction
+		w.tapReady = true
+		w.starved = w.starved && !w.rx.q.Pending()
+	}
+	if w.rx == nil || w.gone || !w.tapReady {
+		return more, nil
+	}
+	var s Stats
+	result := rxDrained
+	switch {
+	case drop:
+		result = w.rx.discard(rxBudget, &s)
+	case !w.starved:
+		if result, err = w.rx.receive(rxBudget, &s); err != nil {
+			return false, err
+		}
+		w.rx.q.Notify()
+	default:
+		return more, nil
+	}
+	w.stats.addRx(&s)
+	switch result {
+	case rxMore:
+		more = true
+	case rxDrained:
+		w.tapReady = false
+	case rxStarved:
+		w.starved = true
+	case rxGone:
+		w.tapGone()
+	}
+	return more, nil
+}
+
+func (w *worker) passTx(drop bool) (bool, error) {
+	var s Stats
+	more, gone, err := w.tx.transmit(txBudget, drop || w.gone, &s)
+	if err != nil {
+		return false, err
+	}
+	w.tx.q.Notify()
+	w.stats.addTx(&s)
+	if gone {
+		w.tapGone()
+	}
+	return more, nil
+}
+
+// arm asks for kicks where the worker waits for the driver. It reports whether the driver was faster.
+func (w *worker) arm() (more bool) {
+	if w.tx != nil && w.tx.q.EnableKicks() {
+		more = true
+	}
+	if w.starved && w.rx.q.EnableKicks() {
+		w.starved, more = false, true
+	}
+	return more
+}
+
+// disarm keeps the driver from kicking while the worker runs anyway.
+func (w *worker) disarm() {
+	if w.tx != nil {
+		w.tx.q.DisableKicks()
+	}
+	if w.rx != nil && !w.starved {
+		w.rx.q.DisableKicks()
+	}
+}
+
+// tapGone deals with a queue that the kernel does not connect to a device: one that the driver does not use at present,
+// or one whose device was deleted on the host.
+func (w *worker) tapGone() {
+	w.gone, w.tapReady = true, false
+	if w.dev.uses(w.index) {
+		w.dev.reportGone()
+	}
+}

@@ -195,6 +195,12 @@ func (p *places) checkController(c *xmltree.Node) error {
 	default:
 		return c.Errorf(virterr.ConfigUnsupported, "pci controller of model '%s' is not supported on this machine", model)
 	}
+	for _, attr := range []string{"chassis", "port"} {
+		text, ok := c.Child("target").LookupAttr(attr)
+		if v, err := strconv.ParseUint(text, 0, 8); ok && !p.stored && (err != nil || attr == "chassis" && v == 0) {
+			return c.Errorf(virterr.XMLError, "Invalid target %s '%s' in PCI controller", attr, text)
+		}
+	}
 	if name := c.Child("model").Attr("name"); name != "" && c.Attr("model") != "pcie-root-port" && !p.stored {
 		return c.Errorf(virterr.ConfigUnsupported, "pci controller of model '%s' cannot be a '%s'", c.Attr("model"), name)
 	}

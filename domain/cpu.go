@@ -34,6 +34,12 @@ func (d *Definition) readCPU(root *xmltree.Node) error {
 	if id := model.Attr("vendor_id"); id != "" && len(id) != 12 {
 		return model.Errorf(virterr.XMLError, "vendor_id must be exactly 12 characters long, not '%s'", id)
 	}
+	if id := model.Attr("vendor_id"); id != "" && id != "GenuineIntel" && id != "AuthenticAMD" && !d.opts.Stored {
+		return model.Errorf(virterr.ConfigUnsupported, "vendor_id '%s' is not supported; use GenuineIntel or AuthenticAMD", id)
+	}
+	if cache := cpu.Child("cache"); cache != nil && cpu.Attr("mode") != "host-passthrough" && cpu.Attr("mode") != "maximum" && !d.opts.Stored {
+		return cache.Errorf(virterr.ConfigUnsupported, "CPU cache mode 'passthrough' can only be used with mode='host-passthrough'")
+	}
 	if err := d.checkFeatures(cpu); err != nil {
 		return err
 	}

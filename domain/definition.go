@@ -89,3 +89,12 @@ func (d *Definition) ID() int {
 	}
 	return *d.view.ID
 }
+
+// Check refuses what this build does not have. Parse has done so already, except for definitions read with
+// Options.Stored, which another build may have accepted.
+func (d *Definition) Check() error {
+	opts := d.opts
+	opts.Stored, opts.Validate = false, false
+	_, err := build(d.doc.Clone(), opts)
+	return err
+}

@@ -1,0 +1,275 @@
+package kvm
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"virtd/domain"
+	"virtd/domain/xmltree"
+	"virtd/hypervisor"
+	"virtd/virterr"
+)
+
+// devices plans every device, in the order of the XML.
+func (p *planner) devices() error {
+	devices := p.def.Tree().Root.Child("devices")
+	for _, kind := range []struct {
+		element string
+		plan    func(*xmltree.Node) error
+	}{
+		{"controller", p.controller}, {"disk", p.disk}, {"interface", p.nic}, {"serial", p.serial},
+		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"panic", p.pvpanic},
+	} {
+		for _, n := range devices.All(kind.element) {
+			if err := kind.plan(n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// alias returns the name by which engine and virtd speak of a device.
+func alias(n *xmltree.Node) string { return n.Child("alias").Attr("name") }
+
+// number reads an attribute that domain has checked; a missing one is 0.
+func number(n *xmltree.Node, attr string) int {
+	v, _ := strconv.ParseInt(n.Attr(attr), 0, 64)
+	return int(v)
+}
+
+func address(n *xmltree.Node) (hypervisor.PCIAddress, error) {
+	a := n.Child("address")
+	if a.Attr("type") != "pci" {
+		return hypervisor.PCIAddress{}, virterr.New(virterr.InternalError, "device %s has no PCI address", alias(n))
+	}
+	at, err := domain.ReadPCIAddress(a)
+	return hypervisor.PCIAddress{Bus: uint8(at.Bus), Slot: uint8(at.Slot), Function: uint8(at.Function)}, err
+}
+
+func (p *planner) controller(n *xmltree.Node) error {
+	if n.Attr("model") != "pcie-root-port" {
+		return nil
+	}
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	target := n.Child("target")
+	p.cfg.RootPorts = append(p.cfg.RootPorts, hypervisor.RootPort{
+		ID: alias(n), Index: uint8(number(n, "index")), Address: at,
+		Multi:   n.Child("address").Attr("multifunction") == "on",
+		Chassis: uint8(number(target, "chassis")), Port: uint8(number(target, "port")),
+	})
+	return nil
+}
+
+func (p *planner) disk(n *xmltree.Node) error {
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	driver, blockio := n.Child("driver"), n.Child("blockio")
+	d := hypervisor.Disk{
+		ID: alias(n), Address: at, File: file("disk", n), Format: driver.Attr("type"),
+		ReadOnly: n.Child("readonly") != nil, Serial: n.Child("serial").Content(),
+		Cache: driver.Attr("cache"), IO: driver.Attr("io"), Discard: driver.Attr("discard") == "unmap",
+		DetectZeroes: driver.Attr("detect_zeroes"),
+		Queues:       number(driver, "queues"), QueueSize: number(driver, "queue_size"),
+		LogicalBlock: number(blockio, "logical_block_size"), PhysBlock: number(blockio, "physical_block_size"),
+	}
+	if d.Cache == "default" {
+		d.Cache = ""
+	}
+	p.cfg.Disks = append(p.cfg.Disks, d)
+	p.add(Resource{
+		Kind: ResourceDisk, Files: []hypervisor.FileName{d.File}, Alias: d.ID, Path: domain.DiskPath(n),
+		Disk: &DiskResource{
+			Block: n.Attr("type") == "block", ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
+			Direct: d.Cache == "none" || d.Cache == "directsync",
+		},
+	})
+	return nil
+}
+
+// file names the descriptor of a device: disk:virtio-disk0.
+func file(kind string, n *xmltree.Node) hypervisor.FileName {
+	return hypervisor.FileName(kind + ":" + alias(n))
+}
+
+// files names n of them: tap:net0:0 and so on.
+func files(kind string, n *xmltree.Node, count int) []hypervisor.FileName {
+	out := make([]hypervisor.FileName, count)
+	for i := range out {
+		out[i] = hypervisor.FileName(fmt.Sprintf("%s:%s:%d", kind, alias(n), i))
+	}
+	return out
+}
+
+func (p *planner) nic(n *xmltree.Node) error {
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	driver, target := n.Child("driver"), n.Child("target")
+	nic := hypervisor.NIC{
+		ID: alias(n), Address: at, MAC: n.Child("mac").Attr("address"), Queues: max(number(driver, "queues"), 1),
+		MTU: number(n.Child("mtu"), "size"), LinkDown: n.Child("link").Attr("state") == "down",
+		RxQueueSize: number(driver, "rx_queue_size"), TxQueueSize: number(driver, "tx_queue_size"),
+		Offloads: offloads(driver),
+	}
+	if nic.Driver, err = p.nicDriver(nic.ID, driver.Attr("name")); err != nil {
+		return err
+	}
+	nic.Taps = files("tap", n, nic.Queues)
+	p.add(Resource{
+		Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID,
+		Tap: &TapResource{
+			Name: target.Attr("dev"), Bridge: n.Child("source").Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
+			Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
+		},
+	})
+	if nic.Driver == "vhost" {
+		nic.Vhosts = files("vhost", n, nic.Queues)
+		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: "/dev/vhost-net"})
+	}
+	p.cfg.NICs = append(p.cfg.NICs, nic)
+	return nil
+}
+
+// nicDriver says who moves the packets: what the XML names, else the kernel when it can.
+func (p *planner) nicDriver(id, wanted string) (string, error) {
+	switch {
+	case wanted == "qemu" || wanted == "" && !p.facts.VhostNet:
+		return "qemu", nil
+	case !p.facts.VhostNet:
+		return "", virterr.New(virterr.ConfigUnsupported,
+			"vhost-net was requested for an interface, but is unavailable: interface %s; load module vhost_net or use <driver name='qemu'/>", id)
+	}
+	return "vhost", nil
+}
+
+func offloads(driver *xmltree.Node) map[string]bool {
+	var out map[string]bool
+	for _, side := range []string{"host", "guest"} {
+		n := driver.Child(side)
+		if n == nil {
+			continue
+		}
+		for _, a := range n.Attrs {
+			if out == nil {
+				out = map[string]bool{}
+			}
+			out[side+"."+a.Name.Local] = a.Value == "on"
+		}
+	}
+	return out
+}
+
+// chardev plans the host side of a serial port or console.
+func (p *planner) chardev(n *xmltree.Node) hypervisor.Chardev {
+	c := hypervisor.Chardev{Type: n.Attr("type")}
+	source := n.Child("source")
+	if c.Type != "null" {
+		c.File = file("chardev", n)
+		r := Resource{Kind: ResourceChardev, Files: []hypervisor.FileName{c.File}, Alias: alias(n), Path: source.Attr("path"),
+			Chardev: &ChardevResource{Type: c.Type}}
+		switch c.Type {
+		case "pty":
+			r.Path = "" // the host chooses
+		case "unix":
+			c.Server = source.Attr("mode") != "connect"
+			r.Chardev.Listen = c.Server
+		case "file":
+			r.Chardev.Append = source.Attr("append") == "on"
+		}
+		p.add(r)
+	}
+	log := n.Child("log")
+	if log == nil {
+		return c
+	}
+	paths := []string{log.Attr("file")}
+	if p.facts.ConsoleLogMax > 0 {
+		paths, c.LogMax = append(paths, paths[0]+".0"), p.facts.ConsoleLogMax
+	}
+	c.Log = files("log", n, len(paths))
+	for i, path := range paths {
+		p.add(Resource{Kind: ResourceLog, Files: c.Log[i : i+1], Alias: alias(n), Path: path, Append: log.Attr("append") == "on"})
+	}
+	return c
+}
+
+func (p *planner) serial(n *xmltree.Node) error {
+	p.cfg.Serials = append(p.cfg.Serials, hypervisor.Serial{
+		ID: alias(n), Port: number(n.Child("target"), "port"), Chardev: p.chardev(n),
+	})
+	return nil
+}
+
+// console plans virtio consoles; a console of type serial is the first serial port under another name.
+func (p *planner) console(n *xmltree.Node) error {
+	if n.Child("target").Attr("type") != "virtio" {
+		return nil
+	}
+	index := n.Child("address").Attr("controller")
+	for _, c := range n.Parent().All("controller") {
+		if c.Attr("type") != "virtio-serial" || c.Attr("index") != index {
+			continue
+		}
+		at, err := address(c)
+		if err != nil {
+			return err
+		}
+		p.cfg.Consoles = append(p.cfg.Consoles, hypervisor.Console{ID: alias(n), Address: at, Chardev: p.chardev(n)})
+		return nil
+	}
+	return virterr.New(virterr.InternalError, "console %s has no virtio-serial controller", alias(n))
+}
+
+func (p *planner) balloon(n *xmltree.Node) error {
+	if n.Attr("model") == "none" {
+		return nil
+	}
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	target := p.cfg.Memory.Size
+	if p.def.CurrentMemory() < p.def.Memory() {
+		target = p.def.CurrentMemory() << 10
+	}
+	p.cfg.Balloon = &hypervisor.Balloon{
+		ID: alias(n), Address: at, Target: target, StatsPeriod: number(n.Child("stats"), "period"),
+		DeflateOnOOM: n.Attr("autodeflate") == "on", FreeReporting: n.Attr("freePageReporting") == "on",
+	}
+	return nil
+}
+
+func (p *planner) rng(n *xmltree.Node) error {
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	r := hypervisor.RNG{ID: alias(n), Address: at}
+	if rate := n.Child("rate"); rate != nil {
+		r.RateBytes, r.RatePeriod = uint64(number(rate, "bytes")), uint64(number(rate, "period"))
+		if r.RatePeriod == 0 {
+			r.RatePeriod = 1000 // libvirt's default, milliseconds
+		}
+	}
+	// getrandom(2) gives the same bytes as these two, without a descriptor.
+	path := strings.TrimSpace(n.Child("backend").Content())
+	if n.Child("backend").Attr("model") == "random" && path != "/dev/urandom" && path != "/dev/random" {
+		r.File = file("rng", n)
+		p.add(Resource{Kind: ResourceRNG, Files: []hypervisor.FileName{r.File}, Alias: r.ID, Path: path})
+	}
+	p.cfg.RNGs = append(p.cfg.RNGs, r)
+	return nil
+}
+
+func (p *planner) pvpanic(*xmltree.Node) error {
+	p.cfg.PVPanic = true
+	return nil
+}

@@ -13,10 +13,6 @@ import (
 type Driver interface {
 	domain.HostCPU
 
-	// Check tells whether req.Live could be planned on this host, without touching the host: what Define may refuse
-	// early. A domain that passes can still fail to start.
-	Check(live *domain.Definition) error
-
 	// Start opens what the domain needs of the host and starts its engine. The returned Instance has not run a guest
 	// instruction: Cont does that. On an error nothing is left behind.
 	Start(ctx context.Context, req Request) (Instance, error)

@@ -1,0 +1,161 @@
+package manager
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Ref names a domain in events and lookups. ID is -1 for a domain that is off.
+type Ref struct {
+	Name string
+	UUID uuid.UUID
+	ID   int
+}
+
+// Event is one thing that happened to a domain. Kind says which of the other fields count.
+type Event struct {
+	Kind   EventKind
+	Domain Ref
+
+	// Type and Detail of EventLifecycle; the numbers of Detail belong to Type.
+	Type   LifecycleType
+	Detail int
+
+	Balloon uint64 // KiB, of EventBalloon
+
+	// Of EventIOError: the image, the device alias, what was done (0 none, 1 pause, 2 report) and the host's reason.
+	Path, Alias, Reason string
+	Action              int
+
+	MetadataType MetadataType // of EventMetadata
+	MetadataURI  string       // of EventMetadata, for MetadataElement
+
+	// Of EventMonitor, the QEMU program's events.
+	Name string
+	Time time.Time
+	Data json.RawMessage
+}
+
+// EventKind is what an Event is about, with libvirt's numbers (virDomainEventID) where libvirt has one.
+type EventKind int
+
+// Kinds of events.
+const (
+	EventLifecycle EventKind = 0
+	EventReboot    EventKind = 1
+	EventIOError   EventKind = 4 // also sent as IO_ERROR_REASON (8) with the reason
+	EventBalloon   EventKind = 13
+	EventMetadata  EventKind = 23
+	EventMonitor   EventKind = -1 // the QEMU program's DOMAIN_MONITOR_EVENT
+)
+
+// LifecycleType is virDomainEventType.
+type LifecycleType int
+
+// Types of EventLifecycle.
+const (
+	LifecycleDefined     LifecycleType = 0 // details: 0 added, 1 updated, 2 renamed
+	LifecycleUndefined   LifecycleType = 1 // 0 removed, 1 renamed
+	LifecycleStarted     LifecycleType = 2 // 0 booted
+	LifecycleSuspended   LifecycleType = 3 // 0 paused, 2 I/O error
+	LifecycleResumed     LifecycleType = 4 // 0 unpaused
+	LifecycleStopped     LifecycleType = 5 // 0 shutdown, 1 destroyed, 2 crashed, 5 failed
+	LifecycleShutdown    LifecycleType = 6 // 0 finished, 1 by the guest, 2 by the host
+	LifecyclePMSuspended LifecycleType = 7
+	LifecycleCrashed     LifecycleType = 8 // 0 panicked
+)
+
+// Details of lifecycle events.
+const (
+	DefinedAdded, DefinedUpdated, DefinedRenamed      = 0, 1, 2
+	UndefinedRemoved, UndefinedRenamed                = 0, 1
+	StartedBooted                                     = 0
+	SuspendedPaused, SuspendedIOError                 = 0, 2
+	ResumedUnpaused                                   = 0
+	StoppedShutdown, StoppedDestroyed, StoppedCrashed = 0, 1, 2
+	StoppedFailed                                     = 5
+	ShutdownFinished, ShutdownByGuest, ShutdownByHost = 0, 1, 2
+	CrashedByPanic                                    = 0
+)
+
+// Subscribe calls f with every event from now on, in order, one at a time. f must not block and must not call the
+// Manager's modifying methods; it may call queries. The returned function ends the subscription and returns after the
+// last call of f has; it must not be called from f.
+func (m *Manager) Subscribe(f func(Event)) (cancel func()) { return m.events.subscribe(f) }
+
+// bus carries events from where they happen (often under a domain's lock) to subscribers, in order.
+type bus struct {
+	mu      sync.Mutex
+	wake    sync.Cond
+	queue   []Event
+	closed  bool
+	done    chan struct{}
+	deliver sync.Mutex // held while subscribers are called
+	subs    map[int]func(Event)
+	next    int
+}
+
+func newBus() *bus {
+	b := &bus{subs: map[int]func(Event){}, done: make(chan struct{})}
+	b.wake.L = &b.mu
+	go b.run()
+	return b
+}
+
+// emit queues an event; it never blocks on subscribers.
+func (b *bus) emit(e Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.queue = append(b.queue, e)
+		b.wake.Signal()
+	}
+}
+
+func (b *bus) subscribe(f func(Event)) func() {
+	b.deliver.Lock()
+	defer b.deliver.Unlock()
+	id := b.next
+	b.next++
+	b.subs[id] = f
+	return func() {
+		b.deliver.Lock()
+		defer b.deliver.Unlock()
+		delete(b.subs, id)
+	}
+}
+
+func (b *bus) run() {
+	defer close(b.done)
+	for {
+		b.mu.Lock()
+		for len(b.queue) == 0 && !b.closed {
+			b.wake.Wait()
+		}
+		batch := b.queue
+		b.queue = nil
+		b.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		b.deliver.Lock()
+		for _, e := range batch {
+			for _, f := range b.subs {
+				f(e)
+			}
+		}
+		b.deliver.Unlock()
+	}
+}
+
+// close delivers what is queued and ends the bus.
+func (b *bus) close() {
+	b.mu.Lock()
+	b.closed = true
+	b.wake.Signal()
+	b.mu.Unlock()
+	<-b.done
+}

@@ -1,0 +1,217 @@
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"virtd/domain"
+	"virtd/driver"
+	"virtd/virterr"
+)
+
+// CreateXML starts a domain from a document. One that is not stored under this UUID is transient: it goes away when it
+// stops.
+func (m *Manager) CreateXML(ctx context.Context, xml string, flags StartFlags) (*Domain, error) {
+	const known = StartPaused | StartAutodestroy | StartBypassCache | StartForceBoot | StartValidate | StartResetNVRAM
+	if err := checkFlags(flags, known, "qemuDomainCreateXML"); err != nil {
+		return nil, err
+	}
+	opts := m.parseOptions()
+	opts.Validate = flags&StartValidate != 0
+	def, err := domain.Parse(xml, opts)
+	if err != nil {
+		return nil, err
+	}
+	d, j, err := m.claim(ctx, def, "create")
+	if err != nil {
+		return nil, err
+	}
+	defer j.end()
+	d.mu.Lock()
+	persistent, running := d.persistent, d.run != nil
+	if !persistent && !running {
+		d.transient = def
+	}
+	d.mu.Unlock()
+	if running {
+		return nil, virterr.New(virterr.OperationInvalid, "domain '%s' is already active", d.name)
+	}
+	m.reveal(d)
+	if err := d.start(j.ctx, def, flags&StartPaused != 0); err != nil {
+		if !persistent {
+			m.forget(d)
+		}
+		return nil, err
+	}
+	return d, nil
+}
+
+// Start starts a stored domain.
+func (d *Domain) Start(ctx context.Context, flags StartFlags) error {
+	const known = StartPaused | StartAutodestroy | StartBypassCache | StartForceBoot | StartResetNVRAM
+	if err := checkFlags(flags, known, "qemuDomainCreateWithFlags"); err != nil {
+		return err
+	}
+	j, err := d.begin(ctx, "start")
+	if err != nil {
+		return err
+	}
+	defer j.end()
+	if d.Active() {
+		return virterr.New(virterr.OperationInvalid, "domain is already running")
+	}
+	def, err := d.definition()
+	if err != nil {
+		return err
+	}
+	return d.start(j.ctx, def, flags&StartPaused != 0)
+}
+
+// start runs def. The caller has the job; the domain is off.
+func (d *Domain) start(ctx context.Context, def *domain.Definition, paused bool) error {
+	id := d.m.takeID(d)
+	live, err := def.Start(id, d.m.cfg.Driver)
+	if err != nil {
+		d.m.dropID(id)
+		return err
+	}
+	r := &run{live: live, started: time.Now(), gone: make(chan struct{}), starting: true}
+	d.mu.Lock()
+	d.run, d.id = r, id
+	d.state, d.reason, d.lastExit = Paused, PausedStartingUp, ""
+	d.mu.Unlock()
+	if err := d.launch(ctx, r); err != nil {
+		return d.failStart(r, err)
+	}
+	if !paused {
+		if err := d.firstCont(ctx, r); err != nil {
+			return d.failStart(r, err)
+		}
+	}
+	d.mu.Lock()
+	r.starting = false
+	d.emitLifecycle(LifecycleStarted, StartedBooted)
+	if paused {
+		d.state, d.reason = Paused, PausedUser
+		d.emitLifecycle(LifecycleSuspended, SuspendedPaused)
+	}
+	d.mu.Unlock()
+	d.logStatus()
+	return nil
+}
+
+// launch makes an engine for r and connects its events.
+func (d *Domain) launch(ctx context.Context, r *run) error {
+	record := func(rec json.RawMessage) error {
+		d.mu.Lock()
+		r.record = rec
+		d.mu.Unlock()
+		return d.syncStatus()
+	}
+	inst, err := d.m.cfg.Driver.Start(ctx, driver.Request{Live: r.live, Record: record})
+	if err != nil {
+		return err
+	}
+	live, err := r.live.SetRuntime(inst.Runtime())
+	if err != nil {
+		inst.Listen(func(driver.Event) {})
+		return errors.Join(err, inst.Kill())
+	}
+	d.mu.Lock()
+	r.inst, r.record, r.live = inst, inst.Record(), live
+	d.mu.Unlock()
+	inst.Listen(func(e driver.Event) { d.handle(r, e) })
+	return d.syncStatus()
+}
+
+// firstCont runs the guest's first instruction.
+func (d *Domain) firstCont(ctx context.Context, r *run) error {
+	cctx, cancel := d.call(ctx)
+	defer cancel()
+	if err := r.inst.Cont(cctx); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run != r {
+		return virterr.New(virterr.InternalError, "the engine of domain '%s' ended at once: %s", d.name, d.lastExit)
+	}
+	d.setRunning(RunningBooted)
+	return nil
+}
+
+// failStart undoes a start that failed with err, and returns the error for the user.
+func (d *Domain) failStart(r *run, err error) error {
+	d.mu.Lock()
+	inst := r.inst
+	r.destroying = true
+	d.mu.Unlock()
+	if inst == nil { // no engine, no events
+		d.finish(r, ShutOffFailed, -1, "")
+	} else {
+		if kerr := inst.Kill(); kerr != nil && !d.isGone(r) {
+			d.m.log.Error("cannot kill the engine of a domain that did not start", "domain", d.name, "err", kerr)
+		}
+		select {
+		case <-r.gone:
+		case <-time.After(d.m.cfg.QuitTimeout):
+			d.m.log.Error("the engine of a domain that did not start is still there", "domain", d.name, "pid", inst.PID())
+		}
+		d.mu.Lock()
+		if r.startupError != "" {
+			err = virterr.New(virterr.InternalError, "the engine of domain '%s' ended during start: %s", d.name, r.startupError)
+		}
+		d.mu.Unlock()
+	}
+	if d.destroyedMeanwhile(err) {
+		return virterr.New(virterr.OperationAborted, "start of domain '%s': it was destroyed", d.name)
+	}
+	return err
+}
+
+func (d *Domain) isGone(r *run) bool {
+	select {
+	case <-r.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+func (d *Domain) destroyedMeanwhile(err error) bool {
+	if errors.Is(err, errDestroyed) {
+		return true
+	}
+	j := d.jobs.current.Load()
+	return j != nil && errors.Is(context.Cause(j.ctx), errDestroyed)
+}
+
+// finish ends the life r: nothing runs any more. detail is the STOPPED event's, or negative for none. The status record
+// goes first, so that nobody adopts what is gone.
+func (d *Domain) finish(r *run, reason Reason, detail int, why string) {
+	d.dropStatus(r)
+	d.mu.Lock()
+	if d.run != r {
+		d.mu.Unlock()
+		return
+	}
+	id, transient := d.id, !d.persistent
+	d.run, d.id, d.updated = nil, -1, false
+	d.state, d.reason, d.lastExit = ShutOff, reason, why
+	d.closeConsoles()
+	if detail >= 0 {
+		d.emitLifecycle(LifecycleStopped, detail)
+	}
+	d.mu.Unlock()
+	d.m.dropID(id)
+	if transient {
+		d.m.forget(d)
+	}
+	close(r.gone)
+}
+
+// String describes a life for logs.
+func (r *run) String() string { return fmt.Sprintf("started %s", r.started.Format(time.RFC3339)) }

@@ -1,0 +1,298 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+
+	"libvirt.org/go/libvirtxml"
+
+	"virtd/domain"
+	"virtd/driver"
+	"virtd/virterr"
+)
+
+// BlockStats returns the counters of the disk that path names by its target (vda) or image; "" sums up all disks.
+func (d *Domain) BlockStats(ctx context.Context, path string) (driver.BlockStats, error) {
+	inst, live, err := d.engine()
+	if err != nil {
+		return driver.BlockStats{}, err
+	}
+	wanted := ""
+	if path != "" {
+		disk := findDisk(live, path)
+		if disk == nil {
+			return driver.BlockStats{}, virterr.New(virterr.InvalidArg, "invalid path '%s'", path)
+		}
+		wanted = disk.Alias.Name
+	}
+	ctx, cancel := d.call(ctx)
+	defer cancel()
+	all, err := inst.BlockStats(ctx)
+	if err != nil {
+		return driver.BlockStats{}, err
+	}
+	var sum driver.BlockStats
+	for alias, s := range all {
+		if wanted == "" || alias == wanted {
+			add(&sum, s)
+		}
+	}
+	return sum, nil
+}
+
+func add(sum *driver.BlockStats, s driver.BlockStats) {
+	sum.ReadBytes += s.ReadBytes
+	sum.ReadOps += s.ReadOps
+	sum.WriteBytes += s.WriteBytes
+	sum.WriteOps += s.WriteOps
+	sum.FlushOps += s.FlushOps
+	sum.ReadTime += s.ReadTime
+	sum.WriteTime += s.WriteTime
+	sum.FlushTime += s.FlushTime
+	sum.Errors += s.Errors
+	sum.Allocation += s.Allocation
+	sum.Capacity += s.Capacity
+	sum.Physical += s.Physical
+}
+
+// InterfaceStats returns the counters of the interface that device names by its host device (vnet0) or MAC.
+func (d *Domain) InterfaceStats(ctx context.Context, device string) (driver.NetStats, error) {
+	inst, live, err := d.engine()
+	if err != nil {
+		return driver.NetStats{}, err
+	}
+	for _, nic := range live.View().Devices.Interfaces {
+		if nic.Alias == nil || !nicNamed(nic, device) {
+			continue
+		}
+		ctx, cancel := d.call(ctx)
+		defer cancel()
+		all, err := inst.NetStats(ctx)
+		return all[nic.Alias.Name], err
+	}
+	return driver.NetStats{}, virterr.New(virterr.InvalidArg, "'%s' is not a known interface", device)
+}
+
+func nicNamed(nic libvirtxml.DomainInterface, device string) bool {
+	return nic.Target != nil && nic.Target.Dev == device || nic.MAC != nil && nic.MAC.Address == device
+}
+
+func findDisk(live *domain.Definition, path string) *libvirtxml.DomainDisk {
+	disks := live.View().Devices.Disks
+	for i := range disks {
+		d := &disks[i]
+		if d.Alias != nil && (d.Target != nil && d.Target.Dev == path || diskSource(d) == path) {
+			return d
+		}
+	}
+	return nil
+}
+
+// diskSource is the path of a disk's image or device, "" for an empty drive.
+func diskSource(d *libvirtxml.DomainDisk) string {
+	switch {
+	case d.Source == nil:
+		return ""
+	case d.Source.File != nil:
+		return d.Source.File.File
+	case d.Source.Block != nil:
+		return d.Source.Block.Dev
+	}
+	return ""
+}
+
+// diskPath is the image of the disk with that alias.
+func diskPath(live *domain.Definition, alias string) string {
+	for i, d := range live.View().Devices.Disks {
+		if d.Alias != nil && d.Alias.Name == alias {
+			return diskSource(&live.View().Devices.Disks[i])
+		}
+	}
+	return ""
+}
+
+// StatsGroup selects groups of domstats (virDomainStatsTypes). 0 is all of them.
+type StatsGroup uint32
+
+// Groups of domstats. Others are accepted and empty unless the caller enforces them.
+const (
+	StatsState     StatsGroup = 1
+	StatsCPU       StatsGroup = 2
+	StatsBalloon   StatsGroup = 4
+	StatsVCPU      StatsGroup = 8
+	StatsInterface StatsGroup = 16
+	StatsBlock     StatsGroup = 32
+
+	// StatsSupported are the groups that Stats fills.
+	StatsSupported = StatsState | StatsCPU | StatsBalloon | StatsVCPU | StatsInterface | StatsBlock
+)
+
+// Param is a named value of domstats. Value is an int32, uint32, int64, uint64, float64, bool or string, as libvirt's
+// typed parameter has it.
+type Param struct {
+	Name  string
+	Value any
+}
+
+// Stats returns the domstats values of the groups. What an engine does not answer in time is left out: one domain must
+// not spoil the others' numbers.
+func (d *Domain) Stats(ctx context.Context, groups StatsGroup) ([]Param, error) {
+	if d.isRemoved() {
+		return nil, d.notFound()
+	}
+	if groups == 0 {
+		groups = StatsSupported
+	}
+	info := d.Info()
+	inst, live, err := d.engine()
+	if err != nil {
+		inst = nil
+	}
+	ctx, cancel := d.call(ctx)
+	defer cancel()
+	s := &statsList{}
+	for _, g := range []struct {
+		group StatsGroup
+		add   func()
+	}{
+		{StatsState, func() { s.state(info) }},
+		{StatsCPU, func() { s.cpu(inst) }},
+		{StatsBalloon, func() { s.balloon(ctx, info, inst) }},
+		{StatsVCPU, func() { s.vcpus(ctx, info, inst) }},
+		{StatsInterface, func() { s.interfaces(ctx, inst, live) }},
+		{StatsBlock, func() { s.blocks(ctx, inst, live) }},
+	} {
+		if groups&g.group != 0 {
+			g.add()
+		}
+	}
+	return s.params, nil
+}
+
+// statsList collects domstats. inst and live are nil for a domain that is off.
+type statsList struct{ params []Param }
+
+func (s *statsList) put(name string, value any) { s.params = append(s.params, Param{name, value}) }
+
+func (s *statsList) state(info Info) {
+	s.put("state.state", int32(info.State))
+	s.put("state.reason", int32(info.Reason))
+}
+
+func (s *statsList) cpu(inst driver.Instance) {
+	if inst == nil {
+		return
+	}
+	t, err := inst.CPUTime()
+	if err != nil {
+		return
+	}
+	s.put("cpu.time", uint64(t.Total))
+	s.put("cpu.user", uint64(t.User))
+	s.put("cpu.system", uint64(t.System))
+}
+
+// balloonNames are the domstats names of the guest's statistics.
+var balloonNames = map[int32]string{
+	MemSwapIn: "swap_in", MemSwapOut: "swap_out", MemMajorFault: "major_fault", MemMinorFault: "minor_fault",
+	MemUnused: "unused", MemAvailable: "available", MemUsable: "usable", MemLastUpdate: "last-update",
+	MemDiskCaches: "disk_caches", MemHugeAlloc: "hugetlb_pgalloc", MemHugeFail: "hugetlb_pgfail", MemRSS: "rss",
+}
+
+func (s *statsList) balloon(ctx context.Context, info Info, inst driver.Instance) {
+	s.put("balloon.current", info.CurrentMemory)
+	s.put("balloon.maximum", info.Memory)
+	if inst == nil {
+		return
+	}
+	stats, err := inst.MemoryStats(ctx)
+	if err != nil {
+		return
+	}
+	for _, v := range memoryValues(stats) {
+		if name := balloonNames[v.Tag]; name != "" {
+			s.put("balloon."+name, v.Value)
+		}
+	}
+}
+
+func (s *statsList) vcpus(ctx context.Context, info Info, inst driver.Instance) {
+	s.put("vcpu.current", uint32(info.VCPUs))
+	s.put("vcpu.maximum", uint32(info.MaxVCPUs))
+	if inst == nil {
+		return
+	}
+	vcpus, err := inst.VCPUs(ctx)
+	if err != nil {
+		return
+	}
+	for _, v := range vcpus {
+		state := VCPURunning
+		if v.Halted {
+			state = VCPUBlocked
+		}
+		s.put(fmt.Sprintf("vcpu.%d.state", v.Number), int32(state))
+		s.put(fmt.Sprintf("vcpu.%d.time", v.Number), uint64(v.Time))
+	}
+}
+
+func (s *statsList) interfaces(ctx context.Context, inst driver.Instance, live *domain.Definition) {
+	if inst == nil {
+		return
+	}
+	nics := live.View().Devices.Interfaces
+	s.put("net.count", uint32(len(nics)))
+	all, err := inst.NetStats(ctx)
+	for i, nic := range nics {
+		prefix := fmt.Sprintf("net.%d.", i)
+		if nic.Target != nil {
+			s.put(prefix+"name", nic.Target.Dev)
+		}
+		if err != nil || nic.Alias == nil {
+			continue
+		}
+		n := all[nic.Alias.Name]
+		s.put(prefix+"rx.bytes", n.RxBytes)
+		s.put(prefix+"rx.pkts", n.RxPackets)
+		s.put(prefix+"rx.errs", n.RxErrors)
+		s.put(prefix+"rx.drop", n.RxDropped)
+		s.put(prefix+"tx.bytes", n.TxBytes)
+		s.put(prefix+"tx.pkts", n.TxPackets)
+		s.put(prefix+"tx.errs", n.TxErrors)
+		s.put(prefix+"tx.drop", n.TxDropped)
+	}
+}
+
+func (s *statsList) blocks(ctx context.Context, inst driver.Instance, live *domain.Definition) {
+	if inst == nil {
+		return
+	}
+	disks := live.View().Devices.Disks
+	s.put("block.count", uint32(len(disks)))
+	all, err := inst.BlockStats(ctx)
+	for i := range disks {
+		disk := &disks[i]
+		prefix := fmt.Sprintf("block.%d.", i)
+		if disk.Target != nil {
+			s.put(prefix+"name", disk.Target.Dev)
+		}
+		if path := diskSource(disk); path != "" {
+			s.put(prefix+"path", path)
+		}
+		if err != nil || disk.Alias == nil {
+			continue
+		}
+		b := all[disk.Alias.Name]
+		s.put(prefix+"rd.reqs", b.ReadOps)
+		s.put(prefix+"rd.bytes", b.ReadBytes)
+		s.put(prefix+"rd.times", uint64(b.ReadTime))
+		s.put(prefix+"wr.reqs", b.WriteOps)
+		s.put(prefix+"wr.bytes", b.WriteBytes)
+		s.put(prefix+"wr.times", uint64(b.WriteTime))
+		s.put(prefix+"fl.reqs", b.FlushOps)
+		s.put(prefix+"fl.times", uint64(b.FlushTime))
+		s.put(prefix+"allocation", b.Allocation)
+		s.put(prefix+"capacity", b.Capacity)
+		s.put(prefix+"physical", b.Physical)
+	}
+}

@@ -1,0 +1,78 @@
+package manager
+
+import (
+	"os"
+	"strings"
+
+	"virtd/domain"
+	"virtd/domain/store"
+	"virtd/virterr"
+)
+
+// bootID names this boot of the host.
+func bootID() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", virterr.New(virterr.SystemError, "cannot tell this boot of the host from others: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// syncStatus makes the stored status record say what is. Nothing is written for a domain that is off or ending.
+func (d *Domain) syncStatus() error {
+	d.statusMu.Lock()
+	defer d.statusMu.Unlock()
+	s, ok := d.status()
+	if !ok {
+		return nil
+	}
+	return d.m.cfg.Store.SaveStatus(s)
+}
+
+// logStatus is syncStatus where a failure must not undo what happened: adoption asks the engine for its state anyway.
+func (d *Domain) logStatus() {
+	if err := d.syncStatus(); err != nil {
+		d.m.log.Error("cannot write the status record of a domain", "domain", d.name, "err", err)
+	}
+}
+
+// statusLater is logStatus for callers that hold d.mu or must not wait.
+func (d *Domain) statusLater() { d.m.wg.Go(d.logStatus) }
+
+// status returns the record of the running domain.
+func (d *Domain) status() (store.Status, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.run
+	if r == nil || r.ended || r.record == nil {
+		return store.Status{}, false
+	}
+	s := store.Status{
+		Version: store.StatusVersion, UUID: d.uuid, ID: d.id, BootID: d.m.cfg.BootID,
+		State: int(d.state), Reason: int(d.reason), Started: r.started, Transient: !d.persistent,
+		LiveXML: r.live.XML(domain.XMLSecure), Driver: r.record,
+	}
+	if r.inst != nil {
+		s.PID = r.inst.PID()
+	}
+	if d.transient != nil {
+		s.InactiveXML = d.transient.XML(domain.XMLSecure | domain.XMLInactive)
+	}
+	return s, true
+}
+
+// dropStatus removes the record of a life that ends, and keeps later writes from bringing it back.
+func (d *Domain) dropStatus(r *run) {
+	d.statusMu.Lock()
+	defer d.statusMu.Unlock()
+	d.mu.Lock()
+	current, recorded := d.run == r, r.record != nil
+	r.ended = true
+	d.mu.Unlock()
+	if !current || !recorded {
+		return
+	}
+	if err := d.m.cfg.Store.DeleteStatus(d.uuid); err != nil {
+		d.m.log.Error("cannot remove the status record of a domain that stopped", "domain", d.name, "err", err)
+	}
+}

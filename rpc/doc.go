@@ -1,0 +1,15 @@
+// Package rpc speaks libvirt's wire protocol, as servers do: framing, XDR, authentication handshake rules, keepalive,
+// parallel calls, streams, events and file descriptors, for the programs REMOTE (0x20008086), QEMU (0x20008087), KEEPALIVE
+// (0x6b656570) and virtd's own private program (0x76697274, see Private).
+//
+// A Server accepts connections and dispatches calls to handlers that a Registry holds. The handlers are the daemon's; the
+// package knows nothing of domains. What it does know is every procedure's number, name, argument and result types, whether
+// a read-only connection may call it and whether libvirt treats it as high priority: see Procedure and table_gen.go.
+//
+// A client is hostile until shown otherwise: lengths are checked before memory is allocated, every queue is bounded, and a
+// client that stalls, floods or vanishes holds up nobody else.
+//
+// The package leaves out TLS, SASL and TCP, and the procedures' meaning. Its client side is package rpc/client.
+//
+// Start reading at Server, then conn.go for the life of one connection, and xdr.go for the codec.
+package rpc

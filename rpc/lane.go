@@ -1,0 +1,86 @@
+package rpc
+
+import (
+	"context"
+	"sync"
+)
+
+// lane runs the calls of one kind of one connection, some in parallel, and holds a bounded number of further ones.
+type lane struct {
+	mu      sync.Mutex
+	room    sync.Cond
+	running int
+	limit   int // calls in parallel
+	waiting []*Call
+	depth   int // calls that may wait; the reader of the connection waits beyond that
+	closed  bool
+}
+
+func newLane(limit, depth int) *lane {
+	l := &lane{limit: limit, depth: depth}
+	l.room.L = &l.mu
+	return l
+}
+
+// submit takes a call. It blocks when too many are waiting already: that stops reading from a client that floods.
+func (l *lane) submit(ctx context.Context, c *Call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.running >= l.limit && len(l.waiting) >= l.depth && !l.closed {
+		l.room.Wait()
+	}
+	if l.closed {
+		c.discard()
+		return
+	}
+	c.Conn.tasks.Add(1)
+	if l.running >= l.limit {
+		l.waiting = append(l.waiting, c)
+		return
+	}
+	l.running++
+	go l.work(ctx, c)
+}
+
+// work runs a call and then those that wait.
+func (l *lane) work(ctx context.Context, c *Call) {
+	for c != nil {
+		c.run(ctx)
+		c.Conn.tasks.Done()
+		c = l.next()
+	}
+}
+
+func (l *lane) next() *Call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.room.Signal()
+	if len(l.waiting) == 0 {
+		l.running--
+		return nil
+	}
+	c := l.waiting[0]
+	l.waiting[0] = nil
+	l.waiting = l.waiting[1:]
+	return c
+}
+
+// close drops the calls that wait. Those that run go on.
+func (l *lane) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	for _, c := range l.waiting {
+		c.discard()
+		c.Conn.tasks.Done()
+	}
+	l.waiting = nil
+	l.room.Broadcast()
+}
+
+// discard releases what a call that never runs holds.
+func (c *Call) discard() {
+	for _, f := range c.Files {
+		f.Close()
+	}
+}

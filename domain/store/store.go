@@ -53,8 +53,8 @@ type Problem struct {
 }
 
 // Store keeps definitions and status records. All methods are safe for concurrent use. A method that changes something
-// returns after the change would survive a power cut (status records: a kill of virtd); if it fails, what was there
-// before is still there, whole. Errors are *virterr.Error.
+// returns after the change would survive a power cut (status records: a kill of virtd). If it fails, either the old or the
+// new version is there, whole. Errors are *virterr.Error.
 type Store interface {
 	// Entries returns all definitions, sorted by name.
 	Entries() []Entry

@@ -1,0 +1,62 @@
+package store
+
+import (
+	"io"
+	"os"
+)
+
+// filesystem is what the store asks of the kernel: one method for each step after which power can fail. Tests put faults
+// between them.
+type filesystem interface {
+	MkdirAll(path string, mode os.FileMode) error
+	ReadDir(path string) ([]os.DirEntry, error)
+	ReadFile(path string, limit int64) ([]byte, error)
+	// Create makes a new file for writing; it must not exist.
+	Create(path string, mode os.FileMode) (file, error)
+	Rename(from, to string) error
+	Remove(path string) error
+	SyncDir(path string) error
+}
+
+// file is a file being written.
+type file interface {
+	io.Writer
+	Sync() error
+	Close() error
+}
+
+// disk is the real filesystem.
+type disk struct{}
+
+func (disk) MkdirAll(path string, mode os.FileMode) error { return os.MkdirAll(path, mode) }
+func (disk) ReadDir(path string) ([]os.DirEntry, error)   { return os.ReadDir(path) }
+func (disk) Rename(from, to string) error                 { return os.Rename(from, to) }
+func (disk) Remove(path string) error                     { return os.Remove(path) }
+
+func (disk) ReadFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && !st.Mode().IsRegular() {
+		return nil, &os.PathError{Op: "read", Path: path, Err: os.ErrInvalid} // a fifo would block
+	}
+	return io.ReadAll(io.LimitReader(f, limit+1))
+}
+
+func (disk) Create(path string, mode os.FileMode) (file, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+}
+
+func (disk) SyncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

@@ -1,0 +1,197 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"math/rand"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+var errPower = errors.New("power failed")
+
+// memFS is a filesystem whose power can fail before any step. What was not synced may then be lost: contents in whole or
+// part, and changes of directories from any point on.
+type memFS struct {
+	now     map[string]*inode // what a running process sees
+	durable map[string]*inode // what is on the platter
+	pending []dirChange       // in now, not yet in durable
+	steps   int               // counts what can fail
+	failAt  int               // step at which power fails; 0 is never
+	errAt   int               // step that returns an error once; 0 is never
+	dead    bool
+}
+
+type inode struct{ data, synced []byte }
+
+// dirChange is one change of a directory: set path to node, or remove it (nil).
+type dirChange struct {
+	path string
+	node *inode
+	from string // of a rename
+}
+
+func newMemFS() *memFS { return &memFS{now: map[string]*inode{}, durable: map[string]*inode{}} }
+
+var errDisk = errors.New("input/output error")
+
+func (m *memFS) step() error {
+	if m.dead {
+		return errPower
+	}
+	m.steps++
+	switch m.steps {
+	case m.failAt:
+		m.dead = true
+		return errPower
+	case m.errAt:
+		return errDisk
+	}
+	return nil
+}
+
+func (m *memFS) MkdirAll(string, os.FileMode) error { return nil }
+
+func (m *memFS) ReadDir(dir string) ([]os.DirEntry, error) {
+	var names []string
+	for path := range m.now {
+		if filepath.Dir(path) == dir {
+			names = append(names, filepath.Base(path))
+		}
+	}
+	slices.Sort(names)
+	var out []os.DirEntry
+	for _, n := range names {
+		out = append(out, entry(n))
+	}
+	return out, nil
+}
+
+func (m *memFS) ReadFile(path string, limit int64) ([]byte, error) {
+	n := m.now[path]
+	if n == nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	}
+	return slices.Clone(n.data), nil
+}
+
+func (m *memFS) Create(path string, _ os.FileMode) (file, error) {
+	if err := m.step(); err != nil {
+		return nil, err
+	}
+	if m.now[path] != nil {
+		return nil, &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+	}
+	n := &inode{}
+	m.change(dirChange{path: path, node: n})
+	return &memFile{m, n}, nil
+}
+
+func (m *memFS) change(c dirChange) {
+	apply(m.now, c)
+	m.pending = append(m.pending, c)
+}
+
+func apply(dir map[string]*inode, c dirChange) {
+	if c.from != "" {
+		delete(dir, c.from)
+	}
+	if c.node == nil {
+		delete(dir, c.path)
+	} else {
+		dir[c.path] = c.node
+	}
+}
+
+func (m *memFS) Rename(from, to string) error {
+	if err := m.step(); err != nil {
+		return err
+	}
+	m.change(dirChange{path: to, node: m.now[from], from: from})
+	return nil
+}
+
+func (m *memFS) Remove(path string) error {
+	if err := m.step(); err != nil {
+		return err
+	}
+	if m.now[path] == nil {
+		return &fs.PathError{Op: "remove", Path: path, Err: fs.ErrNotExist}
+	}
+	m.change(dirChange{path: path})
+	return nil
+}
+
+func (m *memFS) SyncDir(dir string) error {
+	if err := m.step(); err != nil {
+		return err
+	}
+	for _, c := range m.pending {
+		apply(m.durable, c)
+	}
+	m.pending = nil
+	return nil
+}
+
+// restart returns the filesystem as it may be found after the power failed.
+func (m *memFS) restart(rng *rand.Rand) *memFS {
+	after := newMemFS()
+	after.now = maps.Clone(m.durable)
+	for _, c := range m.pending[:rng.Intn(len(m.pending)+1)] {
+		apply(after.now, c)
+	}
+	for path, n := range after.now {
+		data := n.synced
+		if len(n.data) > len(n.synced) && rng.Intn(2) == 0 {
+			data = n.data[:rng.Intn(len(n.data)+1)]
+		}
+		after.now[path] = &inode{data: slices.Clone(data), synced: slices.Clone(data)}
+	}
+	after.durable = maps.Clone(after.now)
+	return after
+}
+
+// killed returns the filesystem as the next process finds it when only this one was killed: everything done is there.
+func (m *memFS) killed() *memFS {
+	after := newMemFS()
+	after.now, after.durable = maps.Clone(m.now), maps.Clone(m.now)
+	return after
+}
+
+type memFile struct {
+	m *memFS
+	n *inode
+}
+
+func (f *memFile) Write(b []byte) (int, error) {
+	if err := f.m.step(); err != nil {
+		half := len(b) / 2
+		f.n.data = append(f.n.data, b[:half]...)
+		return half, err
+	}
+	f.n.data = append(f.n.data, b...)
+	return len(b), nil
+}
+
+func (f *memFile) Sync() error {
+	if err := f.m.step(); err != nil {
+		return err
+	}
+	f.n.synced = slices.Clone(f.n.data)
+	return nil
+}
+
+func (f *memFile) Close() error { return f.m.step() }
+
+// entry is a regular file's directory entry.
+type entry string
+
+func (e entry) Name() string               { return string(e) }
+func (e entry) IsDir() bool                { return false }
+func (e entry) Type() fs.FileMode          { return 0 }
+func (e entry) Info() (fs.FileInfo, error) { return nil, errors.New("not needed") }
+
+func (m *memFS) list() string { return strings.Join(slices.Sorted(maps.Keys(m.now)), " ") }

@@ -1,0 +1,91 @@
+#!/bin/bash
+# test.sh - run the tests that need the lab: those named TestLab... in packages that use lab/labtest.
+#
+#   lab/test.sh PACKAGE[,PACKAGE...]|all [-run REGEXP] [-v] [-count N] [-timeout D]
+#
+# Builds static test binaries and the programs, boots the lab once and runs them there. It fails when a test fails or
+# skips, when nothing ran, and when the lab does not come back. Settings of lab.sh (LAB_HUGE, LAB_KERNEL,
+# LAB_TIMEOUT ...) apply. The last line says "lab NAME: N passed, N failed".
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+
+[ $# -gt 0 ] || { sed -n '2,9p' "$0"; exit 2; }
+name=$1
+shift
+run='^TestLab' verbose='' flags=()
+while [ $# -gt 0 ]; do
+  case $1 in
+  -v) verbose=1; shift ;;
+  -run) run=$2; shift 2 ;;
+  -count | -timeout | -parallel | -skip) flags+=("-test.${1#-}=$2"); shift 2 ;;
+  *) echo "test.sh: unknown argument $1" >&2; exit 2 ;;
+  esac
+done
+
+# packages with lab tests, as folders
+with_lab_tests() { grep -rl --include='*_test.go' 'func TestLab' . | xargs -rn1 dirname | sort -u; }
+if [ "$name" = all ]; then
+  packages=$(with_lab_tests)
+else
+  packages=$(tr , '\n' <<<"$name" | sed 's|^\./||; s|^|./|; s|/$||')
+fi
+
+work=out/lab/$(tr -c 'a-zA-Z0-9\n' _ <<<"${name#./}")
+rm -rf "$work"
+mkdir -p "$work/bin"
+export CGO_ENABLED=0
+n=0
+for p in $packages; do
+  grep -qs 'func TestLab' "$p"/*_test.go || { echo "test.sh: $p has no TestLab... function" >&2; exit 2; }
+  n=$((n + 1))
+  mkdir -p "$work/$n"
+  echo "$p" >"$work/$n/name"
+  go test -c -ldflags='-s -w' -o "$work/$n/test" "$p"
+  [ ! -d "$p/testdata" ] || cp -r "$p/testdata" "$work/$n/"
+  # the programs that its tests ask labtest.Binary for
+  for c in virtd vctl virtd-vmm; do
+    [ -e "$work/bin/$c" ] || ! grep -qE "Binary\(.*\"$c\"" "$p"/*_test.go ||
+      go build -trimpath -ldflags='-s -w' -o "$work/bin/$c" "./cmd/$c"
+  done
+done
+
+: "${LAB_TIMEOUT:=300}"
+export LAB_TIMEOUT
+limit=$((LAB_TIMEOUT - 25))
+{
+  # programs start much faster from memory than from a shared folder
+  echo 'cp -r bin /tmp/lab-bin; export VIRTD_LAB_BIN=/tmp/lab-bin; export GOMAXPROCS=${GOMAXPROCS:-4}'
+  echo 'for d in [0-9]*; do'
+  echo '  cp -r "$d" "/tmp/lab-$d"; cd "/tmp/lab-$d"; echo "=== PACKAGE $(cat name)"'
+  printf '  ./test -test.v -test.timeout=%ss -test.run %q' "$limit" "$run"
+  [ ${#flags[@]} = 0 ] || printf ' %q' "${flags[@]}"
+  echo '; echo "=== STATUS $?"; cd /share'
+  echo 'done'
+} >"$work/run.sh"
+
+rc=0
+lab/lab.sh run -w "$work" bash ./run.sh >"$work/output" 2>"$work/errors" || rc=$?
+
+count() { grep -cE "$1" "$work/output" || true; }
+passed=$(count '^ *--- PASS:')
+failed=$(count '^ *--- FAIL:')
+skipped=$(count '^ *--- SKIP:')
+statuses=$(count '^=== STATUS 0$')
+problem=''
+[ "$skipped" = 0 ] || problem+=" $skipped tests skipped, which the lab does not allow;"
+[ "$statuses" = "$n" ] || problem+=" $((n - statuses)) of $n test binaries did not end well;"
+[ "$rc" = 0 ] || problem+=" the lab ended with status $rc;"
+[ $((passed + failed)) -gt 0 ] || problem+=" no test ran;"
+
+if [ -n "$verbose$problem" ] || [ "$failed" -gt 0 ]; then
+  cat "$work/output"
+  cat "$work/errors" >&2
+else
+  grep -E '^(=== PACKAGE|--- )' "$work/output" | sed 's/^=== PACKAGE/package/' || true
+fi
+if [ -n "$problem" ]; then
+  echo "lab $name:$problem"
+  [ "$failed" -gt 0 ] || failed=1
+fi
+echo "lab $name: $passed passed, $failed failed"
+[ "$failed" = 0 ]

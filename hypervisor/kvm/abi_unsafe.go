@@ -211,10 +211,8 @@ type Route struct {
 // MaxRoutes is the most entries that SetRouting takes (KVM_MAX_IRQ_ROUTES).
 const MaxRoutes = 4096
 
-type routing struct {
-	n, flags uint32
-	entries  [MaxRoutes]Route
-}
+// routing is the head of struct kvm_irq_routing; the entries follow it.
+type routing struct{ n, flags uint32 }
 
 type enableCap struct {
 	cap, flags uint32

@@ -39,7 +39,7 @@ func TestABISizes(t *testing.T) {
 		{"kvm_msrs", reqSetMSRs, unsafe.Offsetof(msrs{}.entries)},
 		{"kvm_msr_list", reqGetMSRIndexList, unsafe.Offsetof(msrList{}.indices)},
 		{"kvm_cpuid2", reqSetCPUID2, unsafe.Offsetof(cpuid2{}.entries)},
-		{"kvm_irq_routing", reqSetGSIRouting, unsafe.Offsetof(routing{}.entries)},
+		{"kvm_irq_routing", reqSetGSIRouting, sizeOf[routing]()},
 	} {
 		if want := c.req >> 16 & 0x3fff; c.size != want {
 			t.Errorf("%s has %d bytes, the request says %d", c.name, c.size, want)

@@ -59,9 +59,7 @@ func (vm *VM) SetRouting(routes []Route) error {
 	if len(routes) > MaxRoutes {
 		return fmt.Errorf("route %d interrupts: KVM takes %d", len(routes), MaxRoutes)
 	}
-	r := &routing{n: uint32(len(routes))}
-	copy(r.entries[:], routes)
-	if _, err := ioctlPtr(vm.fd, reqSetGSIRouting, r); err != nil {
+	if err := setRouting(vm.fd, routes); err != nil {
 		return fmt.Errorf("route %d interrupts: %w", len(routes), err)
 	}
 	return nil

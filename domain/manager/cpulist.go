@@ -6,11 +6,7 @@ import (
 
 	"virtd/domain"
 	"virtd/domain/xmltree"
-	"virtd/virterr"
 )
-
-// maxHostCPU bounds the numbers in a CPU list; Linux is built for at most 8192 CPUs.
-const maxHostCPU = 8191
 
 // cpuList writes a bit map of CPUs the way libvirt's cpuset attributes do: 0-3,5.
 func cpuList(cpus []byte) string {
@@ -33,32 +29,18 @@ func cpuList(cpus []byte) string {
 	return strings.Join(parts, ",")
 }
 
-// parseCPUList reads what cpuList writes, and libvirt's ^N for a CPU taken out again.
+// parseCPUList reads what cpuList writes, as a bit map.
 func parseCPUList(text string) ([]byte, error) {
+	list, err := domain.ParseCPUSet(text)
+	if err != nil {
+		return nil, err
+	}
 	var cpus []byte
-	bad := func() error { return virterr.New(virterr.InvalidArg, "Failed to parse bitmap '%s'", text) }
-	for part := range strings.SplitSeq(text, ",") {
-		part = strings.TrimSpace(part)
-		part, out := strings.CutPrefix(part, "^")
-		from, to, isRange := strings.Cut(part, "-")
-		first, err := strconv.Atoi(from)
-		last := first
-		if err == nil && isRange {
-			last, err = strconv.Atoi(to)
-		}
-		if err != nil || first < 0 || last < first || last > maxHostCPU {
-			return nil, bad()
-		}
-		for len(cpus) <= last/8 {
+	for _, i := range list {
+		for len(cpus) <= i/8 {
 			cpus = append(cpus, 0)
 		}
-		for i := first; i <= last; i++ {
-			if out {
-				cpus[i/8] &^= 1 << (i % 8)
-			} else {
-				cpus[i/8] |= 1 << (i % 8)
-			}
-		}
+		cpus[i/8] |= 1 << (i % 8)
 	}
 	return cpus, nil
 }

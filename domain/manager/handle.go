@@ -46,10 +46,10 @@ func (d *Domain) handle(r *run, e driver.Event) {
 	}
 	switch e := e.(type) {
 	case driver.Resumed:
-		if reason := RunningUnpaused; r.starting {
+		if d.state == Paused && d.reason == PausedStartingUp {
 			d.setRunning(RunningBooted)
 		} else {
-			d.setRunning(reason)
+			d.setRunning(RunningUnpaused)
 		}
 		d.statusLater()
 	case driver.Stopped:

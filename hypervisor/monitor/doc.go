@@ -22,7 +22,12 @@
 //	x-virtd-net-stats                   -> {ID: {rx-bytes, rx-packets, rx-dropped, tx-bytes, ...}} (userspace back end only)
 //	x-virtd-set-link {id, up}
 //	x-virtd-chardev {id}                -> {type, connected}
-//	x-virtd-quit {reason}               -> the engine writes its exit record and leaves
+//	x-virtd-quit {reason}               -> the engine flushes its disks, answers, writes its exit record and leaves
+//	x-virtd-set-action {shutdown}       -> what the guest's next power-off does: reset (in place) or poweroff (leave)
+//
+// An event that a command causes goes out before the command's reply (STOP before the reply to stop), so that a client
+// knows the order. SHUTDOWN goes out before the exit record is written, and before RESET when the action is reset.
+// stop while stopped and cont while running succeed and send no event.
 //
 // No command takes a path. Several clients are served at once; a dead or slow client is dropped and never blocks the
 // next. An older engine under a newer virtd is the normal case after an upgrade: new commands are probed with

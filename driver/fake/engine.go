@@ -1,0 +1,128 @@
+package fake
+
+import (
+	"fmt"
+	"sync"
+
+	"virtd/domain"
+	"virtd/driver"
+)
+
+// Engine is one machine in memory. All methods are safe for concurrent use.
+type Engine struct {
+	Live *domain.Definition // what it was started with
+	d    *Driver
+	key  string
+
+	mu      sync.Mutex
+	state   driver.MachineState
+	actual  uint64 // bytes
+	period  int
+	pins    map[int][]byte
+	guest   map[driver.MemoryStat]uint64
+	onOff   bool // the next power-off resets
+	exit    *driver.Exit
+	client  *instance // who gets the events
+	presses int
+}
+
+func newEngine(d *Driver, key string, live *domain.Definition) *Engine {
+	return &Engine{
+		Live: live, d: d, key: key, state: driver.MachinePaused, actual: live.CurrentMemory() * 1024,
+		pins: map[int][]byte{}, guest: map[driver.MemoryStat]uint64{},
+	}
+}
+
+// connect makes the engine's one client.
+func (e *Engine) connect() *instance {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.client = &instance{e: e}
+	return e.client
+}
+
+func (e *Engine) ended() *driver.Exit {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.exit
+}
+
+// Emit reports an event to whoever is connected, and returns when it was handled.
+func (e *Engine) Emit(ev driver.Event) {
+	e.mu.Lock()
+	c := e.client
+	e.mu.Unlock()
+	if c != nil {
+		c.deliver(ev)
+	}
+}
+
+// Exit ends the engine. Without a client the next Adopt learns of it.
+func (e *Engine) Exit(reason driver.ExitReason, detail string) {
+	e.mu.Lock()
+	if e.exit != nil {
+		e.mu.Unlock()
+		return
+	}
+	e.exit = &driver.Exit{Reason: reason, Detail: detail}
+	exit, c := *e.exit, e.client
+	e.mu.Unlock()
+	if c != nil {
+		e.d.remove(e)
+		c.deliver(driver.Exited{Exit: exit})
+	}
+}
+
+// GuestPoweroff does what a guest's power-off does.
+func (e *Engine) GuestPoweroff() {
+	e.Emit(driver.Shutdown{Guest: true, Reason: "guest-shutdown"})
+	e.mu.Lock()
+	reset := e.onOff
+	e.mu.Unlock()
+	if reset {
+		e.Emit(driver.Reset{Guest: true})
+		return
+	}
+	e.Exit(driver.ExitShutdown, "")
+}
+
+// GuestReset does what a guest's reset does when the action is to restart.
+func (e *Engine) GuestReset() { e.Emit(driver.Reset{Guest: true}) }
+
+// GuestPanic does what a guest's panic does under the domain's on_crash.
+func (e *Engine) GuestPanic() {
+	switch e.Live.View().OnCrash {
+	case "preserve":
+		e.setState(driver.MachineCrashed)
+		e.Emit(driver.Panicked{Action: "pause"})
+	case "restart":
+		e.Emit(driver.Panicked{Action: "run"})
+		e.Emit(driver.Reset{})
+	default:
+		e.Emit(driver.Panicked{Action: "poweroff"})
+		e.Exit(driver.ExitPanic, "guest panic")
+	}
+}
+
+// SetGuestStats sets what the guest's balloon driver tells, in bytes.
+func (e *Engine) SetGuestStats(stats map[driver.MemoryStat]uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.guest = stats
+}
+
+// PowerPresses returns how often the power button was pressed.
+func (e *Engine) PowerPresses() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.presses
+}
+
+func (e *Engine) setState(s driver.MachineState) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state = s
+}
+
+// String names the engine.
+func (e *Engine) String() string { return fmt.Sprintf("%s (%s)", e.key, e.Live.Name()) }

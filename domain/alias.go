@@ -73,7 +73,7 @@ func controllerAlias(c *xmltree.Node) string {
 	case c.Attr("type") == "pci":
 		return "pci." + index
 	case c.Attr("model") == "none":
-		return c.Attr("type")
+		return "" // says that there is no such controller
 	}
 	return c.Attr("type") + index
 }

@@ -1,0 +1,193 @@
+package domain
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"virtd/virterr"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+const testdata = "../xml/testdata/"
+
+// documents returns the source documents of a folder of test data, by name.
+func documents(t testing.TB, folder string) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob(testdata + folder + "/*.xml")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no documents in %s: %v", folder, err)
+	}
+	out := map[string]string{}
+	for _, path := range paths {
+		name := strings.TrimSuffix(filepath.Base(path), ".xml")
+		if strings.HasSuffix(name, ".golden") || strings.HasSuffix(name, ".live") {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[name] = string(text)
+	}
+	return out
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (run with -update after checking):\n%s", path, diff)
+	}
+}
+
+// fakeHost is a host with a CPU of its own.
+type fakeHost struct{}
+
+func (fakeHost) HostModel() (CPUModel, error) {
+	return CPUModel{Name: "Skylake-Client-IBRS", Vendor: "Intel",
+		Features: []CPUFeature{{"avx512f", "require"}, {"ssbd", "require"}, {"mpx", "disable"}}}, nil
+}
+
+// fakeRuntime is what some host gave the devices of a live definition.
+func fakeRuntime(d *Definition) Runtime {
+	r := Runtime{Taps: map[string]string{}, NetDrivers: map[string]string{}, TTYs: map[string]string{}}
+	for i, dev := range d.doc.Root.Child("devices").Elements() {
+		alias := dev.Child("alias").Attr("name")
+		switch {
+		case dev.Is("interface") && dev.Child("target") == nil:
+			r.Taps[alias] = fmt.Sprintf("vnet%d", i)
+			r.NetDrivers[alias] = "vhost"
+		case dev.Attr("type") == "pty":
+			r.TTYs[alias] = "/dev/pts/" + strings.TrimLeft(alias, "abcdefghijklmnopqrstuvwxyz")
+		}
+	}
+	return r
+}
+
+func start(t *testing.T, d *Definition) *Definition {
+	t.Helper()
+	live, err := d.Start(3, fakeHost{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if live, err = live.SetRuntime(fakeRuntime(live)); err != nil {
+		t.Fatal(err)
+	}
+	return live
+}
+
+func TestGolden(t *testing.T) {
+	docs := documents(t, "domain")
+	if len(docs) < 60 {
+		t.Errorf("only %d documents", len(docs))
+	}
+	for name, text := range docs {
+		t.Run(name, func(t *testing.T) {
+			d, err := Parse(text, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			printed := d.XML(0)
+			golden(t, testdata+"domain/"+name+".golden.xml", printed)
+			again, err := Parse(printed, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(printed, again.XML(0)); diff != "" {
+				t.Errorf("changes when defined again: %s", diff)
+			}
+			live := start(t, d)
+			golden(t, testdata+"domain/"+name+".live.xml", live.XML(0))
+			reload(t, live)
+		})
+	}
+}
+
+// reload reads a live definition as the next virtd does, and its inactive XML as `virsh edit` does.
+func reload(t *testing.T, live *Definition) {
+	t.Helper()
+	again, err := Parse(live.XML(XMLSecure), Options{Live: true, Stored: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(live.XML(0), again.XML(0)); diff != "" || again.ID() != 3 {
+		t.Errorf("live XML changes when read again: %s", diff)
+	}
+	if err := live.Check(); err != nil {
+		t.Errorf("live definition is refused: %v", err)
+	}
+	inactive := live.XML(XMLInactive)
+	for _, word := range []string{"<alias name='virtio", "<alias name='net", " id='3'", "/dev/pts", "='vnet"} {
+		if strings.Contains(inactive, word) {
+			t.Errorf("inactive XML of a running domain has %s", word)
+		}
+	}
+	if _, err := Parse(inactive, Options{}); err != nil {
+		t.Errorf("inactive XML is refused: %v", err)
+	}
+}
+
+func TestBad(t *testing.T) {
+	for name, text := range documents(t, "domain-bad") {
+		t.Run(name, func(t *testing.T) {
+			d, err := Parse(text, Options{Validate: strings.HasPrefix(name, "validate-")})
+			if err == nil {
+				t.Fatalf("accepted as %s", d.XML(0))
+			}
+			e := virterr.As(err)
+			if e.Code == virterr.InternalError {
+				t.Errorf("internal error: %v", err)
+			}
+			golden(t, testdata+"domain-bad/"+name+".err", fmt.Sprintf("%d %v\n", e.Code, e))
+		})
+	}
+}
+
+// With --validate, everything that our own documents use is known.
+func TestValidateAcceptsOurs(t *testing.T) {
+	for name, text := range documents(t, "domain") {
+		_, err := Parse(text, Options{Validate: true})
+		if unknown := name == "unknown-words"; unknown != virterr.Is(err, virterr.XMLInvalidSchema) || !unknown && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestSchemas checks what we print with libvirt's own RELAX NG schemas, where they are: in the folder that
+// VIRTD_SCHEMAS names, from the distribution's libvirt0 package; XMLLINT names xmllint.
+func TestSchemas(t *testing.T) {
+	schemas, lint := os.Getenv("VIRTD_SCHEMAS"), os.Getenv("XMLLINT")
+	if schemas == "" {
+		t.Skip("VIRTD_SCHEMAS does not name a folder with libvirt's domain.rng (package libvirt0)")
+	}
+	if lint == "" {
+		lint = "xmllint"
+	}
+	var files []string
+	for name := range documents(t, "domain") {
+		// The first is not libvirt's vocabulary by intent, the second is newer than the schemas of libvirt 9.0.
+		if name != "unknown-words" && name != "cpu-topology-clusters" {
+			files = append(files, testdata+"domain/"+name+".golden.xml", testdata+"domain/"+name+".live.xml")
+		}
+	}
+	out, err := exec.Command(lint, append([]string{"--noout", "--relaxng", schemas + "/domain.rng"}, files...)...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

@@ -53,11 +53,11 @@ func New(cfg Config) (*Device, error) {
 			return nil, fmt.Errorf("%s: %w", cfg.ID, err)
 		}
 	}
-	return newDevice(cfg)
+	return newDevice(cfg, kernelTap{})
 }
 
 // newDevice is New after the taps are known to be taps.
-func newDevice(cfg Config) (*Device, error) {
+func newDevice(cfg Config, ops tapOps) (*Device, error) {
 	d := &Device{cfg: cfg, mac: cfg.MAC}
 	if d.cfg.Log == nil {
 		d.cfg.Log = func(string, ...any) {}
@@ -66,7 +66,7 @@ func newDevice(cfg Config) (*Device, error) {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return nil, fmt.Errorf("%s: make tap non-blocking: %w", cfg.ID, err)
 		}
-		d.taps = append(d.taps, tap{fd: fd, multi: len(cfg.Taps) > 1})
+		d.taps = append(d.taps, tap{fd: fd, multi: len(cfg.Taps) > 1, ops: ops})
 	}
 	d.counters = make([]counters, len(d.taps))
 	d.features = offer(&d.cfg, d.taps[0].probeOffloads())

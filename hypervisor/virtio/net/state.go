@@ -10,7 +10,7 @@ type state struct {
 	Version  int     `json:"version"`
 	MAC      [6]byte `json:"mac"`
 	Pairs    int     `json:"pairs"`
-	Offloads uint64  `json:"offloads"` // guest features in force
+	Offloads *uint64 `json:"offloads,omitempty"` // guest features in force; nil when no driver was active
 	LinkDown bool    `json:"linkDown,omitempty"`
 }
 
@@ -20,7 +20,11 @@ const stateVersion = 1
 func (d *Device) Save() ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return json.Marshal(state{Version: stateVersion, MAC: d.mac, Pairs: int(d.pairs.Load()), Offloads: d.offloads, LinkDown: d.linkDown.Load()})
+	s := state{Version: stateVersion, MAC: d.mac, Pairs: int(d.pairs.Load()), LinkDown: d.linkDown.Load()}
+	if d.env != nil {
+		s.Offloads = &d.offloads
+	}
+	return json.Marshal(s)
 }
 
 // Restore implements virtio.Device.
@@ -37,7 +41,10 @@ func (d *Device) Restore(data []byte) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.mac, d.offloads, d.restored = s.MAC, s.Offloads, true
+	d.mac = s.MAC
+	if s.Offloads != nil {
+		d.offloads, d.restored = *s.Offloads, true
+	}
 	d.pairs.Store(int32(s.Pairs))
 	d.linkDown.Store(s.LinkDown)
 	return nil

@@ -10,6 +10,13 @@ import (
 type tap struct {
 	fd    int
 	multi bool // the queue can be detached
+	ops   tapOps
+}
+
+// tapOps are the requests to the kernel about a tap queue; tests have their own.
+type tapOps interface {
+	setOffloads(fd int, tun uint) error
+	steer(fd int, to bool) error
 }
 
 // offloadBits pairs what a driver can take with what a tap can be told (linux/if_tun.h).
@@ -65,7 +72,7 @@ func (t *tap) probeOffloads() uint {
 }
 
 func (t *tap) setOffloads(set uint) error {
-	if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, int(set)); err != nil {
+	if err := t.ops.setOffloads(t.fd, set); err != nil {
 		return fmt.Errorf("set tap offloads %#x: %w", set, err)
 	}
 	return nil
@@ -76,19 +83,30 @@ func (t *tap) attach(on bool) error {
 	if !t.multi {
 		return nil
 	}
+	err := t.ops.steer(t.fd, on)
+	if err == unix.EINVAL { // it is in the wanted state already
+		err = nil
+	}
+	return err
+}
+
+// kernelTap is the real thing.
+type kernelTap struct{}
+
+func (kernelTap) setOffloads(fd int, tun uint) error {
+	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(tun))
+}
+
+func (kernelTap) steer(fd int, to bool) error {
 	ifr, err := unix.NewIfreq("") // the name is not looked at
 	if err != nil {
 		return err
 	}
 	ifr.SetUint16(unix.IFF_DETACH_QUEUE)
-	if on {
+	if to {
 		ifr.SetUint16(unix.IFF_ATTACH_QUEUE)
 	}
-	err = unix.IoctlIfreq(t.fd, unix.TUNSETQUEUE, ifr)
-	if err == unix.EINVAL { // it is in the wanted state already
-		err = nil
-	}
-	return err
+	return unix.IoctlIfreq(fd, unix.TUNSETQUEUE, ifr)
 }
 
 // open prepares the descriptor of a queue.

@@ -283,6 +283,12 @@ func (r *Ring) WaitUsed(t testing.TB) Used {
 		if u, ok := r.Collect(); ok {
 			return u
 		}
+		if r.Features&virtio.FeatureEventIdx != 0 { // ask for the next one, and look again before sleeping (2.7.7.1)
+			r.SetUsedEvent(r.seen)
+			if u, ok := r.Collect(); ok {
+				return u
+			}
+		}
 		fds := []unix.PollFd{{Fd: int32(r.call), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, 10000)
 		if err == unix.EINTR {

@@ -191,6 +191,13 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) {
 		return
 	}
 	call.Files = files
+	if beforeOpen(h) {
+		// In the reader: a client may send calls right behind CONNECT_OPEN without waiting for the answer.
+		c.tasks.Add(1)
+		call.run(c.server.ctx)
+		c.tasks.Done()
+		return
+	}
 	l := c.normal
 	if call.Proc.Priority {
 		l = c.priority

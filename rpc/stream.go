@@ -58,7 +58,7 @@ func (s *Stream) Context() context.Context { return s.ctx }
 func (s *Stream) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.in) == 0 && !s.finished && s.aborted == nil {
+	for len(s.in) == 0 && !s.finished && !s.eofSent && s.aborted == nil {
 		s.changed.Wait()
 	}
 	switch {

@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+	"github.com/google/uuid"
+
+	"virtd/daemon/nodeinfo"
+	"virtd/domain"
+	"virtd/domain/manager"
+	"virtd/hostcheck"
+	"virtd/rpc"
+	"virtd/virterr"
+)
+
+// Versions that clients are told, as major*1000000 + minor*1000 + release. They are compatibility values: clients decide by
+// them what they may ask for, not what virtd is. virtd's own version is a message of its own.
+const (
+	libVersion = 11_003_000 // the libvirt whose protocol this is: 11.3.0
+	hvVersion  = 8_002_002  // what nova and virt-install expect of a QEMU for q35: 8.2.2
+)
+
+// Config is what a Daemon works with.
+type Config struct {
+	Manager   *manager.Manager
+	Node      *nodeinfo.Node                         // nil: this host
+	CPU       domain.HostCPU                         // what host-model is here; nil: not told
+	Emulator  string                                 // the engine's path, for capabilities and <emulator>
+	URI       string                                 // qemu:///system or qemu:///session
+	HostCheck func(context.Context) hostcheck.Report // nil: HOST_CHECK is not supported
+	Log       *slog.Logger                           // nil: slog.Default
+}
+
+// Daemon holds what is common to all connections. Make one with New, Register its procedures, and Close it after the rpc
+// server is done.
+type Daemon struct {
+	cfg    Config
+	mgr    *manager.Manager
+	node   *nodeinfo.Node
+	log    *slog.Logger
+	events *subscriptions
+
+	unsubscribe func()
+
+	capsOnce sync.Once
+	capsCPU  *domain.CPUModel // what the host CPU is, asked once
+}
+
+// New returns a daemon over a manager that is open.
+func New(cfg Config) *Daemon {
+	if cfg.Node == nil {
+		cfg.Node = nodeinfo.Local()
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Emulator == "" {
+		cfg.Emulator = domain.DefaultEmulator
+	}
+	if cfg.URI == "" {
+		cfg.URI = "qemu:///system"
+	}
+	d := &Daemon{cfg: cfg, mgr: cfg.Manager, node: cfg.Node, log: cfg.Log, events: newSubscriptions()}
+	d.unsubscribe = d.mgr.Subscribe(d.deliver)
+	return d
+}
+
+// Close stops delivering events.
+func (d *Daemon) Close() { d.unsubscribe() }
+
+// Register adds the procedures to a registry.
+func (d *Daemon) Register(reg *rpc.Registry) {
+	d.registerConnect(reg)
+	d.registerHost(reg)
+	d.registerDomains(reg)
+	d.registerLifecycle(reg)
+	d.registerDefinition(reg)
+	d.registerMemory(reg)
+	d.registerVCPUs(reg)
+	d.registerStats(reg)
+	d.registerConsole(reg)
+	d.registerEvents(reg)
+	d.registerQEMU(reg)
+	d.registerAbsent(reg)
+	d.registerPrivate(reg)
+	reg.OnClose(d.closed)
+}
+
+// session is what the daemon keeps for one open connection.
+type session struct {
+	mu          sync.Mutex
+	closed      bool
+	autodestroy map[uuid.UUID]bool // domains to destroy when the connection ends
+}
+
+// closed runs after a connection's last call.
+func (d *Daemon) closed(c *rpc.Conn) {
+	d.events.drop(c)
+	s, ok := c.Session().(*session)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	s.closed = true
+	doomed := s.autodestroy
+	s.autodestroy = nil
+	s.mu.Unlock()
+	for id := range doomed {
+		dom, err := d.mgr.LookupByUUID(id)
+		if err != nil {
+			continue // it is gone already
+		}
+		if err := dom.Destroy(context.Background(), 0); err != nil && !virterr.Is(err, virterr.OperationInvalid) && !virterr.Is(err, virterr.NoDomain) {
+			d.log.Error("cannot destroy a domain whose client left", "domain", dom.Name(), "error", err)
+		}
+	}
+}
+
+// autodestroy notes that a domain lives no longer than the connection.
+func (d *Daemon) autodestroy(c *rpc.Conn, id uuid.UUID) {
+	s, ok := c.Session().(*session)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.autodestroy == nil {
+		s.autodestroy = map[uuid.UUID]bool{}
+	}
+	s.autodestroy[id] = true
+}
+
+// domain finds the domain that a call is about.
+func (d *Daemon) domain(dom libvirt.Domain) (*manager.Domain, error) {
+	return d.mgr.Domain(manager.Ref{Name: dom.Name, UUID: uuid.UUID(dom.UUID), ID: int(dom.ID)})
+}
+
+// wire is a domain as clients see it: the number tells them whether it runs.
+func wire(ref manager.Ref) libvirt.Domain {
+	return libvirt.Domain{Name: ref.Name, UUID: libvirt.UUID(ref.UUID), ID: int32(ref.ID)}
+}
+
+// noFlags refuses flags where a call has none.
+func noFlags(flags uint32, function string) error { return onlyFlags(flags, 0, function) }
+
+// onlyFlags refuses flags that a call does not have, in libvirt's words.
+func onlyFlags(flags, known uint32, function string) error {
+	if extra := flags &^ known; extra != 0 {
+		return virterr.New(virterr.InvalidArg, "unsupported flags (0x%x) in function %s", extra, function)
+	}
+	return nil
+}
+
+// on registers a procedure of the remote program.
+func on[A, R any](reg *rpc.Registry, number uint32, fn func(context.Context, *rpc.Call, *A) (*R, error)) {
+	rpc.Handle(reg, rpc.ProgramRemote, number, fn)
+}
+
+// none is what procedures without arguments or result have.
+type none = struct{}
+
+func boolean(b bool) int32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// optional returns the value of optional data, or "".
+func optional(o libvirt.OptString) string {
+	if len(o) == 0 {
+		return ""
+	}
+	return o[0]
+}

@@ -1,0 +1,137 @@
+package daemon
+
+import (
+	"context"
+	"strconv"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+
+	"virtd/domain"
+	"virtd/domain/xmltree"
+	"virtd/rpc"
+	"virtd/virterr"
+)
+
+// connectGetDomainCapabilities tells what a domain of one machine type can have. Everything may be left out.
+func (d *Daemon) connectGetDomainCapabilities(_ context.Context, _ *rpc.Call, a *libvirt.ConnectGetDomainCapabilitiesArgs) (*libvirt.ConnectGetDomainCapabilitiesRet, error) {
+	const known = 1 // DISABLE_DEPRECATED_FEATURES: nothing here is deprecated
+	if err := onlyFlags(uint32(a.Flags), known, "virConnectGetDomainCapabilities"); err != nil {
+		return nil, err
+	}
+	if arch := optional(a.Arch); arch != "" && arch != "x86_64" {
+		return nil, virterr.New(virterr.InvalidArg, "unable to find any emulator to serve '%s' architecture", arch)
+	}
+	if t := optional(a.Virttype); t != "" && t != "kvm" {
+		return nil, virterr.New(virterr.InvalidArg, "domain type '%s' is not available: this host runs kvm domains", t)
+	}
+	machine := domain.MachineQ35
+	if m := optional(a.Machine); m != "" {
+		canonical, ok := domain.CanonicalMachine(m)
+		if !ok {
+			return nil, virterr.New(virterr.InvalidArg, "the machine '%s' is not supported by emulator '%s'; it has q35 and pc", m, d.cfg.Emulator)
+		}
+		machine = canonical
+	}
+	// A foreign emulator is accepted here as it is in a definition: the answer is about ours.
+	return &libvirt.ConnectGetDomainCapabilitiesRet{Capabilities: d.domainCapabilities(machine).String() + "\n"}, nil
+}
+
+// domainCapabilities is in the order that libvirt's schema wants.
+func (d *Daemon) domainCapabilities(machine string) *xmltree.Node {
+	root := xmltree.New("domainCapabilities")
+	root.Append(xmltree.NewText("path", d.cfg.Emulator))
+	root.Append(xmltree.NewText("domain", "kvm"))
+	root.Append(xmltree.NewText("machine", machine))
+	root.Append(xmltree.NewText("arch", "x86_64"))
+	root.Append(xmltree.New("vcpu", "max", strconv.Itoa(domain.MaxVCPUs)))
+	root.Append(supported("iothreads", false))
+	os := root.Append(supported("os", true))
+	os.Append(enum("firmware")) // a kernel is loaded directly; no firmware yet
+	os.Append(supported("loader", false))
+	root.Append(d.cpuModes())
+	root.Append(supported("memoryBacking", true)).Append(enum("sourceType", "anonymous", "memfd"))
+	root.Append(deviceCapabilities())
+	root.Append(featureCapabilities())
+	return root
+}
+
+func (d *Daemon) cpuModes() *xmltree.Node {
+	cpu := xmltree.New("cpu")
+	mode := func(name string, ok bool) *xmltree.Node {
+		return cpu.Append(xmltree.New("mode", "name", name, "supported", yesno(ok)))
+	}
+	mode("host-passthrough", true).Append(enum("hostPassthroughMigratable", "on", "off"))
+	mode("maximum", true).Append(enum("maximumMigratable", "on", "off"))
+	model := d.hostModel()
+	host := mode("host-model", model != nil)
+	if model != nil {
+		host.Append(xmltree.NewText("model", model.Name, "fallback", "forbid"))
+		if model.Vendor != "" {
+			host.Append(xmltree.NewText("vendor", model.Vendor))
+		}
+		for _, f := range model.Features {
+			policy := f.Policy
+			if policy == "" {
+				policy = "require"
+			}
+			host.Append(xmltree.New("feature", "policy", policy, "name", f.Name))
+		}
+	}
+	custom := mode("custom", true)
+	custom.Append(xmltree.NewText("model", domain.DefaultCPUModel, "usable", "yes", "vendor", "unknown"))
+	if model != nil && model.Name != domain.DefaultCPUModel {
+		vendor := model.Vendor
+		if vendor == "" {
+			vendor = "unknown"
+		}
+		custom.Append(xmltree.NewText("model", model.Name, "usable", "yes", "vendor", vendor))
+	}
+	return cpu
+}
+
+func deviceCapabilities() *xmltree.Node {
+	devices := xmltree.New("devices")
+	disk := devices.Append(supported("disk", true))
+	disk.Append(enum("diskDevice", "disk"))
+	disk.Append(enum("bus", "virtio"))
+	disk.Append(enum("model", "virtio", "virtio-non-transitional"))
+	devices.Append(supported("graphics", false))
+	devices.Append(supported("video", false))
+	devices.Append(supported("hostdev", false))
+	rng := devices.Append(supported("rng", true))
+	rng.Append(enum("model", "virtio", "virtio-non-transitional"))
+	rng.Append(enum("backendModel", "random"))
+	for _, name := range []string{"filesystem", "tpm", "redirdev", "channel", "crypto"} {
+		devices.Append(supported(name, false))
+	}
+	devices.Append(supported("interface", true)).Append(enum("backendType", "default"))
+	devices.Append(supported("panic", false))
+	return devices
+}
+
+func featureCapabilities() *xmltree.Node {
+	features := xmltree.New("features")
+	for _, name := range []string{"gic", "vmcoreinfo", "genid", "backingStoreInput", "backup", "async-teardown", "ps2", "sev", "sgx"} {
+		features.Append(supported(name, false))
+	}
+	return features
+}
+
+func supported(name string, ok bool) *xmltree.Node {
+	return xmltree.New(name, "supported", yesno(ok))
+}
+
+func enum(name string, values ...string) *xmltree.Node {
+	n := xmltree.New("enum", "name", name)
+	for _, v := range values {
+		n.Append(xmltree.NewText("value", v))
+	}
+	return n
+}
+
+func yesno(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}

@@ -1,0 +1,164 @@
+package daemon
+
+import (
+	"context"
+	"regexp"
+	"slices"
+	"sync"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+	"github.com/google/uuid"
+
+	"virtd/rpc"
+	"virtd/virterr"
+)
+
+// The highest event numbers that clients can register for (VIR_*_EVENT_ID_LAST - 1 of libvirt 11.3).
+const (
+	lastDomainEvent  = 27
+	lastNetworkEvent = 1
+	lastPoolEvent    = 1
+	lastDeviceEvent  = 1
+	lastSecretEvent  = 1
+)
+
+// callbacksPerClient bounds the registrations of one connection.
+const callbacksPerClient = 1024
+
+func (d *Daemon) registerEvents(reg *rpc.Registry) {
+	on(reg, rpc.ProcConnectDomainEventCallbackRegisterAny, d.domainEventRegister)
+	on(reg, rpc.ProcConnectDomainEventCallbackDeregisterAny, d.domainEventDeregister)
+	// What follows never happens yet, but clients take the refusal to register for a broken connection.
+	on(reg, rpc.ProcConnectNetworkEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNetworkEventRegisterAnyArgs) (*libvirt.ConnectNetworkEventRegisterAnyRet, error) {
+		id, err := d.events.addSilent(c.Conn, a.EventID, lastNetworkEvent)
+		return &libvirt.ConnectNetworkEventRegisterAnyRet{CallbackID: id}, err
+	})
+	on(reg, rpc.ProcConnectNetworkEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNetworkEventDeregisterAnyArgs) (*none, error) {
+		return nil, d.events.remove(c.Conn, a.CallbackID)
+	})
+	on(reg, rpc.ProcConnectStoragePoolEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectStoragePoolEventRegisterAnyArgs) (*libvirt.ConnectStoragePoolEventRegisterAnyRet, error) {
+		id, err := d.events.addSilent(c.Conn, a.EventID, lastPoolEvent)
+		return &libvirt.ConnectStoragePoolEventRegisterAnyRet{CallbackID: id}, err
+	})
+	on(reg, rpc.ProcConnectStoragePoolEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectStoragePoolEventDeregisterAnyArgs) (*none, error) {
+		return nil, d.events.remove(c.Conn, a.CallbackID)
+	})
+	on(reg, rpc.ProcConnectNodeDeviceEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNodeDeviceEventRegisterAnyArgs) (*libvirt.ConnectNodeDeviceEventRegisterAnyRet, error) {
+		id, err := d.events.addSilent(c.Conn, a.EventID, lastDeviceEvent)
+		return &libvirt.ConnectNodeDeviceEventRegisterAnyRet{CallbackID: id}, err
+	})
+	on(reg, rpc.ProcConnectNodeDeviceEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNodeDeviceEventDeregisterAnyArgs) (*none, error) {
+		return nil, d.events.remove(c.Conn, a.CallbackID)
+	})
+	on(reg, rpc.ProcConnectSecretEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventRegisterAnyArgs) (*libvirt.ConnectSecretEventRegisterAnyRet, error) {
+		id, err := d.events.addSilent(c.Conn, a.EventID, lastSecretEvent)
+		return &libvirt.ConnectSecretEventRegisterAnyRet{CallbackID: id}, err
+	})
+	on(reg, rpc.ProcConnectSecretEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventDeregisterAnyArgs) (*none, error) {
+		return nil, d.events.remove(c.Conn, a.CallbackID)
+	})
+}
+
+func (d *Daemon) domainEventRegister(_ context.Context, c *rpc.Call, a *libvirt.ConnectDomainEventCallbackRegisterAnyArgs) (*libvirt.ConnectDomainEventCallbackRegisterAnyRet, error) {
+	if a.EventID < 0 || a.EventID > lastDomainEvent {
+		return nil, unsupportedEvent(a.EventID)
+	}
+	id, err := d.events.add(&subscription{conn: c.Conn, event: a.EventID, domain: filter(a.Dom)})
+	return &libvirt.ConnectDomainEventCallbackRegisterAnyRet{CallbackID: id}, err
+}
+
+func (d *Daemon) domainEventDeregister(_ context.Context, c *rpc.Call, a *libvirt.ConnectDomainEventCallbackDeregisterAnyArgs) (*none, error) {
+	return nil, d.events.remove(c.Conn, a.CallbackID)
+}
+
+func unsupportedEvent(id int32) error {
+	return virterr.NewFrom(virterr.FromRPC, virterr.InternalError, "unsupported event ID %d", id)
+}
+
+func filter(dom libvirt.OptDomain) *uuid.UUID {
+	if len(dom) == 0 {
+		return nil
+	}
+	id := uuid.UUID(dom[0].UUID)
+	return &id
+}
+
+// The event numbers of subscriptions that are not for libvirt's domain events.
+const (
+	eventMonitor = -1 // the QEMU program's
+	eventSilent  = -2 // of things that do not exist yet
+)
+
+// subscription is one client's wish to be told of one kind of event.
+type subscription struct {
+	conn   *rpc.Conn
+	id     int32          // within the connection
+	event  int32          // libvirt's number, or one of ours
+	domain *uuid.UUID     // nil: of all domains
+	name   *regexp.Regexp // of eventMonitor; nil: all
+}
+
+// subscriptions are those of all connections.
+type subscriptions struct {
+	mu     sync.Mutex
+	byConn map[*rpc.Conn][]*subscription
+	nextID map[*rpc.Conn]int32
+}
+
+func newSubscriptions() *subscriptions {
+	return &subscriptions{byConn: map[*rpc.Conn][]*subscription{}, nextID: map[*rpc.Conn]int32{}}
+}
+
+func (s *subscriptions) add(sub *subscription) (int32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.byConn[sub.conn]); n >= callbacksPerClient {
+		return 0, virterr.NewFrom(virterr.FromEvent, virterr.OperationFailed, "connection has %d event callbacks, the most it may have", n)
+	}
+	sub.id = s.nextID[sub.conn]
+	s.nextID[sub.conn]++
+	s.byConn[sub.conn] = append(s.byConn[sub.conn], sub)
+	return sub.id, nil
+}
+
+func (s *subscriptions) addSilent(c *rpc.Conn, event, last int32) (int32, error) {
+	if event < 0 || event > last {
+		return 0, unsupportedEvent(event)
+	}
+	return s.add(&subscription{conn: c, event: eventSilent})
+}
+
+func (s *subscriptions) remove(c *rpc.Conn, id int32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.byConn[c]
+	i := slices.IndexFunc(list, func(sub *subscription) bool { return sub.id == id })
+	if i < 0 {
+		return virterr.NewFrom(virterr.FromRPC, virterr.InternalError, "could not find event callback %d for deletion", id)
+	}
+	s.byConn[c] = slices.Delete(list, i, i+1)
+	return nil
+}
+
+// drop forgets a connection.
+func (s *subscriptions) drop(c *rpc.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byConn, c)
+	delete(s.nextID, c)
+}
+
+// wanting returns the subscriptions for an event of a domain.
+func (s *subscriptions) wanting(event int32, domain uuid.UUID) []*subscription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*subscription
+	for _, list := range s.byConn {
+		for _, sub := range list {
+			if sub.event == event && (sub.domain == nil || *sub.domain == domain) {
+				out = append(out, sub)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,81 @@
+package block
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// poolThreads is how many requests of one queue wait for the host at once.
+const poolThreads = 8
+
+// pool runs requests on goroutines that block in the kernel, and polls the doorbell and their results.
+type pool struct {
+	l    *Loop
+	kick int
+	todo chan *Op
+	wg   sync.WaitGroup
+	fds  [2]unix.PollFd
+
+	mu   sync.Mutex
+	done list
+}
+
+func newPool(l *Loop) *pool {
+	p := &pool{l: l, kick: -1, todo: make(chan *Op, max(l.cfg.Depth, 1))}
+	for range min(poolThreads, max(l.cfg.Depth, 1)) {
+		p.wg.Add(1)
+		go p.worker()
+	}
+	return p
+}
+
+func (p *pool) worker() {
+	defer p.wg.Done()
+	for op := range p.todo {
+		p.l.img.perform(op)
+		p.mu.Lock()
+		first := p.done.head == nil
+		p.done.push(op)
+		p.mu.Unlock()
+		if first {
+			p.l.Wake()
+		}
+	}
+}
+
+func (p *pool) arm(kick int) { p.kick = kick }
+func (p *pool) disarm()      { p.kick = -1 }
+func (p *pool) start(op *Op) { p.todo <- op }
+
+func (p *pool) wait(block bool) error {
+	p.fds[0] = unix.PollFd{Fd: int32(p.l.wake), Events: unix.POLLIN}
+	p.fds[1] = unix.PollFd{Fd: int32(p.kick), Events: unix.POLLIN} // ignored when negative
+	timeout := 0
+	if block {
+		timeout = -1
+	}
+	if _, err := unix.Poll(p.fds[:], timeout); err != nil && err != unix.EINTR {
+		return fmt.Errorf("%s: wait for the doorbell: %w", p.l.cfg.Name, err)
+	}
+	var b [8]byte
+	for i := range p.fds {
+		if p.fds[i].Revents != 0 {
+			unix.Read(int(p.fds[i].Fd), b[:])
+		}
+	}
+	p.mu.Lock()
+	for op := p.done.pop(); op != nil; op = p.done.pop() {
+		p.l.finish(op)
+	}
+	p.mu.Unlock()
+	return nil
+}
+
+func (p *pool) interrupt(int) bool { return false }
+
+func (p *pool) close() {
+	close(p.todo)
+	p.wg.Wait()
+}

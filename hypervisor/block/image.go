@@ -46,8 +46,7 @@ type Image struct {
 	size    atomic.Int64
 	device  bool  // a block device
 	direct  bool  // O_DIRECT is on
-	align   int64 // of offsets and lengths when direct
-	memory  int64 // of memory when direct
+	align   int64 // of offsets, lengths and memory when direct
 	inRAM   bool  // the file system is RAM: nothing waits
 	noZero  atomic.Bool
 	noPunch atomic.Bool
@@ -79,7 +78,7 @@ func open(fd int, o Options) (*Image, error) {
 	default:
 		return nil, fmt.Errorf("open disk image: no detect_zeroes mode %q", o.DetectZeroes)
 	}
-	img := &Image{fd: fd, opts: o, align: 1, memory: 1}
+	img := &Image{fd: fd, opts: o, align: 1}
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open disk image: %w", err)
@@ -131,14 +130,10 @@ func (img *Image) setDirect(flags int) error {
 		return fmt.Errorf("open disk image: %w", err)
 	}
 	defer unix.Munmap(buf)
-	// What the kernel refuses is what it needs: each probe reads one block of a size at that size.
+	// What the kernel refuses is what it needs: each probe reads one block of a size at that size. Memory may be less
+	// aligned for some devices, but not where a block crosses a page.
 	for img.align = 512; img.align < maxAlign; img.align *= 2 {
 		if _, err := unix.Pread(img.fd, buf[:img.align], img.align); err != unix.EINVAL {
-			break
-		}
-	}
-	for img.memory = 4; img.memory < maxAlign; img.memory *= 2 {
-		if _, err := unix.Pread(img.fd, buf[img.memory:img.memory+img.align], 0); err != unix.EINVAL {
 			break
 		}
 	}

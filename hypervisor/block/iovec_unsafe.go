@@ -19,14 +19,14 @@ func vectored(trap uintptr, fd int, iov []unix.Iovec, off int64, flags int) (int
 func iovecBytes(v *unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
 
 // aligned reports whether memory and length of every piece are multiples.
-func aligned(iov []unix.Iovec, memory, length int64) bool {
+func aligned(iov []unix.Iovec, align int64) bool {
 	var bits uintptr
 	var lens uint64
 	for i := range iov {
 		bits |= uintptr(unsafe.Pointer(iov[i].Base))
 		lens |= iov[i].Len
 	}
-	return bits&uintptr(memory-1) == 0 && lens&uint64(length-1) == 0
+	return bits&uintptr(align-1) == 0 && lens&uint64(align-1) == 0
 }
 
 // allZero reports whether every byte is zero.

@@ -16,11 +16,11 @@ const (
 	SCI      = 9     // interrupt of the block, level-triggered
 	PM1Event = 0x00  // status, 16 bits, then enable
 	PM1Ctrl  = 0x04
-	PMTimer  = 0x08 // 32 bits
-	GPE0     = 0x20 // status, GPE0Half bytes, then enable
-	GPE0Half = 8
+	PMTimer  = 0x08 // 24 bits
 	pmSMIEn  = 0x30
 	pmSMISts = 0x34
+
+	maxGPE = 8 // bytes of status, and as many of enable
 )
 
 // PMTimerHz is the frequency of the power management timer (ACPI 6.4, 4.8.2.1).
@@ -41,12 +41,17 @@ const (
 	ctlTypeShift = 10
 )
 
-// SleepTypeS5 is the SLP_TYP that \_S5 in the DSDT must name for soft off.
-const SleepTypeS5 = 0
+// ACPIPMConfig is where the boards differ.
+type ACPIPMConfig struct {
+	GPE0     uint64 // offset of the general purpose event block
+	GPE0Size uint64 // bytes of it: half status, half enable
+	S5       uint8  // SLP_TYP of soft off
+}
 
 // ACPIPM is the power management block: power button, timer, general purpose events, soft off. It implements bus.Device
-// over the block's 128 bytes; GPE is the general purpose block alone, for a board that has it elsewhere.
+// over the block's 128 bytes (64 on the PIIX4).
 type ACPIPM struct {
+	cfg      ACPIPMConfig
 	clock    Clock
 	sci      interrupt.Line
 	powerOff func()
@@ -62,15 +67,15 @@ type pmRegs struct {
 	Status    uint16
 	Enable    uint16
 	Control   uint16
-	GPEStatus [GPE0Half]uint8
-	GPEEnable [GPE0Half]uint8
+	GPEStatus [maxGPE]uint8
+	GPEEnable [maxGPE]uint8
 	SMI       uint32
 	TimerSeen uint32 // timer's top bit when its status was last brought up to date
 }
 
 // NewACPIPM returns the block. powerOff is called when the guest enters S5.
-func NewACPIPM(clock Clock, sci interrupt.Line, powerOff func()) *ACPIPM {
-	p := &ACPIPM{clock: clock, sci: sci, powerOff: powerOff}
+func NewACPIPM(cfg ACPIPMConfig, clock Clock, sci interrupt.Line, powerOff func()) *ACPIPM {
+	p := &ACPIPM{cfg: cfg, clock: clock, sci: sci, powerOff: powerOff}
 	p.carry = time.AfterFunc(time.Hour, p.timerCarry)
 	p.carry.Stop()
 	p.Reset()
@@ -166,19 +171,20 @@ func (p *ACPIPM) readByte(off uint64) uint8 {
 		return uint8(r.Control >> (8 * (off - PM1Ctrl)))
 	case off >= PMTimer && off < PMTimer+4:
 		return uint8(p.timer() >> (8 * (off - PMTimer)))
-	case off >= GPE0 && off < GPE0+2*GPE0Half:
-		return p.gpeByte(off - GPE0)
+	case off >= p.cfg.GPE0 && off < p.cfg.GPE0+p.cfg.GPE0Size:
+		return *p.gpe(off - p.cfg.GPE0)
 	case off >= pmSMIEn && off < pmSMISts:
 		return uint8(r.SMI >> (8 * (off - pmSMIEn)))
 	}
 	return 0
 }
 
-func (p *ACPIPM) gpeByte(i uint64) uint8 {
-	if i < GPE0Half {
-		return p.regs.GPEStatus[i]
+// gpe returns byte i of the general purpose event block: status, then enable.
+func (p *ACPIPM) gpe(i uint64) *uint8 {
+	if half := p.cfg.GPE0Size / 2; i >= half {
+		return &p.regs.GPEEnable[i-half]
 	}
-	return p.regs.GPEEnable[i-GPE0Half]
+	return &p.regs.GPEStatus[i]
 }
 
 // Write implements bus.Device.
@@ -209,63 +215,18 @@ func (p *ACPIPM) writeByte(off uint64, v uint8) bool {
 		r.Control = r.Control&^(0xff<<shift) | uint16(v)<<shift | ctlSCI
 		sleep := r.Control&ctlSleep != 0
 		r.Control &^= ctlSleep // write-only
-		return sleep && r.Control>>ctlTypeShift&7 == SleepTypeS5
-	case off >= GPE0 && off < GPE0+2*GPE0Half:
-		p.writeGPE(off-GPE0, v)
+		return sleep && uint8(r.Control>>ctlTypeShift&7) == p.cfg.S5
+	case off >= p.cfg.GPE0 && off < p.cfg.GPE0+p.cfg.GPE0Size:
+		if i := off - p.cfg.GPE0; i < p.cfg.GPE0Size/2 {
+			*p.gpe(i) &^= v
+		} else {
+			*p.gpe(i) = v
+		}
 	case off >= pmSMIEn && off < pmSMISts:
 		shift := 8 * (off - pmSMIEn)
 		r.SMI = r.SMI&^(0xff<<shift) | uint32(v)<<shift
 	}
 	return false
-}
-
-func (p *ACPIPM) writeGPE(i uint64, v uint8) {
-	if i < GPE0Half {
-		p.regs.GPEStatus[i] &^= v
-	} else {
-		p.regs.GPEEnable[i-GPE0Half] = v
-	}
-}
-
-// GPE is the general purpose event block by itself, with half bytes of status and as many of enable: the PIIX4 has it at
-// port 0xafe0, away from the rest.
-type GPE struct {
-	PM   *ACPIPM
-	Half uint64 // bytes, at most GPE0Half
-}
-
-func (g GPE) index(off uint64) (uint64, bool) {
-	switch {
-	case off < g.Half:
-		return off, true
-	case off < 2*g.Half:
-		return off - g.Half + GPE0Half, true
-	}
-	return 0, false
-}
-
-// Read implements bus.Device.
-func (g GPE) Read(offset uint64, b []byte) {
-	g.PM.mu.Lock()
-	defer g.PM.mu.Unlock()
-	for n := range b {
-		b[n] = 0
-		if i, ok := g.index(offset + uint64(n)); ok {
-			b[n] = g.PM.gpeByte(i)
-		}
-	}
-}
-
-// Write implements bus.Device.
-func (g GPE) Write(offset uint64, b []byte) {
-	g.PM.mu.Lock()
-	defer g.PM.mu.Unlock()
-	for n, v := range b {
-		if i, ok := g.index(offset + uint64(n)); ok {
-			g.PM.writeGPE(i, v)
-		}
-	}
-	g.PM.update()
 }
 
 // Close stops the timer.

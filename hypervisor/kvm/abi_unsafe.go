@@ -219,3 +219,9 @@ type enableCap struct {
 	args       [4]uint64
 	_          [64]uint8
 }
+
+type deviceAttr struct {
+	flags, group uint32
+	attr         uint64
+	value        *uint64
+}

@@ -33,6 +33,7 @@ func TestABISizes(t *testing.T) {
 		{"kvm_irqfd", reqIRQFD, sizeOf[irqfd]()},
 		{"kvm_ioeventfd", reqIOEventFD, sizeOf[ioeventfd]()},
 		{"kvm_irq_level", reqIRQLine, sizeOf[irqLevel]()},
+		{"kvm_device_attr", reqSetDeviceAttr, sizeOf[deviceAttr]()},
 		{"kvm_msi", reqSignalMSI, sizeOf[msi]()},
 		{"kvm_enable_cap", reqEnableCap, sizeOf[enableCap]()},
 		// Structures with a tail: the request has the size of the head.

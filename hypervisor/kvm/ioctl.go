@@ -56,6 +56,8 @@ const (
 	reqGetXCRs          = 0x8188aea6
 	reqSetXCRs          = 0x4188aea7
 	reqKVMClockCtrl     = 0xaead
+	reqSetDeviceAttr    = 0x4018aee1
+	reqGetDeviceAttr    = 0x4018aee2
 	apiVersion          = 12 // the only version there has been since Linux 2.6.22
 	defaultIdentityBase = 0xfffbc000
 )

@@ -104,3 +104,28 @@ func (v *VCPU) SetTSCKHz(khz int) error {
 	}
 	return nil
 }
+
+// Group and attribute of a vCPU's TSC offset (KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET; Linux 5.16).
+const (
+	attrTSCControl = 0
+	attrTSCOffset  = 0
+)
+
+// TSCOffset returns what the guest's time stamp counter reads minus the host's (scaled). It fails before Linux 5.16.
+func (v *VCPU) TSCOffset() (uint64, error) {
+	var n uint64
+	a := &deviceAttr{group: attrTSCControl, attr: attrTSCOffset, value: &n}
+	if _, err := ioctlPtr(v.fd, reqGetDeviceAttr, a); err != nil {
+		return 0, fmt.Errorf("read the TSC offset of vCPU %d: %w", v.id, err)
+	}
+	return n, nil
+}
+
+// SetTSCOffset sets what TSCOffset returns.
+func (v *VCPU) SetTSCOffset(n uint64) error {
+	a := &deviceAttr{group: attrTSCControl, attr: attrTSCOffset, value: &n}
+	if _, err := ioctlPtr(v.fd, reqSetDeviceAttr, a); err != nil {
+		return fmt.Errorf("set the TSC offset of vCPU %d: %w", v.id, err)
+	}
+	return nil
+}

@@ -1,0 +1,21 @@
+package monitor
+
+// Event is what a machine tells the monitor's clients. Data may be nil and must be encodable as JSON.
+type Event struct {
+	Name string
+	Data any
+}
+
+// Names of events, as QMP has them.
+const (
+	EventStop         = "STOP"
+	EventResume       = "RESUME"
+	EventReset        = "RESET"
+	EventPowerdown    = "POWERDOWN"
+	EventShutdown     = "SHUTDOWN"
+	EventPanicked     = "GUEST_PANICKED"
+	EventCrashLoaded  = "GUEST_CRASHLOADED"
+	EventBalloon      = "BALLOON_CHANGE"
+	EventRxFilter     = "NIC_RX_FILTER_CHANGED"
+	EventDeviceFailed = "X_VIRTD_DEVICE_ERROR"
+)

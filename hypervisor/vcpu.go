@@ -1,0 +1,217 @@
+package hypervisor
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor/kvm"
+)
+
+// vcpu is one processor and the thread that runs it.
+type vcpu struct {
+	m       *Machine
+	v       *kvm.VCPU
+	initial *kvm.State // after power-on, to which a reset returns
+	exits   atomic.Uint64
+}
+
+// runner stops and starts all vCPU threads together.
+//
+// A thread that must stop completes its last access, counts itself as parked and waits. So when stop returns, no vCPU
+// executes, none holds half an access, and its state may be read or set by the caller.
+type runner struct {
+	stopping atomic.Bool // the request word that threads look at before each entry
+	mu       sync.Mutex
+	change   sync.Cond
+	parked   int
+	ended    int
+	quit     bool
+	cpus     []*vcpu
+	failed   error // of a thread
+}
+
+func (r *runner) init() {
+	r.change.L = &r.mu
+	r.stopping.Store(true)
+}
+
+// launch starts the threads, parked.
+func (r *runner) launch() {
+	for _, c := range r.cpus {
+		go c.thread()
+	}
+	r.waitParked()
+}
+
+// requestStop asks all threads to park and does not wait. Any thread may call it, a vCPU's own too.
+func (r *runner) requestStop() {
+	if r.stopping.Swap(true) {
+		return
+	}
+	for _, c := range r.cpus {
+		c.v.Kick()
+	}
+}
+
+// stop parks all threads and waits until they are. A vCPU thread must not call it.
+func (r *runner) stop() {
+	r.requestStop()
+	r.waitParked()
+}
+
+func (r *runner) waitParked() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.parked+r.ended < len(r.cpus) {
+		r.change.Wait()
+	}
+}
+
+// start lets parked threads go on.
+func (r *runner) start() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.cpus {
+		c.v.ClearKick()
+	}
+	r.stopping.Store(false)
+	r.change.Broadcast()
+}
+
+// shutdown ends all threads and waits for them.
+func (r *runner) shutdown() {
+	r.requestStop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.quit = true
+	r.change.Broadcast()
+	for r.ended < len(r.cpus) {
+		r.change.Wait()
+	}
+}
+
+// park waits until the thread may run again; it reports false when the thread must end.
+func (r *runner) park() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.parked++
+	r.change.Broadcast()
+	for r.stopping.Load() && !r.quit {
+		r.change.Wait()
+	}
+	r.parked--
+	return !r.quit
+}
+
+// thread runs the vCPU until the machine ends. It never leaves its operating system thread, which ends with it.
+func (c *vcpu) thread() {
+	runtime.LockOSThread()
+	r := &c.m.runner
+	c.v.Bind()
+	defer func() {
+		c.v.Unbind()
+		r.mu.Lock()
+		r.ended++
+		r.change.Broadcast()
+		r.mu.Unlock()
+	}()
+	setThreadName(fmt.Sprintf("vcpu%d", c.v.ID()))
+	for {
+		if r.stopping.Load() {
+			if err := c.v.CompleteIO(); err != nil {
+				c.m.crash(err.Error())
+			}
+			if !r.park() {
+				return
+			}
+			continue
+		}
+		if err := c.v.Run(); err != nil {
+			c.interrupted(err)
+			continue
+		}
+		c.exits.Add(1)
+		c.exit()
+	}
+}
+
+// interrupted handles a Run that failed. EINTR has many causes; the loop looks at the request word after each.
+func (c *vcpu) interrupted(err error) {
+	switch {
+	case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+	default:
+		c.m.crash(fmt.Sprintf("run vCPU %d: %v", c.v.ID(), err))
+	}
+}
+
+// exit handles one exit to the engine. It does not allocate for port and memory accesses.
+func (c *vcpu) exit() {
+	switch reason := c.v.ExitReason(); reason {
+	case kvm.ExitIO:
+		c.portAccess()
+	case kvm.ExitMMIO:
+		if a := c.v.MMIO(); a.Write {
+			c.m.memorySpace.Write(a.Addr, a.Data)
+		} else {
+			c.m.memorySpace.Read(a.Addr, a.Data)
+		}
+	case kvm.ExitIntr, kvm.ExitHLT:
+	case kvm.ExitShutdown:
+		c.m.guestEvent(eventTripleFault, fmt.Sprintf("triple fault of vCPU %d", c.v.ID()))
+	case kvm.ExitSystemEvent:
+		c.systemEvent()
+	case kvm.ExitInternalError:
+		e := c.v.InternalError()
+		c.m.crash(fmt.Sprintf("KVM cannot go on with vCPU %d: internal error %d, instruction % x%s", c.v.ID(), e.Suberror, e.Insn, c.where()))
+	case kvm.ExitFailEntry:
+		c.m.crash(fmt.Sprintf("the processor refuses to enter vCPU %d: reason %#x", c.v.ID(), c.v.FailEntry()))
+	default:
+		c.m.crash(fmt.Sprintf("vCPU %d: exit reason %d, which this engine does not know", c.v.ID(), reason))
+	}
+}
+
+// portAccess passes each element of a port access on: string instructions have several.
+func (c *vcpu) portAccess() {
+	p := c.v.PIO()
+	for data := p.Data; len(data) >= p.Size && p.Size > 0; data = data[p.Size:] {
+		if p.Out {
+			c.m.portSpace.Write(uint64(p.Port), data[:p.Size])
+		} else {
+			c.m.portSpace.Read(uint64(p.Port), data[:p.Size])
+		}
+	}
+}
+
+// Types of ExitSystemEvent (KVM_SYSTEM_EVENT_*).
+const (
+	systemEventShutdown = 1
+	systemEventReset    = 2
+	systemEventCrash    = 3
+)
+
+func (c *vcpu) systemEvent() {
+	switch t := c.v.SystemEvent(); t {
+	case systemEventShutdown:
+		c.m.guestEvent(eventPowerOff, "KVM system event")
+	case systemEventReset:
+		c.m.guestEvent(eventReset, "KVM system event")
+	case systemEventCrash:
+		c.m.guestEvent(eventPanic, "KVM system event")
+	default:
+		c.m.crash(fmt.Sprintf("vCPU %d: system event %d, which this engine does not know", c.v.ID(), t))
+	}
+}
+
+// where describes the place of a failure for the log.
+func (c *vcpu) where() string {
+	r, err := c.v.Regs()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(", rip %#x, rsp %#x", r.RIP, r.RSP)
+}

@@ -12,7 +12,8 @@
 #                                        stdout, stderr and the exit status come back
 #   lab.sh shell                         a shell in L1 on this terminal
 #   lab.sh tool NAME ARG...              run a program of the lab's userland (virsh, iasl, ...) on this machine
-#   lab.sh path [WHAT]                   print the cache folder, or a file in it: root, guest/6.1/vmlinuz, ...
+#   lab.sh images                        build the guest kernels and images only, for guests on this machine
+#   lab.sh path [WHAT]                   print where something is: guest/6.1/vmlinuz, root, last-console.log, ...
 #   lab.sh selftest                      check kvm and an L2 boot, vhost, vfio, SR-IOV, the tools
 #
 # Exit status of run: CMD's; 124: LAB_TIMEOUT was reached; 125: the lab itself failed (see $LAB/last-console.log).
@@ -57,12 +58,16 @@ done
 
 build() {
   mkdir -p "$LAB"
-  build_userland
+  images
+  build_l1
+}
+
+images() {
   local v
+  build_userland
   for v in $KERNELS; do build_kernel "$v"; done
   for v in $KERNELS; do build_guest "$v"; done
   build_tools_disk
-  build_l1
 }
 
 # Only what is missing is built, so this is cheap when everything is there.
@@ -81,10 +86,16 @@ with_lock() {
 
 case ${1:-} in
 build) ensure ;;
+images) with_lock images ;;
 run) shift; ensure; with_lock run "$@" ;;
 shell) ensure; with_lock shell ;;
 selftest) ensure; selftest ;;
 tool) shift; [ -e "$ROOT/.ok" ] || ensure; tool "$@" ;;
-path) echo "$LAB${2:+/$2}" ;;
-*) sed -n '2,30p' "$0"; exit 2 ;;
+path)
+  case ${2:-} in
+  guest*) echo "$IMAGES/opt/$2" ;;
+  *) echo "$LAB${2:+/$2}" ;;
+  esac
+  ;;
+*) sed -n '2,31p' "$0"; exit 2 ;;
 esac

@@ -1,7 +1,7 @@
 #!/bin/bash
 # test.sh - run the tests that need the lab: those named TestLab... in packages that use lab/labtest.
 #
-#   lab/test.sh PACKAGE[,PACKAGE...]|all [-run REGEXP] [-v] [-count N] [-timeout D]
+#   lab/test.sh PACKAGE[,PACKAGE...]|all [-run REGEXP] [-v] [-short] [-count N] [-skip REGEXP]
 #
 # Builds static test binaries and the programs, boots the lab once and runs them there. It fails when a test fails or
 # skips, when nothing ran, and when the lab does not come back. Settings of lab.sh (LAB_HUGE, LAB_KERNEL,
@@ -16,8 +16,9 @@ run='^TestLab' verbose='' flags=()
 while [ $# -gt 0 ]; do
   case $1 in
   -v) verbose=1; shift ;;
+  -short) flags+=(-test.short); shift ;;
   -run) run=$2; shift 2 ;;
-  -count | -timeout | -parallel | -skip) flags+=("-test.${1#-}=$2"); shift 2 ;;
+  -count | -parallel | -skip) flags+=("-test.${1#-}=$2"); shift 2 ;;
   *) echo "test.sh: unknown argument $1" >&2; exit 2 ;;
   esac
 done

@@ -1,0 +1,126 @@
+# The sections of .ci/run and .ci/full: shell functions that run one kind of test each, print what they find, and
+# leave PASSED and FAILED. A section does not stop at the first failure.
+
+OUT=out/ci
+mkdir -p "$OUT"
+PASSED=0 FAILED=0
+export CGO_ENABLED=0
+PATH=$PATH:/usr/local/go/bin
+
+say() { echo "--- $*"; }
+
+# tally FILE STATUS: count a go test -v log; a package that does not build, or panics, is a failure too.
+tally() {
+  local pass fail
+  pass=$(grep -cE '^ *--- PASS:' "$1" || true)
+  fail=$(grep -cE '^ *--- FAIL:|^FAIL\s.*\[(build|setup) failed\]|^panic: ' "$1" || true)
+  [ "$2" = 0 ] || [ "$fail" -gt 0 ] || fail=1
+  PASSED=$((PASSED + pass)) FAILED=$((FAILED + fail))
+  if [ "$fail" -gt 0 ]; then
+    # what failed, with the lines above it, but not a thousand passes
+    grep -vE '^ *(=== (RUN|PAUSE|CONT|NAME)|--- PASS:)|^PASS$|^ok ' "$1" | uniq | head -150
+  fi
+  say "$pass passed, $fail failed"
+}
+
+# check NAME COMMAND...: one pass or fail for a command.
+check() {
+  local name=$1
+  shift
+  if "$@" >"$OUT/$name.log" 2>&1; then
+    PASSED=$((PASSED + 1))
+    say "$name: ok"
+  else
+    FAILED=$((FAILED + 1))
+    tail -60 "$OUT/$name.log"
+    say "$name: FAILED"
+  fi
+}
+
+prerequisites() {
+  local p missing=()
+  for p in make:make git:git gcc:gcc flock:util-linux xz:xz-utils tar:tar; do
+    command -v "${p%%:*}" >/dev/null || missing+=("${p#*:}")
+  done
+  # the race detector links C
+  [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+  if [ ${#missing[@]} -gt 0 ]; then
+    [ "$(id -u)" = 0 ] || { echo "missing: ${missing[*]}; run as root: apt-get install ${missing[*]}" >&2; exit 1; }
+    say "installing ${missing[*]}"
+    apt-get -qq update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+  fi
+  command -v go >/dev/null || { echo "Go 1.26 or newer is needed: https://go.dev/dl" >&2; exit 1; }
+  go version
+}
+
+build() {
+  check build make -s build
+  check vet go vet ./...
+  # every package that has code for it also builds for arm64
+  check arm64 .ci/arm64
+}
+
+unit() {
+  local rc=0
+  say "unit tests"
+  go test -p 2 -v ./... >"$OUT/unit.log" 2>&1 || rc=$?
+  tally "$OUT/unit.log" $rc
+  skips "$OUT/unit.log"
+}
+
+race() {
+  local rc=0
+  say "the same with the race detector"
+  CGO_ENABLED=1 go test -race -short -p 2 -v ./... >"$OUT/race.log" 2>&1 || rc=$?
+  tally "$OUT/race.log" $rc
+}
+
+# skips LOG: name every skipped test with its reason, except those that run in the lab later.
+skips() {
+  grep -A3 -E '^ *--- SKIP:' "$1" | grep -E 'SKIP:|_test.go:' | awk '
+    /SKIP:/ { name = $3; next }
+    !/needs the lab/ { sub(/^ */, ""); print "    skipped " name ": " $0 }' | head -40
+}
+
+# fuzz: every Fuzz function of the tree, FUZZTIME each, behind its seeds.
+fuzz() {
+  local file name pkg
+  while IFS=: read -r file name; do
+    pkg=./$(dirname "$file")
+    check "fuzz-$(tr / - <<<"${pkg#./}")-$name" \
+      go test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-5s}" -parallel 2 "$pkg"
+  done < <(fuzz_targets)
+}
+
+fuzz_targets() {
+  grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sed 's|^\./||; s/:func /:/' | sort
+}
+
+# packages with lab tests, as folders
+lab_packages() { grep -rlE --include='*_test.go' '^func TestLab' . | xargs -rn1 dirname | sed 's|^\./||' | sort -u; }
+
+# lab_package FOLDER [test.sh arguments]: one lab boot for the lab tests of one package.
+lab_package() {
+  local p=$1 rc=0 log
+  shift
+  log=$OUT/lab-$(tr / - <<<"$p").log
+  say "lab: $p"
+  lab/test.sh "$p" "$@" >"$log" 2>&1 || rc=$?
+  local last pass fail
+  last=$(grep -E '^lab .*: [0-9]+ passed, [0-9]+ failed$' "$log" | tail -1 || true)
+  pass=$(sed -n 's/.*: \([0-9]*\) passed.*/\1/p' <<<"$last")
+  fail=$(sed -n 's/.* \([0-9]*\) failed$/\1/p' <<<"$last")
+  : "${pass:=0}" "${fail:=1}"
+  [ $rc = 0 ] || [ "$fail" -gt 0 ] || fail=1
+  PASSED=$((PASSED + pass)) FAILED=$((FAILED + fail))
+  [ "$fail" = 0 ] || tail -80 "$log"
+  say "lab: $p: $pass passed, $fail failed"
+}
+
+lab() {
+  local p
+  lab/lab.sh build
+  for p in $(lab_packages); do lab_package "$p" -short; done
+}

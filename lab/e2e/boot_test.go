@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"virtd/lab/labtest"
+)
+
+// Stock Debian kernels reach user space with one and with four vCPUs, run a command and switch off.
+func TestLabBoot(t *testing.T) {
+	labtest.Need(t, labtest.KVM)
+	h := startHost(t)
+	for _, version := range labtest.Versions {
+		for _, vcpus := range []int{1, 4} {
+			t.Run(fmt.Sprintf("%s with %d vCPUs", version, vcpus), func(t *testing.T) {
+				h.t = t
+				name := h.define(guest{name: fmt.Sprintf("boot%d", vcpus), kernel: labtest.Kernel(version), vcpus: vcpus,
+					run: "uname -r; echo cpus=$(nproc)"})
+				h.vctl("start", name)
+				h.finish(name, 150*time.Second)
+				out := h.output(name)
+				if !strings.Contains(out, "\n"+version+".") || !strings.Contains(out, fmt.Sprintf("cpus=%d", vcpus)) {
+					t.Errorf("console:\n%s", tail(out, 2000))
+				}
+				if got := h.vctl("domstate", "--reason", name); got != "shut off (shutdown)\n" {
+					t.Errorf("state %q", got)
+				}
+				h.vctl("undefine", name)
+				os.Remove(h.path(name + ".console"))
+			})
+		}
+	}
+	h.t = t
+}
+
+// What a guest writes to its disks is in the images after shutdown, whatever the cache mode.
+func TestLabDisks(t *testing.T) {
+	labtest.Need(t, labtest.KVM)
+	h := startHost(t)
+	var devices string
+	modes := []string{"none", "writeback", "writethrough"}
+	for i, mode := range modes {
+		image := h.path(fmt.Sprintf("disk%d.img", i))
+		if err := os.WriteFile(image, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(image, 64<<20); err != nil {
+			t.Fatal(err)
+		}
+		xml := disk(image, fmt.Sprintf("vd%c", 'a'+i), fmt.Sprintf("<serial>DISK%d</serial>", i))
+		devices += strings.Replace(xml, "type='raw'", fmt.Sprintf("type='raw' cache='%s' discard='unmap'", mode), 1)
+	}
+	run := "for i in 0 1 2; do for d in vda vdb vdc; do grep -q DISK$i /sys/block/$d/serial && echo written-to-$i | dd of=/dev/$d bs=512 seek=2048 conv=sync,fsync; done; done"
+	name := h.define(guest{name: "disks", kernel: labtest.Kernel("6.1"), devices: devices, run: run})
+	h.vctl("start", name)
+	h.finish(name, 150*time.Second)
+	for i := range modes {
+		data, err := os.ReadFile(h.path(fmt.Sprintf("disk%d.img", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("written-to-%d\n", i)
+		if len(data) != 64<<20 || !bytes.HasPrefix(data[2048*512:], []byte(want)) {
+			t.Errorf("disk %d has %q, want %q", i, data[2048*512:2048*512+20], want)
+		}
+	}
+}

@@ -17,6 +17,7 @@ type Device struct {
 	features uint64 // offered
 	taps     []tap
 	counters []counters
+	vhosts   []kernelPair // one for each pair, or none
 
 	linkDown atomic.Bool // SetLink's word
 	tapLost  atomic.Bool // the host's tap was deleted
@@ -53,7 +54,13 @@ func New(cfg Config) (*Device, error) {
 			return nil, fmt.Errorf("%s: %w", cfg.ID, err)
 		}
 	}
-	return newDevice(cfg, kernelTap{})
+	d, err := newDevice(cfg, kernelTap{})
+	if err != nil {
+		return nil, err
+	}
+	d.openVhost()
+	d.features = d.vhostFeatures(d.features)
+	return d, nil
 }
 
 // newDevice is New after the taps are known to be taps.
@@ -77,6 +84,7 @@ func newDevice(cfg Config, ops tapOps) (*Device, error) {
 
 // Close releases the descriptors. The device is not active.
 func (d *Device) Close() {
+	d.closeVhost()
 	for i := range d.taps {
 		unix.Close(d.taps[i].fd)
 	}
@@ -124,12 +132,11 @@ func (d *Device) Activate(env *virtio.Env) error {
 
 // start runs the queues of env.
 func (d *Device) start() error {
-	data, err := d.startWorkers()
-	if err != nil {
+	if err := d.startData(); err != nil {
 		return err
 	}
-	d.data = data
 	if i := d.controlIndex(d.env.Features); d.env.Features&featureCtrlVQ != 0 && i < len(d.env.Queues) && d.env.Queues[i] != nil {
+		var err error
 		if d.control, err = d.startControl(d.env.Queues[i]); err != nil {
 			d.data.stop()
 			d.data = nil

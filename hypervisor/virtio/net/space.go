@@ -50,12 +50,25 @@ func (d *Device) SetLink(up bool) {
 	if d.env == nil {
 		return
 	}
-	d.env.ConfigChanged()
 	if d.data != nil {
-		for i := range d.taps {
-			d.data.poke(i)
+		if err := d.switchLink(); err != nil {
+			d.env.Fail(err)
 		}
 	}
+	d.env.ConfigChanged()
+}
+
+// switchLink makes the backend act on the new link state: workers look at it, vhost hands over to workers or back.
+func (d *Device) switchLink() error {
+	if len(d.vhosts) > 0 {
+		d.data.stop()
+		d.data = nil
+		return d.startData()
+	}
+	for i := range d.taps {
+		d.data.poke(i)
+	}
+	return nil
 }
 
 // LinkUp reports what the driver sees.

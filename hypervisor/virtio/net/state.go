@@ -21,7 +21,7 @@ func (d *Device) Save() ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := state{Version: stateVersion, MAC: d.mac, Pairs: int(d.pairs.Load()), LinkDown: d.linkDown.Load()}
-	if d.env != nil {
+	if d.env != nil || d.restored {
 		s.Offloads = &d.offloads
 	}
 	return json.Marshal(s)

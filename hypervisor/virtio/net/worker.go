@@ -135,6 +135,7 @@ func (w *worker) giveBack() {
 // loop moves packets until stop. Budgets keep one direction from starving the other.
 func (w *worker) loop() error {
 	w.tapReady = true
+	w.disarm() // whoever had the queue before may have left kicks disabled: arm undoes that only after a disarm
 	var events [4]unix.EpollEvent
 	for !w.stopping.Load() {
 		if w.poked.Load() {

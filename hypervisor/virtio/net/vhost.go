@@ -1,0 +1,134 @@
+package net
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor/memory"
+	"virtd/hypervisor/vhost"
+	"virtd/hypervisor/virtio"
+)
+
+// kernelPair is the part of vhost.Net that the device uses; tests have their own.
+type kernelPair interface {
+	Features() uint64
+	Start(vhost.Setup) error
+	Stop() error
+	StartLog(*memory.Memory) error
+	CollectLog()
+	StopLog() error
+	Close() error
+}
+
+// openVhost takes the vhost descriptors. When the kernel does not play along the device works without, and says so.
+func (d *Device) openVhost() {
+	for i, fd := range d.cfg.Vhosts {
+		n, err := vhost.Open(fd)
+		if err != nil {
+			d.cfg.Log("%s: queue pair %d: %v; packets go through the engine instead", d.cfg.ID, i, err)
+			d.closeVhost()
+			for _, fd := range d.cfg.Vhosts[i:] {
+				unix.Close(fd)
+			}
+			return
+		}
+		d.vhosts = append(d.vhosts, n)
+	}
+}
+
+func (d *Device) closeVhost() {
+	for _, n := range d.vhosts {
+		_ = n.Close()
+	}
+	d.vhosts = nil
+}
+
+// kernelBackend is the backend in the kernel.
+type kernelBackend struct {
+	dev     *Device
+	started []kernelPair
+}
+
+// startVhost hands all pairs that the driver has to the kernel.
+func (d *Device) startVhost() (*kernelBackend, error) {
+	k := &kernelBackend{dev: d}
+	for i, n := range d.vhosts {
+		rx, tx := d.pairQueues(i)
+		if rx == nil && tx == nil {
+			continue
+		}
+		fail := d.env.Fail
+		err := n.Start(vhost.Setup{
+			Memory: d.env.Memory, Features: d.env.Features, RX: rx, TX: tx, Tap: d.taps[i].fd,
+			Broken: func(err error) { fail(fmt.Errorf("queue pair %d: %w", i, err)) },
+		})
+		if err != nil {
+			k.stop()
+			return nil, fmt.Errorf("queue pair %d: %w", i, err)
+		}
+		k.started = append(k.started, n)
+	}
+	return k, nil
+}
+
+func (k *kernelBackend) stop() {
+	for _, n := range k.started {
+		if err := n.Stop(); err != nil {
+			k.dev.cfg.Log("%s: %v", k.dev.cfg.ID, err)
+		}
+	}
+}
+
+// poke has nothing to do: the kernel watches its tap itself.
+func (k *kernelBackend) poke(int) {}
+
+// startData chooses who moves packets. While the link is down it is the workers, which drop them.
+func (d *Device) startData() error {
+	if len(d.vhosts) > 0 && d.linkUp() {
+		k, err := d.startVhost()
+		if err == nil {
+			d.data = k
+			return nil
+		}
+		d.cfg.Log("%s: %v; packets go through the engine instead", d.cfg.ID, err)
+	}
+	ws, err := d.startWorkers()
+	if err != nil {
+		return err
+	}
+	d.data = ws
+	return nil
+}
+
+// LogDirty makes the kernel record the pages it writes for guest memory's dirty log, or ends that; SyncDirty passes the
+// record on. Workers need neither.
+func (d *Device) LogDirty(mem *memory.Memory, on bool) error {
+	for _, n := range d.vhosts {
+		var err error
+		if on {
+			err = n.StartLog(mem)
+		} else {
+			err = n.StopLog()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.cfg.ID, err)
+		}
+	}
+	return nil
+}
+
+// SyncDirty passes the pages that the kernel wrote since the last call to guest memory's dirty log.
+func (d *Device) SyncDirty() {
+	for _, n := range d.vhosts {
+		n.CollectLog()
+	}
+}
+
+// vhostFeatures takes away what the kernel cannot do with the rings.
+func (d *Device) vhostFeatures(f uint64) uint64 {
+	for _, n := range d.vhosts {
+		f &= n.Features() | ^(vhost.RingFeatures &^ virtio.FeatureVersion1)
+	}
+	return f
+}

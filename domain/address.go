@@ -272,7 +272,7 @@ func (p *places) reserve(dev *xmltree.Node, port bool) error {
 		return err
 	}
 	if a == (PCIAddress{}) { // libvirt takes this for "assign one"
-		n.Remove()
+		dev.RemoveAll("address")
 		return nil
 	}
 	if err := p.allowed(n, a, port); err != nil {

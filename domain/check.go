@@ -54,7 +54,7 @@ func (c checker) child(w *word, n *xmltree.Node, seen map[string]*xmltree.Node) 
 		}
 		return nil
 	}
-	if first := seen[known.name]; first != nil && !known.many && known.treat == honour && !c.stored {
+	if first := seen[known.name]; first != nil && !known.many && known.treat == honour {
 		return n.Errorf(virterr.XMLError, "element <%s> is given twice in <%s>, first in line %d, column %d",
 			n.Name, w.name, first.Line, first.Col)
 	}

@@ -1,7 +1,9 @@
 package domain
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 
 	"virtd/domain/xmltree"
 	"virtd/virterr"
@@ -49,6 +51,14 @@ func (d *Definition) readCPU(root *xmltree.Node) error {
 	return d.checkTopology(cpu.Child("topology"))
 }
 
+// paravirtFeatures are KVM's, by the names that QEMU gives them and that <feature> takes.
+var paravirtFeatures = []string{"kvmclock", "kvmclock-stable-bit", "kvm-asyncpf", "kvm-asyncpf-int", "kvm-nopiodelay",
+	"kvm-poll-control", "kvm-pv-eoi", "kvm-pv-ipi", "kvm-pv-sched-yield", "kvm-pv-tlb-flush", "kvm-pv-unhalt", "kvm-steal-time"}
+
+// IsParavirtFeature reports whether a <feature> of <cpu> names one of KVM's paravirtual features, which are not CPUID
+// features of any processor.
+func IsParavirtFeature(name string) bool { return slices.Contains(paravirtFeatures, name) }
+
 func setDefault(n *xmltree.Node, attr, value string) {
 	if _, ok := n.LookupAttr(attr); !ok {
 		n.SetAttr(attr, value)
@@ -65,6 +75,9 @@ func (d *Definition) customCPU(cpu, model *xmltree.Node) error {
 		}
 		cpu.RemoveAll("model")
 		cpu.Append(xmltree.NewText("model", DefaultCPUModel, "fallback", "forbid"))
+		for _, name := range defaultFeatures {
+			cpu.Append(xmltree.New("feature", "policy", "require", "name", name))
+		}
 		setDefault(cpu, "check", "none")
 		return nil
 	}
@@ -85,6 +98,10 @@ func (d *Definition) checkFeatures(cpu *xmltree.Node) error {
 		}
 		seen[name] = true
 		setDefault(f, "policy", "require")
+		if strings.HasPrefix(name, "kvm") && !IsParavirtFeature(name) && !d.opts.Stored {
+			return f.Errorf(virterr.ConfigUnsupported, "paravirtual feature '%s' is not supported; known are %s",
+				name, strings.Join(paravirtFeatures, ", "))
+		}
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package domain
 
 import (
+	"strings"
+
 	"virtd/domain/xmltree"
 	"virtd/virterr"
 )
@@ -132,16 +134,16 @@ func (d *Definition) checkInfo(devices *xmltree.Node) error {
 	seen := map[string]bool{}
 	for _, dev := range devices.Elements() {
 		alias := dev.Child("alias")
-		if alias == nil || d.opts.Live {
-			continue // a console shares its serial port's alias
-		}
 		name := alias.Attr("name")
+		if alias == nil || d.opts.Live && !strings.HasPrefix(name, "ua-") {
+			continue
+		}
 		if name == "" {
 			return alias.Errorf(virterr.XMLError, "device alias without name")
 		}
 		if seen[name] {
 			if dev.Is("console") {
-				continue
+				continue // shares its serial port's alias
 			}
 			return alias.Errorf(virterr.XMLError, "non unique alias detected: %s", name)
 		}

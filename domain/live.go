@@ -130,8 +130,10 @@ func stripLive(root *xmltree.Node, ours bool) {
 		return
 	}
 	for _, dev := range devices.Elements() {
-		if alias := dev.Child("alias"); alias != nil && !strings.HasPrefix(alias.Attr("name"), "ua-") {
-			alias.Remove()
+		for _, alias := range dev.All("alias") {
+			if !strings.HasPrefix(alias.Attr("name"), "ua-") {
+				alias.Remove()
+			}
 		}
 		switch {
 		case dev.Is("interface"):
@@ -142,7 +144,7 @@ func stripLive(root *xmltree.Node, ours bool) {
 			}
 		case dev.Is("serial"), dev.Is("console"), dev.Is("channel"), dev.Is("parallel"):
 			dev.RemoveAttr("tty")
-			if dev.Attr("type") == "pty" {
+			if t := dev.Attr("type"); t == "pty" || t == "" {
 				dev.RemoveAll("source")
 			}
 		}

@@ -15,9 +15,12 @@ const (
 	MachinePC  = "pc-i440fx-virtd-1.0"
 )
 
-// DefaultCPUModel is the CPU of a domain whose XML has no <cpu>, as libvirt's own default on x86: a baseline that every
-// host provides.
+// DefaultCPUModel is the CPU of a domain whose XML names none, with defaultFeatures added: what x86-64-v2 asks for, so
+// that current distributions run, and what KVM itself emulates, so that it is the same on every host. It is written into
+// the definition, which therefore keeps it. hypervisor/cpuid says the same; a test of driver/kvm compares.
 const DefaultCPUModel = "qemu64"
+
+var defaultFeatures = []string{"arat", "lahf_lm", "popcnt", "sse4.1", "sse4.2", "ssse3", "tsc-deadline", "x2apic"}
 
 // platform completes and checks the machine, the CPU, the clock and what happens at the end.
 func (d *Definition) platform() error {

@@ -227,11 +227,7 @@ func (s *statsList) vcpus(ctx context.Context, info Info, inst driver.Instance) 
 		return
 	}
 	for _, v := range vcpus {
-		state := VCPURunning
-		if v.Halted {
-			state = VCPUBlocked
-		}
-		s.put(fmt.Sprintf("vcpu.%d.state", v.Number), int32(state))
+		s.put(fmt.Sprintf("vcpu.%d.state", v.Number), int32(VCPURunning))
 		s.put(fmt.Sprintf("vcpu.%d.time", v.Number), uint64(v.Time))
 	}
 }

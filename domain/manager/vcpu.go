@@ -108,9 +108,6 @@ func (d *Domain) VCPUs(ctx context.Context) ([]VCPUInfo, error) {
 	list := make([]VCPUInfo, len(vcpus))
 	for i, v := range vcpus {
 		list[i] = VCPUInfo{Number: v.Number, State: VCPURunning, Time: v.Time, CPU: v.CPU, Affinity: v.Affinity}
-		if v.Halted {
-			list[i].State = VCPUBlocked
-		}
 	}
 	return list, nil
 }

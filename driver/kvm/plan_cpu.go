@@ -1,8 +1,6 @@
 package kvm
 
 import (
-	"strings"
-
 	"virtd/domain"
 	"virtd/hypervisor"
 	"virtd/virterr"
@@ -49,7 +47,7 @@ func (p *planner) cpuModel() error {
 		out.PhysBits = int(m.Bits)
 	}
 	for _, f := range cpu.Features {
-		if isParavirt(f.Name) {
+		if domain.IsParavirtFeature(f.Name) {
 			p.paravirt(f.Name, f.Policy != "disable" && f.Policy != "forbid")
 			continue
 		}
@@ -57,9 +55,6 @@ func (p *planner) cpuModel() error {
 	}
 	return nil
 }
-
-// isParavirt reports whether a CPU feature is one of KVM's paravirtual ones, which QEMU names so.
-func isParavirt(name string) bool { return name == "kvmclock" || strings.HasPrefix(name, "kvm-") }
 
 func (p *planner) paravirt(name string, on bool) {
 	p.cfg.CPU.Paravirt[name] = on
@@ -89,9 +84,6 @@ func (p *planner) cpuFeatures() {
 	}
 	if kvm.PollControl != nil {
 		p.paravirt("kvm-poll-control", kvm.PollControl.State == "on")
-	}
-	if kvm.HintDedicated != nil && kvm.HintDedicated.State == "on" {
-		p.paravirt("kvm-hint-dedicated", true) // off unless asked for, unlike the others
 	}
 }
 

@@ -209,6 +209,10 @@ func finish(l *leaves, host leaves, s *Spec, t Topology) {
 	l.sort()
 }
 
+// customPhysBits is what a named model shows unless the domain says otherwise, so that a guest finds the same on hosts
+// that have more: 1 TiB.
+const customPhysBits = 40
+
 // addressBits sets the width of physical and linear addresses.
 func addressBits(l *leaves, host leaves, s *Spec) {
 	e := l.make(0x80000008, 0)
@@ -216,6 +220,9 @@ func addressBits(l *leaves, host leaves, s *Spec) {
 	phys, linear := eax&0xff, eax>>8&0xff
 	if phys == 0 {
 		phys, linear = 36, 48
+	}
+	if s.Mode == Custom {
+		phys = min(phys, customPhysBits)
 	}
 	if s.PhysBits != 0 {
 		phys = uint32(s.PhysBits)
@@ -246,7 +253,8 @@ func limits(l *leaves) {
 		}
 	}
 	l.make(0, 0).EAX = basic
-	l.make(0x80000000, 0).EAX = extended
+	zero := *l.make(0, 0)
+	l.set(0x80000000, 0, extended, zero.EBX, zero.ECX, zero.EDX)
 	if e := l.get(7, 0); e != nil {
 		e.EAX = seven
 	}

@@ -61,6 +61,9 @@ type queueInterrupt struct{ v *vector }
 // Signal implements Interrupt.
 func (q queueInterrupt) Signal() { q.v.signal(isrQueue) }
 
+// FD returns an eventfd that does what Signal does, or -1.
+func (q queueInterrupt) FD() int { return q.v.fd() }
+
 // isr is the ISR status register and the interrupt pin it drives. Bits and level change together, or a reason that
 // comes while the driver reads would be lost.
 type isr struct {

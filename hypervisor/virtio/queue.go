@@ -32,7 +32,8 @@ var ErrMalformed = errors.New("malformed virtqueue")
 
 // Interrupt is how a queue interrupts the driver.
 type Interrupt interface {
-	// Signal raises the interrupt. It does not allocate or block.
+	// Signal raises the interrupt. It does not allocate or block. An Interrupt that also has FD() int, a non-blocking
+	// eventfd with the same effect or -1, serves NotifyBy.
 	Signal()
 }
 
@@ -67,6 +68,8 @@ type Queue struct {
 	signalled      uint16 // used index at the last Notify
 	signalledValid bool   // false after SetBase: the next Notify interrupts whatever used_event says
 
+	eventfd interface{ FD() int } // cfg.Interrupt, where it has one
+
 	err error // set once the queue is broken
 }
 
@@ -84,6 +87,7 @@ func NewQueue(mem *memory.Memory, cfg QueueConfig) (*Queue, error) {
 
 		signalledValid: true, // a fresh ring: the driver has seen used index 0
 	}
+	q.eventfd, _ = cfg.Interrupt.(interface{ FD() int })
 	n := uint64(cfg.Size)
 	for _, part := range []struct {
 		name        string
@@ -322,6 +326,20 @@ func (q *Queue) Notify() {
 	if q.wantsInterrupt() && q.cfg.Interrupt != nil {
 		q.cfg.Interrupt.Signal()
 	}
+}
+
+// NotifyBy is Notify for an owner that can signal an eventfd together with something else it does. signal reports whether
+// it will; if not, or if the interrupt has no eventfd, NotifyBy raises it itself.
+func (q *Queue) NotifyBy(signal func(eventfd int) bool) {
+	if !q.wantsInterrupt() || q.cfg.Interrupt == nil {
+		return
+	}
+	if q.eventfd != nil {
+		if fd := q.eventfd.FD(); fd >= 0 && signal(fd) {
+			return
+		}
+	}
+	q.cfg.Interrupt.Signal()
 }
 
 // wantsInterrupt decides as virtio 1.2, 2.7.7.2 says. The used index was stored with a full barrier before.

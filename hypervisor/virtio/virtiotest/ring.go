@@ -99,6 +99,9 @@ var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}
 
 func (s signal) Signal() { unix.Write(s.fd, one) }
 
+// FD is what the device may signal in place of Signal.
+func (s signal) FD() int { return s.fd }
+
 // Config is how the transport would describe the ring to the device.
 func (r *Ring) Config() virtio.QueueConfig {
 	return virtio.QueueConfig{

@@ -1,7 +1,10 @@
 package domain
 
 import (
+	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 
 	"virtd/domain/xmltree"
 	"virtd/virterr"
@@ -144,13 +147,46 @@ func (d *Definition) setText(element, text string) (*Definition, error) {
 	})
 }
 
-// Metadata returns the element of <metadata> in that namespace, as text. NoDomainMetadata if there is none.
+// Metadata returns the element of <metadata> in that namespace, as text, without that namespace, as libvirt's clients
+// expect it. NoDomainMetadata if there is none.
 func (d *Definition) Metadata(uri string) (string, error) {
 	n := d.metadata(d.doc.Root, uri)
 	if n == nil {
 		return "", virterr.New(virterr.NoDomainMetadata, "Requested metadata element is not present")
 	}
-	return selfContained(n).String(), nil
+	c := selfContained(n)
+	plain := c.Clone()
+	dropNamespace(c, plain, uri)
+	return strings.TrimSuffix(plain.Foreign(), "\n"), nil
+}
+
+// dropNamespace takes the elements of a namespace out of it in plain, a copy of n; n itself says what prefixes mean.
+func dropNamespace(n, plain *xmltree.Node, uri string) {
+	if n.Kind != xmltree.Element {
+		return
+	}
+	if got, _ := n.Namespace(n.Name.Prefix); got == uri {
+		plain.Name.Prefix = ""
+	}
+	plain.Attrs = slices.DeleteFunc(plain.Attrs, func(a xmltree.Attr) bool {
+		declares := a.Name.Prefix == "xmlns" || a.Name == (xmltree.Name{Local: "xmlns"})
+		return declares && a.Value == uri && !anyAttr(n, a.Name.Local)
+	})
+	for i := range n.Children {
+		dropNamespace(n.Children[i], plain.Children[i], uri)
+	}
+}
+
+// anyAttr reports whether an attribute in or below n has that prefix; its declaration must stay then.
+func anyAttr(n *xmltree.Node, prefix string) bool {
+	found := false
+	_ = n.Walk(func(e *xmltree.Node) error {
+		for _, a := range e.Attrs {
+			found = found || a.Name.Prefix == prefix && prefix != "xmlns"
+		}
+		return nil
+	})
+	return found
 }
 
 // metadata finds the child of <metadata> whose namespace is uri.
@@ -202,24 +238,26 @@ func selfContained(n *xmltree.Node) *xmltree.Node {
 	return c
 }
 
+// ncName is a name without prefix (Namespaces in XML 1.0), as far as keys of metadata need it.
+var ncName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
+
 // SetMetadata returns the definition in which <metadata> holds this element for the namespace uri, under the prefix key,
-// in place of an older one. An empty text removes it.
+// in place of an older one. Elements of text without namespace get that one. An empty text removes what is there.
 func (d *Definition) SetMetadata(text, key, uri string) (*Definition, error) {
 	if uri == "" {
-		return nil, virterr.New(virterr.InvalidArg, "metadata of %q needs a namespace URI", d.name)
+		return nil, virterr.New(virterr.InvalidArg, "metadata of '%s' needs a namespace URI", d.name)
 	}
 	var element *xmltree.Node
 	if text != "" {
-		if key == "" {
-			return nil, virterr.New(virterr.InvalidArg, "metadata of %q needs a key, the prefix of its namespace", d.name)
+		if !ncName.MatchString(key) || key == "xmlns" || key == "xml" {
+			return nil, virterr.New(virterr.InvalidArg, "metadata of '%s' needs a key that is an XML prefix, not '%s'", d.name, key)
 		}
 		doc, err := xmltree.Parse([]byte(text))
 		if err != nil {
 			return nil, err
 		}
 		element = doc.Root
-		element.Name.Prefix = key
-		element.Attrs = append(element.Attrs, xmltree.Attr{Name: xmltree.Name{Prefix: "xmlns", Local: key}, Value: uri})
+		putInNamespace(element, key, uri)
 	}
 	return d.edit(func(root *xmltree.Node) error {
 		if old := d.metadata(root, uri); old != nil {
@@ -232,4 +270,64 @@ func (d *Definition) SetMetadata(text, key, uri string) (*Definition, error) {
 		}
 		return nil
 	})
+}
+
+// SetLinkState returns the definition in which the interface with that MAC address is plugged in or not.
+func (d *Definition) SetLinkState(mac string, up bool) (*Definition, error) {
+	want, err := parseMAC(mac)
+	if err != nil {
+		return nil, virterr.New(virterr.InvalidArg, "unable to parse mac address '%s'", mac)
+	}
+	return d.edit(func(root *xmltree.Node) error {
+		for _, nic := range root.Child("devices").All("interface") {
+			if nic.Child("mac").Attr("address") == want.String() {
+				state := "down"
+				if up {
+					state = "up"
+				}
+				nic.Ensure("link").SetAttr("state", state)
+				return nil
+			}
+		}
+		return virterr.New(virterr.DeviceMissing, "no interface with MAC address %s in domain '%s'", want, d.name)
+	})
+}
+
+// SetVCPUPin returns the definition whose vCPU is bound to those host CPUs (see ParseCPUSet); "" removes the binding.
+func (d *Definition) SetVCPUPin(vcpu int, cpus string) (*Definition, error) {
+	if vcpu < 0 || vcpu >= d.vcpus {
+		return nil, virterr.New(virterr.InvalidArg, "vcpu %d is out of range of live cpu count %d", vcpu, d.vcpus)
+	}
+	return d.edit(func(root *xmltree.Node) error {
+		number := strconv.Itoa(vcpu)
+		tune := root.Ensure("cputune")
+		for _, pin := range tune.All("vcpupin") {
+			if pin.Attr("vcpu") == number {
+				pin.Remove()
+			}
+		}
+		if cpus != "" {
+			tune.Append(xmltree.New("vcpupin", "vcpu", number, "cpuset", cpus))
+		} else if len(tune.Children) == 0 {
+			tune.Remove()
+		}
+		return nil
+	})
+}
+
+// putInNamespace gives root, and every element below it that has no namespace, the namespace uri under the prefix key.
+func putInNamespace(root *xmltree.Node, key, uri string) {
+	plain := []*xmltree.Node{root}
+	_ = root.Walk(func(e *xmltree.Node) error {
+		if got, _ := e.Namespace(e.Name.Prefix); e != root && e.Kind == xmltree.Element && got == "" {
+			plain = append(plain, e)
+		}
+		return nil
+	})
+	for _, e := range plain {
+		e.Name.Prefix = key
+	}
+	declaration := xmltree.Name{Prefix: "xmlns", Local: key}
+	root.Attrs = slices.DeleteFunc(root.Attrs, func(a xmltree.Attr) bool { return a.Name == declaration })
+	root.Attrs = append([]xmltree.Attr{{Name: declaration, Value: uri}}, root.Attrs...)
 }

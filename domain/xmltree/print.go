@@ -23,6 +23,13 @@ func (n *Node) String() string {
 	return p.String()
 }
 
+// Foreign prints n as String prints what is inside <metadata>: with double quotes.
+func (n *Node) Foreign() string {
+	p := printer{foreign: true}
+	p.line(n, 0)
+	return p.String()
+}
+
 // inMetadata reports whether n is below the root's <metadata>.
 func (n *Node) inMetadata() bool {
 	for e := n; e.parent != nil; e = e.parent {

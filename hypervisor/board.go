@@ -1,7 +1,6 @@
 package hypervisor
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -28,6 +27,7 @@ type board struct {
 	config  *pci.ConfigPorts
 	serials []serial
 	tables  *acpi.Tables
+	smbios  []byte
 }
 
 type serial struct {
@@ -189,6 +189,9 @@ func (m *Machine) powerOn() error {
 	if err != nil {
 		return err
 	}
+	if err := m.placeSMBIOS(); err != nil {
+		return err
+	}
 	loaded, err := boot.Load(boot.Params{Memory: m.mem, Kernel: m.boot.kernel, Initrd: m.boot.initrd, Cmdline: m.boot.cmdline,
 		Map: m.layout.entries(), RSDP: rsdp, Zeroed: !m.booted})
 	if err != nil {
@@ -196,48 +199,4 @@ func (m *Machine) powerOn() error {
 	}
 	m.booted = true
 	return m.resetVCPUs(&loaded.VCPU)
-}
-
-// placeTables puts the ACPI tables into guest RAM and returns the address of the root pointer, 0 without ACPI.
-func (m *Machine) placeTables() (uint64, error) {
-	if m.cfg.CPU.NoACPI {
-		return 0, nil
-	}
-	if m.board.tables == nil {
-		t, err := m.buildTables()
-		if err != nil {
-			return 0, err
-		}
-		m.board.tables = t
-	}
-	image, err := m.board.tables.Place(acpiTables, biosAreaEnd-acpiTables)
-	if err != nil {
-		return 0, fmt.Errorf("ACPI tables: %w", err)
-	}
-	return acpiTables, m.mem.WriteAt(image, acpiTables)
-}
-
-func (m *Machine) buildTables() (*acpi.Tables, error) {
-	c := acpi.Config{Board: m.board.kind, Windows: m.layout.windows, PVPanic: m.cfg.PVPanic}
-	for i := range m.cfg.CPU.Count {
-		id, err := m.apicID(i)
-		if err != nil {
-			return nil, err
-		}
-		c.CPUs = append(c.CPUs, acpi.CPU{APICID: uint32(id), Online: i < m.cfg.CPU.Online})
-	}
-	seen := map[uint8]bool{}
-	for _, f := range m.board.root.Functions() {
-		if a := f.Address(); a.Bus == 0 && !seen[a.Slot] {
-			seen[a.Slot] = true
-			c.Slots = append(c.Slots, a.Slot)
-		}
-	}
-	for _, s := range m.cfg.Serials {
-		c.Serials = append(c.Serials, acpi.Serial(s.Port))
-	}
-	if len(c.CPUs) == 0 {
-		return nil, errors.New("no processor")
-	}
-	return acpi.Build(c), nil
 }

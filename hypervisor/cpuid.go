@@ -1,40 +1,46 @@
 package hypervisor
 
-import "virtd/hypervisor/kvm"
+import (
+	"fmt"
 
-// physBits returns the guest's physical address bits.
-func (m *Machine) physBits() (int, error) {
-	if m.cfg.CPU.PhysBits != 0 {
-		return m.cfg.CPU.PhysBits, nil
-	}
-	entries, err := m.sys.SupportedCPUID()
+	"virtd/hypervisor/cpuid"
+	"virtd/hypervisor/kvm"
+)
+
+// makeCPUID decides what the guest's CPUID says on this host.
+func (m *Machine) makeCPUID() error {
+	supported, err := m.sys.SupportedCPUID()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	for _, e := range entries {
-		if e.Function == 0x80000008 {
-			return int(e.EAX & 0xff), nil
-		}
+	host := make([]cpuid.Entry, len(supported))
+	for i, e := range supported {
+		host[i] = cpuid.Entry{Function: e.Function, Index: e.Index, Flags: e.Flags, EAX: e.EAX, EBX: e.EBX, ECX: e.ECX, EDX: e.EDX}
 	}
-	return 36, nil
+	c := &m.cfg.CPU
+	spec := cpuid.Spec{
+		Count: c.Count, Topology: cpuid.Topology(c.Topology), Mode: cpuid.Mode(c.Mode), Model: c.Model, Vendor: c.Vendor,
+		Features: map[string]cpuid.Policy{}, Paravirt: c.Paravirt, KVMHidden: c.KVMHidden, NoKVMClock: m.cfg.Clock.NoKVMClk,
+		NoAPIC: c.NoAPIC, PhysBits: c.PhysBits,
+	}
+	for name, policy := range c.Features {
+		spec.Features[name] = cpuid.Policy(policy)
+	}
+	if c.NoPAE {
+		spec.Features["pae"] = cpuid.Disable
+	}
+	if m.cpuid, err = cpuid.New(host, spec); err != nil {
+		return fmt.Errorf("CPU: %w", err)
+	}
+	return nil
 }
 
-func (m *Machine) apicID(i int) (int, error) { return i, nil }
-
-// guestCPUID is what the host supports, for host-passthrough.
-func (m *Machine) guestCPUID(i int) ([]kvm.CPUIDEntry, error) {
-	entries, err := m.sys.SupportedCPUID()
-	if err != nil {
-		return nil, err
+// guestCPUID returns the leaves of vCPU i.
+func (m *Machine) guestCPUID(i int) []kvm.CPUIDEntry {
+	leaves := m.cpuid.VCPU(i)
+	out := make([]kvm.CPUIDEntry, len(leaves))
+	for n, e := range leaves {
+		out[n] = kvm.CPUIDEntry{Function: e.Function, Index: e.Index, Flags: e.Flags, EAX: e.EAX, EBX: e.EBX, ECX: e.ECX, EDX: e.EDX}
 	}
-	for n := range entries {
-		switch e := &entries[n]; e.Function {
-		case 1:
-			e.ECX |= 1 << 31
-			e.EBX = e.EBX&0xffff | uint32(i)<<24 | 1<<16
-		case 0xb, 0x1f:
-			e.EDX = uint32(i)
-		}
-	}
-	return entries, nil
+	return out
 }

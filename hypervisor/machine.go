@@ -8,6 +8,7 @@ import (
 	"virtd/hypervisor/boot"
 	"virtd/hypervisor/bus"
 	"virtd/hypervisor/confine"
+	"virtd/hypervisor/cpuid"
 	"virtd/hypervisor/irq"
 	"virtd/hypervisor/kvm"
 	"virtd/hypervisor/memory"
@@ -34,6 +35,7 @@ type Machine struct {
 
 	sys         *kvm.System
 	vm          *kvm.VM
+	cpuid       *cpuid.Guest
 	mem         *memory.Memory
 	layout      *memoryMap
 	irq         *irq.Controller
@@ -85,6 +87,7 @@ func New(c *Config, h Host) (*Machine, error) {
 		do   func() error
 	}{
 		{"open KVM", m.openKVM},
+		{"processors", m.makeCPUID},
 		{"guest memory", m.makeMemory},
 		{"interrupt controllers", m.makeIRQ},
 		{"board", m.makeBoard},
@@ -113,11 +116,8 @@ func (m *Machine) openKVM() error {
 }
 
 func (m *Machine) makeMemory() error {
-	bits, err := m.physBits()
-	if err != nil {
-		return err
-	}
-	if m.layout, err = newMemoryMap(m.cfg.Machine, m.cfg.Memory.Size, bits); err != nil {
+	var err error
+	if m.layout, err = newMemoryMap(m.cfg.Machine, m.cfg.Memory.Size, m.cpuid.PhysBits()); err != nil {
 		return err
 	}
 	if m.mem, err = memory.New(m.cfg.Memory.Backing, m.layout.ram...); err != nil {

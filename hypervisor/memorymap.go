@@ -11,7 +11,8 @@ import (
 // The guest physical address space. It is part of the guest ABI: a pure function of the machine type, the size of RAM
 // and the guest's physical address bits.
 //
-//	0x0000_0000  RAM; 0x9fc00 to 0xfffff are reserved in the map given to the guest, with the ACPI tables at 0xe0000
+//	0x0000_0000  RAM; 0x9fc00 to 0xfffff are reserved in the map given to the guest, with ACPI tables at 0xe0000
+//	             and SMBIOS at 0xf0000
 //	             q35: low RAM ends at 0xb000_0000, or at 0x8000_0000 when RAM does not fit below
 //	             pc:  low RAM ends at 0xe000_0000, or at 0xc000_0000 when RAM does not fit below
 //	0xb000_0000  q35: ECAM, 256 MiB
@@ -28,6 +29,7 @@ const (
 	biosAreaStart    = 0x9fc00 // where real firmware has its extended data area
 	biosAreaEnd      = 0x100000
 	acpiTables       = 0xe0000
+	acpiTablesSize   = 0x10000 // SMBIOS follows at 0xf0000
 	ecamBase         = 0xb000_0000
 	ecamSize         = 256 << 20
 	pciWindow        = 0xc000_0000

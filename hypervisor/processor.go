@@ -22,11 +22,7 @@ func (m *Machine) makeVCPUs() error {
 		return err
 	}
 	for i := range n {
-		id, err := m.apicID(i)
-		if err != nil {
-			return err
-		}
-		v, err := m.vm.CreateVCPU(id)
+		v, err := m.vm.CreateVCPU(int(m.cpuid.APICID(i)))
 		if err != nil {
 			return err
 		}
@@ -46,11 +42,7 @@ func (m *Machine) initVCPU(i int, c *vcpu) error {
 			return err
 		}
 	}
-	entries, err := m.guestCPUID(i)
-	if err != nil {
-		return err
-	}
-	if err := c.v.SetCPUID(entries); err != nil {
+	if err := c.v.SetCPUID(m.guestCPUID(i)); err != nil {
 		return err
 	}
 	refused, err := c.v.SetMSRs(powerOnMSRs)

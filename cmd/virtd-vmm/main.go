@@ -1,4 +1,4 @@
-// Virtd-vmm is the engine process of one domain: it executes one hypervisor.Config and leaves.
+// Command virtd-vmm is the engine process of one domain: it executes one hypervisor.Config and leaves.
 //
 //	virtd-vmm --config-fd N     the Config is read from inherited descriptor N; virtd starts engines this way
 //	virtd-vmm --config FILE     for people and benchmarks: FILE holds a Config and what to open for it (see openFile)
@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor"
+	"virtd/hypervisor/monitor"
 )
 
 func main() {
@@ -107,9 +108,22 @@ func failed(err error) hypervisor.ExitRecord {
 }
 
 func runMachine(c *hypervisor.Config, files map[hypervisor.FileName]int) hypervisor.ExitRecord {
-	m, err := hypervisor.New(c, hypervisor.Host{Files: files, Logf: logf})
+	monitorFD, served := files[c.Monitor]
+	delete(files, c.Monitor)
+	var server *monitor.Server
+	m, err := hypervisor.New(c, hypervisor.Host{Files: files, Logf: logf, Event: func(e monitor.Event) {
+		if server != nil {
+			server.Emit(e)
+		}
+	}})
 	if err != nil {
 		return failed(fmt.Errorf("build the machine: %w", err))
+	}
+	if served {
+		if server, err = monitor.New(monitorFD, m.Control(), logf); err != nil {
+			return failed(err)
+		}
+		defer server.Close()
 	}
 	if err := m.Start(); err != nil {
 		return failed(fmt.Errorf("start the machine: %w", err))

@@ -45,6 +45,9 @@ func openFile(path string) (*hypervisor.Config, map[hypervisor.FileName]int, err
 		}
 		h.Open[h.Config.KVM] = "/dev/kvm"
 	}
+	if h.Config.UUID == "" {
+		h.Config.UUID = "00000000-0000-0000-0000-000000000001"
+	}
 	files := map[hypervisor.FileName]int{}
 	for name, what := range h.Open {
 		fd, err := open(what)

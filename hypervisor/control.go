@@ -1,0 +1,133 @@
+package hypervisor
+
+import (
+	"errors"
+	"fmt"
+
+	"virtd/hypervisor/monitor"
+)
+
+// Control returns what a monitor drives the machine by.
+func (m *Machine) Control() monitor.Machine { return control{m} }
+
+// control makes a Machine a monitor.Machine: the two differ in how they name a few things.
+type control struct{ *Machine }
+
+var _ monitor.Machine = control{}
+
+func init() { monitor.SetConfigVersion(ConfigVersion) }
+
+// Name implements monitor.Machine.
+func (c control) Name() string { return c.cfg.Name }
+
+// UUID implements monitor.Machine.
+func (c control) UUID() string { return c.cfg.UUID }
+
+// RunState implements monitor.Machine.
+func (c control) RunState() (state, reason string) {
+	s, r := c.Status()
+	return string(s), r
+}
+
+// Quit implements monitor.Machine. It does not wait: the reply must leave before the process.
+func (c control) Quit(reason string) { go c.Stop(ExitQuit, reason) }
+
+// CPUs implements monitor.Machine.
+func (c control) CPUs() []monitor.CPU {
+	var out []monitor.CPU
+	for i, v := range c.runner.cpus {
+		out = append(out, monitor.CPU{Index: i, APICID: uint32(v.v.ID()), ThreadID: v.v.TID(), Exits: v.exits.Load()})
+	}
+	return out
+}
+
+var errNoBalloon = fmt.Errorf("No balloon device has been activated%w", quietly(monitor.ErrNotActive))
+
+// quiet is an error that adds nothing to the text of the one that wraps it.
+type quiet struct{ error }
+
+func quietly(err error) error { return quiet{err} }
+func (quiet) Error() string   { return "" }
+func (q quiet) Unwrap() error { return q.error }
+
+// Balloon implements monitor.Machine.
+func (c control) Balloon() (uint64, error) {
+	return 0, errNoBalloon
+}
+
+// SetBalloon implements monitor.Machine.
+func (c control) SetBalloon(bytes uint64) error {
+	return errNoBalloon
+}
+
+// BalloonStats implements monitor.Machine.
+func (c control) BalloonStats() (monitor.BalloonStats, error) {
+	return monitor.BalloonStats{}, errNoBalloon
+}
+
+// SetBalloonStatsPeriod implements monitor.Machine.
+func (c control) SetBalloonStatsPeriod(seconds int) error {
+	return errNoBalloon
+}
+
+// Disks implements monitor.Machine.
+func (c control) Disks() []monitor.Disk { return nil }
+
+// ResizeDisk implements monitor.Machine.
+func (c control) ResizeDisk(id string, bytes uint64) error {
+	return fmt.Errorf("disk %q: %w", id, monitor.ErrNotFound)
+}
+
+// NICs implements monitor.Machine.
+func (c control) NICs() []monitor.NIC {
+	var out []monitor.NIC
+	for _, n := range c.devices.nics {
+		nic := monitor.NIC{ID: n.cfg.ID, MAC: n.cfg.MAC, Driver: n.cfg.Driver, Queues: max(n.cfg.Queues, 1), Up: n.dev.LinkUp()}
+		if n.cfg.Driver != driverVhost {
+			s := n.dev.Stats()
+			nic.Stats = &monitor.NICStats{RxBytes: s.RxBytes, RxPackets: s.RxPackets, RxDropped: s.RxDropped,
+				TxBytes: s.TxBytes, TxPackets: s.TxPackets, TxDropped: s.TxDropped}
+		}
+		out = append(out, nic)
+	}
+	return out
+}
+
+// SetLink implements monitor.Machine.
+func (c control) SetLink(id string, up bool) error {
+	for _, n := range c.devices.nics {
+		if n.cfg.ID == id {
+			n.dev.SetLink(up)
+			return nil
+		}
+	}
+	return fmt.Errorf("network device %q: %w", id, monitor.ErrNotFound)
+}
+
+// Chardevs implements monitor.Machine.
+func (c control) Chardevs() []monitor.Chardev {
+	var out []monitor.Chardev
+	for _, s := range c.board.serials {
+		out = append(out, monitor.Chardev{ID: s.id, Type: s.port.Type(), Connected: s.port.Connected()})
+	}
+	return out
+}
+
+// PCI implements monitor.Machine.
+func (c control) PCI() []monitor.PCIFunction {
+	var out []monitor.PCIFunction
+	for _, f := range c.board.root.Functions() {
+		id := f.Identity()
+		out = append(out, monitor.PCIFunction{Address: f.Address().String(), Vendor: id.Vendor, Device: id.Device, Class: id.Class})
+	}
+	return out
+}
+
+// Wait blocks until the machine has ended and returns why.
+func (m *Machine) Wait() (ExitRecord, error) {
+	<-m.done
+	if m.record.Reason == ExitError {
+		return m.record, errors.New(m.record.Detail)
+	}
+	return m.record, nil
+}

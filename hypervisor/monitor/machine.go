@@ -1,0 +1,114 @@
+package monitor
+
+import "errors"
+
+// Errors that a Machine returns (wrapped) and that have a QMP class of their own.
+var (
+	// ErrNotFound: no device of that name.
+	ErrNotFound = errors.New("device not found")
+	// ErrNotActive: there is no such device, or its guest driver does not use it.
+	ErrNotActive = errors.New("device not active")
+)
+
+// Machine is what a monitor controls. Its methods are safe for concurrent use and return soon; those that change the
+// state wait for the vCPUs to stop.
+type Machine interface {
+	Name() string
+	UUID() string
+	// RunState is running, paused, prelaunch, shutdown or crashed, with a reason for people.
+	RunState() (state, reason string)
+	Pause() error
+	Resume() error
+	PowerDown() error
+	Reset() error
+	NMI() error
+	// Quit ends the machine; it returns before the process leaves.
+	Quit(reason string)
+	CPUs() []CPU
+
+	// Balloon returns the bytes that the guest has, ErrNotActive without a balloon.
+	Balloon() (actual uint64, err error)
+	SetBalloon(bytes uint64) error
+	BalloonStats() (BalloonStats, error)
+	SetBalloonStatsPeriod(seconds int) error
+
+	Disks() []Disk
+	ResizeDisk(id string, bytes uint64) error
+	NICs() []NIC
+	SetLink(id string, up bool) error
+	Chardevs() []Chardev
+	PCI() []PCIFunction
+}
+
+// CPU is one vCPU.
+type CPU struct {
+	Index    int
+	APICID   uint32
+	ThreadID int
+	Exits    uint64
+}
+
+// BalloonStats is what the guest last told about its memory, in bytes but for the fault and huge page counts; a value that it did not
+// tell is absent.
+type BalloonStats struct {
+	Actual     uint64            `json:"actual"`
+	Stats      map[string]uint64 `json:"stats"`
+	LastUpdate int64             `json:"last-update"` // seconds since 1970, 0 is never
+}
+
+// Disk is a block device.
+type Disk struct {
+	ID       string
+	ReadOnly bool
+	Format   string
+	Size     uint64 // bytes
+	Mode     string // how requests are executed: io_uring, threads
+	Stats    DiskStats
+}
+
+// DiskStats counts what a disk did since the engine started; times are sums of each request's, in nanoseconds.
+type DiskStats struct {
+	ReadBytes  uint64 `json:"rd-bytes"`
+	ReadOps    uint64 `json:"rd-ops"`
+	ReadNS     uint64 `json:"rd-ns"`
+	WriteBytes uint64 `json:"wr-bytes"`
+	WriteOps   uint64 `json:"wr-ops"`
+	WriteNS    uint64 `json:"wr-ns"`
+	FlushOps   uint64 `json:"flush-ops"`
+	FlushNS    uint64 `json:"flush-ns"`
+	Errors     uint64 `json:"errors"`
+}
+
+// NIC is a network device.
+type NIC struct {
+	ID     string
+	MAC    string
+	Driver string // qemu or vhost
+	Queues int    // pairs
+	Up     bool
+	Stats  *NICStats // nil for vhost: the host's tap counts
+}
+
+// NICStats counts packets as the guest sees them: rx is what it received.
+type NICStats struct {
+	RxBytes   uint64 `json:"rx-bytes"`
+	RxPackets uint64 `json:"rx-packets"`
+	RxDropped uint64 `json:"rx-dropped"`
+	TxBytes   uint64 `json:"tx-bytes"`
+	TxPackets uint64 `json:"tx-packets"`
+	TxDropped uint64 `json:"tx-dropped"`
+}
+
+// Chardev is the host side of a serial port or console.
+type Chardev struct {
+	ID        string
+	Type      string
+	Connected bool
+}
+
+// PCIFunction is one function for info pci.
+type PCIFunction struct {
+	Address        string
+	Vendor, Device uint16
+	Class          uint32
+}

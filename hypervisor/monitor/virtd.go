@@ -1,0 +1,131 @@
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// ProtocolVersion is the version of the x-virtd commands. A newer one only adds.
+const ProtocolVersion = 1
+
+// configVersion is hypervisor.ConfigVersion; set by the machine's package, which imports this one.
+var configVersion int
+
+// SetConfigVersion tells what x-virtd-hello says about the configurations that the engine executes. Call it at start-up.
+func SetConfigVersion(v int) { configVersion = v }
+
+// features are the abilities that x-virtd-hello lists beyond those that query-commands shows.
+var features = []string{"pause", "reset", "balloon", "console-listener"}
+
+var virtdCommands = map[string]command{
+	"x-virtd-hello":                hello,
+	"x-virtd-status":               plain(virtdStatus),
+	"x-virtd-balloon-stats":        plain(func(s *Server) (any, error) { return s.machine.BalloonStats() }),
+	"x-virtd-balloon-stats-period": balloonPeriod,
+	"x-virtd-block-stats":          plain(virtdBlockStats),
+	"x-virtd-net-stats":            plain(virtdNetStats),
+	"x-virtd-set-link":             virtdSetLink,
+	"x-virtd-chardev":              virtdChardev,
+	"x-virtd-quit":                 virtdQuit,
+}
+
+func hello(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(orEmpty(args), &a); err != nil { // a newer virtd may say more
+		return nil, fmt.Errorf("arguments: %w", err)
+	}
+	tids := []int{}
+	for _, c := range s.machine.CPUs() {
+		tids = append(tids, c.ThreadID)
+	}
+	return map[string]any{
+		"version": ProtocolVersion, "pid": pid(), "engine": "virtd-vmm", "config-version": configVersion,
+		"threads": map[string]any{"vcpus": tids, "workers": []int{}}, "features": features,
+	}, nil
+}
+
+func orEmpty(raw json.RawMessage) json.RawMessage {
+	if len(raw) == 0 {
+		return json.RawMessage("{}")
+	}
+	return raw
+}
+
+func virtdStatus(s *Server) (any, error) {
+	state, reason := s.machine.RunState()
+	if state == "prelaunch" {
+		state = "paused"
+	}
+	return map[string]string{"state": state, "reason": reason}, nil
+}
+
+func balloonPeriod(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		Seconds int `json:"seconds"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	if a.Seconds < 0 {
+		return nil, errors.New("a period has no negative number of seconds")
+	}
+	return nil, s.machine.SetBalloonStatsPeriod(a.Seconds)
+}
+
+func virtdBlockStats(s *Server) (any, error) {
+	out := map[string]DiskStats{}
+	for _, d := range s.machine.Disks() {
+		out[d.ID] = d.Stats
+	}
+	return out, nil
+}
+
+func virtdNetStats(s *Server) (any, error) {
+	out := map[string]NICStats{}
+	for _, n := range s.machine.NICs() {
+		if n.Stats != nil {
+			out[n.ID] = *n.Stats
+		}
+	}
+	return out, nil
+}
+
+func virtdSetLink(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		ID string `json:"id"`
+		Up bool   `json:"up"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	return nil, s.machine.SetLink(a.ID, a.Up)
+}
+
+func virtdChardev(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		ID string `json:"id"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	for _, c := range s.machine.Chardevs() {
+		if c.ID == a.ID {
+			return map[string]any{"type": c.Type, "connected": c.Connected}, nil
+		}
+	}
+	return nil, fmt.Errorf("character device %q: %w", a.ID, ErrNotFound)
+}
+
+func virtdQuit(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		Reason string `json:"reason"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	s.machine.Quit(a.Reason)
+	return nil, nil
+}

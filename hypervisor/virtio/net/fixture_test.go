@@ -23,6 +23,12 @@ type fixture struct {
 	host  []int              // the far ends of the taps
 	next  uint64             // free guest memory
 	tap   fakeTap
+	pool  map[poolKey]virtiotest.Buf // receive buffers ever offered
+}
+
+type poolKey struct {
+	pair int
+	head uint16
 }
 
 // fakeTap records what the device asks of its tap.
@@ -230,6 +236,9 @@ func (f *fixture) receiveFrame(pair int, bufs map[uint16]virtiotest.Buf) []byte 
 	for i := 0; i < count; i++ {
 		u := f.rx(pair).WaitUsed(f.t)
 		b, ok := bufs[uint16(u.ID)]
+		if !ok {
+			b, ok = f.pool[poolKey{pair, uint16(u.ID)}]
+		}
 		if !ok || u.Len > b.Len {
 			f.t.Fatalf("used element %+v is none of the buffers", u)
 		}
@@ -249,9 +258,14 @@ func (f *fixture) receiveFrame(pair int, bufs map[uint16]virtiotest.Buf) []byte 
 // offerRx makes n receive buffers of size bytes available, one a chain.
 func (f *fixture) offerRx(pair, n int, size uint32) map[uint16]virtiotest.Buf {
 	bufs := map[uint16]virtiotest.Buf{}
+	if f.pool == nil {
+		f.pool = map[poolKey]virtiotest.Buf{}
+	}
 	for range n {
 		b := f.rxBuffer(size)
-		bufs[f.rx(pair).Add(b)] = b
+		head := f.rx(pair).Add(b)
+		bufs[head] = b
+		f.pool[poolKey{pair, head}] = b
 	}
 	f.rx(pair).Kick()
 	return bufs

@@ -162,6 +162,5 @@ type VCPU struct {
 	Thread   int           // thread id on the host
 	Time     time.Duration // processor time of the thread, guest time included
 	CPU      int           // host CPU it ran on last
-	Halted   bool
-	Affinity []byte // host CPUs it may run on, as PinVCPU
+	Affinity []byte        // host CPUs it may run on, as PinVCPU
 }

@@ -14,6 +14,7 @@ import (
 
 	"virtd/domain"
 	"virtd/hypervisor"
+	"virtd/hypervisor/cpuid"
 	"virtd/virterr"
 )
 
@@ -231,5 +232,28 @@ func TestVCPUPins(t *testing.T) {
 	}
 	if pins := VCPUPins(started(t, "vcpu-many")); len(pins) != 64 || !slices.Equal(pins[63], []int{0, 1, 3}) {
 		t.Error(pins)
+	}
+}
+
+// What domain writes into definitions without importing the engine is what the engine means.
+func TestSeamWithCPUID(t *testing.T) {
+	cfg, _, err := Plan(started(t, "minimal-q35"), facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{}
+	for _, name := range cpuid.DefaultFeatures() {
+		want[name] = "require"
+	}
+	if diff := cmp.Diff(want, cfg.CPU.Features); diff != "" || cfg.CPU.Model != cpuid.DefaultModel {
+		t.Errorf("default CPU is %s: %s", cfg.CPU.Model, diff)
+	}
+	for _, name := range cpuid.ParavirtNames() {
+		if !domain.IsParavirtFeature(name) {
+			t.Errorf("paravirtual feature %s is not known in domain XML", name)
+		}
+	}
+	if domain.MachineQ35 != hypervisor.MachineQ35 || domain.MachinePC != hypervisor.MachinePC {
+		t.Error("machine types differ")
 	}
 }

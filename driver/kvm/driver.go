@@ -1,0 +1,195 @@
+package kvm
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/domain"
+	"virtd/driver/kvm/supervise"
+	"virtd/hypervisor"
+	"virtd/network/bridge"
+	"virtd/virterr"
+)
+
+// Links is what the driver needs of the host's network links; bridge.Host has it.
+type Links interface {
+	OpenTap(c bridge.TapConfig) (*bridge.Tap, error)
+	OpenVhostNet(n int) ([]*os.File, error)
+	GuestStats(name string) (bridge.Stats, error)
+}
+
+// Config is what a Driver works with.
+type Config struct {
+	Engine string // path of virtd-vmm
+	RunDir string // for sockets and exit records of running domains; must not survive a boot
+	LogDir string // for the engines' own logs, NAME.log
+	Links  Links
+	// HostCPU answers for host-model; nil refuses it.
+	HostCPU domain.HostCPU
+	Log     *slog.Logger // nil is the default one
+
+	// UIDBase and UIDCount are the uids (and gids) given to engines, one to each. They count only when virtd is root.
+	UIDBase, UIDCount int
+	// CgroupParent is the cgroup under which each engine gets one, relative to the hierarchy's root; "" is virtd-engines.
+	CgroupParent string
+	// ConsoleLogMax is the size in bytes at which a console log turns to its second file; 0 is unlimited.
+	ConsoleLogMax int64
+	// Confine says how far engines lock themselves in.
+	Confine hypervisor.Confine
+}
+
+// Driver starts and adopts engines. It implements driver.Driver.
+type Driver struct {
+	cfg      Config
+	log      *slog.Logger
+	cgroups  *supervise.Cgroups // nil without a hierarchy
+	warnings []string           // what this host lacks, for every engine
+
+	mu     sync.Mutex
+	uids   map[int]bool       // given out
+	images map[inode][]string // names of domains that use an image
+}
+
+// inode identifies an image.
+type inode struct{ Dev, Ino uint64 }
+
+// New makes a driver and the directories it needs.
+func New(cfg Config) (*Driver, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.UIDCount == 0 {
+		cfg.UIDBase, cfg.UIDCount = 2_000_000, 60_000
+	}
+	if cfg.CgroupParent == "" {
+		cfg.CgroupParent = "virtd-engines"
+	}
+	d := &Driver{cfg: cfg, log: cfg.Log, uids: map[int]bool{}, images: map[inode][]string{}}
+	for _, dir := range []string{cfg.RunDir, cfg.LogDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, virterr.New(virterr.SystemError, "cannot make directory '%s' for engines: %w", dir, err)
+		}
+	}
+	if len(filepath.Join(cfg.RunDir, uuidLength, monitorSocket)) > maxSocketPath {
+		return nil, virterr.New(virterr.SystemError, "directory '%s' has too long a path for unix sockets: use one of at most %d bytes",
+			cfg.RunDir, maxSocketPath-len(uuidLength)-len(monitorSocket)-2)
+	}
+	d.openCgroups()
+	if os.Geteuid() != 0 {
+		d.warnings = append(d.warnings, "virtd is not root: engines run under its own uid and in its own network namespace")
+	}
+	return d, nil
+}
+
+const (
+	uuidLength    = "01234567-0123-0123-0123-0123456789ab"
+	monitorSocket = "monitor.sock"
+	exitFile      = "exit.json"
+	maxSocketPath = 107 // sockaddr_un.sun_path with its terminating zero
+)
+
+func (d *Driver) openCgroups() {
+	c, err := supervise.OpenCgroups(d.cfg.CgroupParent)
+	if err != nil {
+		d.warnings = append(d.warnings, "engines run without a cgroup of their own: "+err.Error())
+		return
+	}
+	d.cgroups = c
+	if missing := c.Missing(); len(missing) > 0 {
+		text := "engines' cgroups lack controllers:"
+		for _, m := range missing {
+			text += " " + m
+		}
+		d.warnings = append(d.warnings, text)
+	}
+}
+
+// HostModel implements domain.HostCPU.
+func (d *Driver) HostModel() (domain.CPUModel, error) {
+	if d.cfg.HostCPU == nil {
+		return domain.CPUModel{}, virterr.New(virterr.ConfigUnsupported, "this host's CPU has no model name; use <cpu mode='host-passthrough'/>")
+	}
+	return d.cfg.HostCPU.HostModel()
+}
+
+// facts are what Plan takes into account now.
+func (d *Driver) facts() HostFacts {
+	vhost := false
+	if fd, err := unix.Open("/dev/vhost-net", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
+		vhost = unix.Close(fd) == nil
+	}
+	return HostFacts{VhostNet: vhost, Now: time.Now(), Local: time.Local, ConsoleLogMax: d.cfg.ConsoleLogMax, Confine: d.cfg.Confine}
+}
+
+// takeUID reserves a uid for an engine; -1 keeps virtd's own, where virtd is not root.
+func (d *Driver) takeUID() (int, error) {
+	if os.Geteuid() != 0 {
+		return -1, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for uid := d.cfg.UIDBase; uid < d.cfg.UIDBase+d.cfg.UIDCount; uid++ {
+		if !d.uids[uid] {
+			d.uids[uid] = true
+			return uid, nil
+		}
+	}
+	return -1, virterr.New(virterr.OperationFailed, "all %d uids for engines, from %d, are in use", d.cfg.UIDCount, d.cfg.UIDBase)
+}
+
+func (d *Driver) dropUID(uid int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.uids, uid)
+}
+
+// register notes what a running engine uses; forget takes it back.
+func (d *Driver) register(name string, r *record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r.UID >= 0 {
+		d.uids[r.UID] = true
+	}
+	for _, i := range r.Images {
+		d.images[i.inode] = append(d.images[i.inode], name)
+	}
+}
+
+func (d *Driver) forget(name string, r *record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.uids, r.UID)
+	for _, i := range r.Images {
+		users := d.images[i.inode]
+		for n, u := range users {
+			if u == name {
+				users = append(users[:n:n], users[n+1:]...)
+				break
+			}
+		}
+		if d.images[i.inode] = users; len(users) == 0 {
+			delete(d.images, i.inode)
+		}
+	}
+}
+
+// users returns the domains that use an image.
+func (d *Driver) users(i inode) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]string(nil), d.images[i]...)
+}
+
+// ignoreMissing drops the error of removing what is gone.
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,196 @@
+package kvm_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor"
+)
+
+// TestMain is also a tiny engine: it takes a Config as virtd-vmm does, answers the monitor, echoes on its serial port and
+// runs no guest.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "--"+hypervisor.ConfigFDFlag+"=") {
+		os.Exit(runEngine(os.Args[1]))
+	}
+	os.Exit(m.Run())
+}
+
+// tinyEngine is the engine's state.
+type tinyEngine struct {
+	cfg   hypervisor.Config
+	files map[hypervisor.FileName]*os.File
+
+	mu      sync.Mutex
+	state   string
+	action  string
+	actual  uint64
+	clients map[net.Conn]bool
+}
+
+func runEngine(flag string) int {
+	var fd uintptr
+	fmt.Sscanf(flag[strings.Index(flag, "=")+1:], "%d", &fd)
+	text, err := io.ReadAll(os.NewFile(fd, "config"))
+	e := &tinyEngine{state: "paused", action: "poweroff", clients: map[net.Conn]bool{}, files: map[hypervisor.FileName]*os.File{}}
+	if err != nil || json.Unmarshal(text, &e.cfg) != nil {
+		return 2
+	}
+	for i, name := range e.cfg.Files {
+		e.files[name] = os.NewFile(uintptr(hypervisor.FirstFile+i), string(name))
+	}
+	e.actual = e.cfg.Memory.Size
+	switch e.cfg.Boot.Cmdline {
+	case "fail":
+		e.leave(hypervisor.ExitError, "the kernel is no kernel")
+	case "die":
+		fmt.Fprintln(os.Stderr, "panic: something is wrong")
+		return 2
+	}
+	for _, s := range e.cfg.Serials {
+		if s.Chardev.Type == "pty" {
+			go e.echo(e.files[s.Chardev.File])
+		}
+	}
+	l, err := net.FileListener(e.files[e.cfg.Monitor])
+	if err != nil {
+		e.leave(hypervisor.ExitError, err.Error())
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			e.leave(hypervisor.ExitError, err.Error())
+		}
+		go e.serve(c)
+	}
+}
+
+// echo answers every byte on the serial port with the same byte.
+func (e *tinyEngine) echo(f *os.File) {
+	buf := make([]byte, 1)
+	for {
+		n, err := f.Read(buf)
+		if err != nil { // nobody has the other side open
+			time.Sleep(5 * time.Millisecond)
+			continue
+		}
+		f.Write(buf[:n])
+	}
+}
+
+func (e *tinyEngine) leave(reason hypervisor.ExitReason, detail string) {
+	json.NewEncoder(e.files[e.cfg.ExitRecord]).Encode(hypervisor.ExitRecord{Reason: reason, Detail: detail, Time: time.Now()})
+	os.Exit(0)
+}
+
+func (e *tinyEngine) event(name, data string) {
+	for c := range e.clients {
+		fmt.Fprintf(c, `{"event":"%s","data":%s,"timestamp":{"seconds":1,"microseconds":2}}`+"\n", name, data)
+	}
+}
+
+func (e *tinyEngine) serve(c net.Conn) {
+	fmt.Fprintln(c, `{"QMP":{"version":{},"capabilities":[]}}`)
+	for lines := bufio.NewScanner(c); lines.Scan(); {
+		var cmd struct {
+			Execute   string
+			Arguments json.RawMessage
+			ID        json.RawMessage
+		}
+		if json.Unmarshal(lines.Bytes(), &cmd) != nil {
+			return
+		}
+		e.mu.Lock()
+		e.clients[c] = true
+		result, failed := e.do(cmd.Execute, cmd.Arguments, c, cmd.ID)
+		if failed {
+			fmt.Fprintf(c, `{"error":{"class":"CommandNotFound","desc":"no %s"},"id":%s}`+"\n", cmd.Execute, cmd.ID)
+		} else {
+			fmt.Fprintf(c, `{"return":%s,"id":%s}`+"\n", result, cmd.ID)
+		}
+		e.mu.Unlock()
+	}
+	e.mu.Lock()
+	delete(e.clients, c)
+	e.mu.Unlock()
+}
+
+func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.RawMessage) (result string, failed bool) {
+	switch cmd {
+	case "qmp_capabilities", "x-virtd-balloon-stats-period":
+	case "x-virtd-hello":
+		return fmt.Sprintf(`{"version":1,"pid":%d,"threads":{"vcpus":[%d]}}`, os.Getpid(), os.Getpid()), false
+	case "x-virtd-status":
+		return fmt.Sprintf(`{"state":"%s","reason":""}`, e.state), false
+	case "cont":
+		if e.state != "running" {
+			e.state = "running"
+			e.event("RESUME", "{}")
+		}
+	case "stop":
+		if e.state != "paused" {
+			e.state = "paused"
+			e.event("STOP", "{}")
+		}
+	case "system_reset":
+		e.event("RESET", `{"guest":false}`)
+	case "system_powerdown":
+		e.event("POWERDOWN", "{}")
+		e.event("SHUTDOWN", `{"guest":true,"reason":"guest-shutdown"}`)
+		if e.action == "poweroff" {
+			fmt.Fprintf(c, `{"return":{},"id":%s}`+"\n", id)
+			e.leave(hypervisor.ExitShutdown, "")
+		}
+		e.event("RESET", `{"guest":true}`)
+	case "x-virtd-set-action":
+		var a struct{ Shutdown string }
+		json.Unmarshal(args, &a)
+		e.action = a.Shutdown
+	case "x-virtd-quit":
+		fmt.Fprintf(c, `{"return":{},"id":%s}`+"\n", id)
+		e.leave(hypervisor.ExitQuit, "")
+	case "balloon":
+		var a struct{ Value uint64 }
+		json.Unmarshal(args, &a)
+		e.actual = a.Value
+		e.event("BALLOON_CHANGE", fmt.Sprintf(`{"actual":%d}`, e.actual))
+	case "x-virtd-balloon-stats":
+		return fmt.Sprintf(`{"actual":%d,"stats":{"free":1048576},"last-update":1700000000}`, e.actual), false
+	case "x-virtd-block-stats":
+		return `{"virtio-disk0":{"rd-bytes":512,"rd-ops":1}}`, false
+	case "human-monitor-command":
+		var a struct {
+			Line string `json:"command-line"`
+		}
+		json.Unmarshal(args, &a)
+		switch a.Line {
+		case "whoami":
+			var core unix.Rlimit
+			unix.Getrlimit(unix.RLIMIT_CORE, &core)
+			return fmt.Sprintf(`"uid %d pid %d core %d"`, os.Getuid(), os.Getpid(), core.Cur), false
+		case "panic":
+			e.event("GUEST_PANICKED", `{"action":"poweroff"}`)
+			e.leave(hypervisor.ExitPanic, "guest panic")
+		case "die":
+			os.Exit(9)
+		case "drop": // loses every client, as an engine may that finds one slow
+			for c := range e.clients {
+				c.Close()
+			}
+		}
+		return `"ok"`, false
+	default:
+		return "", true
+	}
+	return "{}", false
+}

@@ -1,0 +1,12 @@
+package kvm
+
+import "golang.org/x/sys/unix"
+
+// OpenKernelForTest opens a kernel as a start does.
+func OpenKernelForTest(path string) error {
+	f, err := openRegular("kernel", path, unix.O_RDONLY)
+	if err == nil {
+		f.Close()
+	}
+	return err
+}

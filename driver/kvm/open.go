@@ -1,0 +1,198 @@
+package kvm
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/domain"
+	"virtd/hypervisor"
+	"virtd/network/bridge"
+	"virtd/virterr"
+)
+
+// opened are the host resources of one engine about to start.
+type opened struct {
+	files   []*os.File // in the order of Config.Files
+	runtime domain.Runtime
+	images  []imageRecord
+	taps    map[string]string // alias: device
+	sockets []string          // paths to remove at the end
+}
+
+// close closes virtd's descriptors. The engine has its own.
+func (o *opened) close() {
+	for _, f := range o.files {
+		f.Close()
+	}
+	o.files = nil
+}
+
+// discard undoes what open did.
+func (o *opened) discard() error {
+	o.close()
+	var errs []error
+	for _, path := range o.sockets {
+		errs = append(errs, ignoreMissing(os.Remove(path)))
+	}
+	return errors.Join(errs...)
+}
+
+// open opens every resource of a plan. On an error nothing stays behind.
+func (d *Driver) open(cfg hypervisor.Config, resources []Resource, dir string) (*opened, error) {
+	o := &opened{taps: map[string]string{}, runtime: domain.Runtime{
+		Taps: map[string]string{}, NetDrivers: map[string]string{}, TTYs: map[string]string{}, Sources: map[string]string{},
+	}}
+	for _, nic := range cfg.NICs {
+		o.runtime.NetDrivers[nic.ID] = nic.Driver
+	}
+	for _, r := range resources {
+		files, err := d.openResource(o, r, dir)
+		o.files = append(o.files, files...)
+		if err == nil && len(files) != len(r.Files) {
+			err = virterr.New(virterr.InternalError, "resource %s of %s has %d descriptors, planned were %d", r.Kind, r.Alias, len(files), len(r.Files))
+		}
+		if err != nil {
+			return nil, errors.Join(err, o.discard())
+		}
+	}
+	return o, nil
+}
+
+func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, error) {
+	switch r.Kind {
+	case ResourceKVM:
+		fd, err := unix.Open(r.Path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, kvmError(r.Path, err)
+		}
+		return one(os.NewFile(uintptr(fd), r.Path), nil)
+	case ResourceMonitor:
+		return one(listen(filepath.Join(dir, monitorSocket)))
+	case ResourceExit:
+		return one(os.OpenFile(filepath.Join(dir, exitFile), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600))
+	case ResourceKernel:
+		return one(openRegular("kernel", r.Path, unix.O_RDONLY))
+	case ResourceInitrd:
+		return one(openRegular("initrd", r.Path, unix.O_RDONLY))
+	case ResourceDisk:
+		f, image, err := d.openImage(r)
+		if err == nil {
+			o.images = append(o.images, image)
+		}
+		return one(f, err)
+	case ResourceTap:
+		return d.openTap(o, r)
+	case ResourceVhost:
+		return d.cfg.Links.OpenVhostNet(len(r.Files))
+	case ResourceChardev:
+		return one(openChardev(o, r))
+	case ResourceLog:
+		flags := unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND
+		if !r.Append {
+			flags |= unix.O_TRUNC
+		}
+		return one(openRegular("console log", r.Path, flags))
+	case ResourceRNG:
+		f, _, err := openAny("entropy source", r.Path, unix.O_RDONLY)
+		return one(f, err)
+	}
+	return nil, virterr.New(virterr.InternalError, "unknown kind of resource '%s'", r.Kind)
+}
+
+// one makes a list of the one descriptor a resource has.
+func one(f *os.File, err error) ([]*os.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return []*os.File{f}, nil
+}
+
+func (d *Driver) openTap(o *opened, r Resource) ([]*os.File, error) {
+	mac, err := net.ParseMAC(r.Tap.MAC)
+	if err != nil {
+		return nil, virterr.New(virterr.InvalidMAC, "interface %s: '%s' is no MAC address", r.Alias, r.Tap.MAC)
+	}
+	tap, err := d.cfg.Links.OpenTap(bridge.TapConfig{
+		Name: r.Tap.Name, Bridge: r.Tap.Bridge, MAC: mac, MTU: r.Tap.MTU, Queues: r.Tap.Queues, Owner: -1, Unmanaged: r.Tap.Unmanaged,
+	})
+	if err != nil {
+		return nil, err
+	}
+	o.taps[r.Alias], o.runtime.Taps[r.Alias] = tap.Name, tap.Name
+	return tap.Files, nil
+}
+
+// openChardev opens the host side of a serial port or console.
+func openChardev(o *opened, r Resource) (*os.File, error) {
+	switch r.Chardev.Type {
+	case "pty":
+		f, path, err := openPTY()
+		if err == nil {
+			o.runtime.TTYs[r.Alias] = path
+		}
+		return f, err
+	case "unix":
+		if !r.Chardev.Listen {
+			return connect(r.Path)
+		}
+		f, err := listen(r.Path)
+		if err == nil {
+			o.sockets = append(o.sockets, r.Path)
+		}
+		return f, err
+	case "file":
+		flags := unix.O_WRONLY | unix.O_CREAT
+		if r.Chardev.Append {
+			flags |= unix.O_APPEND
+		} else {
+			flags |= unix.O_TRUNC
+		}
+		f, _, err := openAny("character device file", r.Path, flags)
+		return f, err
+	}
+	return nil, virterr.New(virterr.ConfigUnsupported, "character device %s of type '%s' is not supported", r.Alias, r.Chardev.Type)
+}
+
+// listen makes a listening unix socket. A socket file that nobody listens on any more is replaced.
+func listen(path string) (*os.File, error) {
+	if len(path) > maxSocketPath {
+		return nil, virterr.New(virterr.ConfigUnsupported, "UNIX socket path '%s' too long: %d bytes are possible", path, maxSocketPath)
+	}
+	addr := &net.UnixAddr{Name: path, Net: "unix"}
+	l, err := net.ListenUnix("unix", addr)
+	if errors.Is(err, unix.EADDRINUSE) {
+		if st, serr := os.Lstat(path); serr == nil && st.Mode()&os.ModeSocket == 0 {
+			return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': a file that is no socket has that name", path)
+		}
+		if c, derr := net.DialUnix("unix", nil, addr); derr == nil {
+			c.Close()
+			return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': somebody listens there", path)
+		} else if !errors.Is(derr, unix.ECONNREFUSED) {
+			return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': %w", path, strerror(err))
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, virterr.New(virterr.SystemError, "Failed to replace stale socket '%s': %w", path, strerror(err))
+		}
+		l, err = net.ListenUnix("unix", addr)
+	}
+	if err != nil {
+		return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': %w", path, strerror(err))
+	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close() // File has duplicated it
+	return l.File()
+}
+
+// connect connects to somebody else's unix socket.
+func connect(path string) (*os.File, error) {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, virterr.New(virterr.SystemError, "Failed to connect socket to '%s': %w", path, strerror(err))
+	}
+	defer c.Close()
+	return c.File()
+}

@@ -1,0 +1,256 @@
+package kvm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/driver"
+	"virtd/driver/kvm/supervise"
+	"virtd/virterr"
+)
+
+// MemoryStats implements driver.Instance.
+func (i *instance) MemoryStats(ctx context.Context) (driver.MemoryStats, error) {
+	s := driver.MemoryStats{Actual: i.rec.Memory}
+	if rss, err := supervise.RSS(i.rec.PID); err == nil {
+		s.RSS = rss
+	}
+	if b := i.live.View().Devices.MemBalloon; b == nil || b.Model == "none" {
+		return s, nil
+	}
+	var reply struct {
+		Actual     uint64                       `json:"actual"`
+		Stats      map[driver.MemoryStat]uint64 `json:"stats"`
+		LastUpdate int64                        `json:"last-update"` // seconds since 1970
+	}
+	if err := i.execute(ctx, "x-virtd-balloon-stats", nil, &reply); err != nil {
+		return s, err
+	}
+	s.Actual, s.Guest = reply.Actual, reply.Stats
+	if reply.LastUpdate != 0 {
+		s.LastUpdate = time.Unix(reply.LastUpdate, 0)
+	}
+	return s, nil
+}
+
+// BlockStats implements driver.Instance.
+func (i *instance) BlockStats(ctx context.Context) (map[string]driver.BlockStats, error) {
+	var reply map[string]struct {
+		ReadBytes  uint64 `json:"rd-bytes"`
+		ReadOps    uint64 `json:"rd-ops"`
+		ReadNS     int64  `json:"rd-ns"`
+		WriteBytes uint64 `json:"wr-bytes"`
+		WriteOps   uint64 `json:"wr-ops"`
+		WriteNS    int64  `json:"wr-ns"`
+		FlushOps   uint64 `json:"flush-ops"`
+		FlushNS    int64  `json:"flush-ns"`
+		Errors     uint64 `json:"errors"`
+	}
+	if err := i.execute(ctx, "x-virtd-block-stats", nil, &reply); err != nil {
+		return nil, err
+	}
+	all := make(map[string]driver.BlockStats, len(i.rec.Images))
+	for _, image := range i.rec.Images {
+		r := reply[image.Alias]
+		s := driver.BlockStats{
+			ReadBytes: r.ReadBytes, ReadOps: r.ReadOps, ReadTime: time.Duration(r.ReadNS),
+			WriteBytes: r.WriteBytes, WriteOps: r.WriteOps, WriteTime: time.Duration(r.WriteNS),
+			FlushOps: r.FlushOps, FlushTime: time.Duration(r.FlushNS), Errors: r.Errors,
+		}
+		s.Allocation, s.Physical = imageSize(image)
+		s.Capacity = s.Physical // raw images; other formats come with their drivers
+		all[image.Alias] = s
+	}
+	return all, nil
+}
+
+// imageSize returns what an image occupies and how long it is, in bytes; zeros when its path now names another file.
+func imageSize(image imageRecord) (allocation, length uint64) {
+	var st unix.Stat_t
+	if unix.Stat(image.Path, &st) != nil || st.Ino != image.Ino || st.Dev != image.Dev {
+		return 0, 0
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		sectors, err := readNumber(fmt.Sprintf("/sys/dev/block/%d:%d/size", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
+		if err != nil {
+			return 0, 0
+		}
+		return sectors * 512, sectors * 512
+	}
+	return uint64(st.Blocks) * 512, uint64(st.Size)
+}
+
+// NetStats implements driver.Instance: the host's counters of each tap, which count every kind of back end.
+func (i *instance) NetStats(context.Context) (map[string]driver.NetStats, error) {
+	all := make(map[string]driver.NetStats, len(i.rec.Taps))
+	for alias, tap := range i.rec.Taps {
+		s, err := i.d.cfg.Links.GuestStats(tap)
+		if err != nil {
+			return nil, err
+		}
+		all[alias] = driver.NetStats(s)
+	}
+	return all, nil
+}
+
+// CPUTime implements driver.Instance.
+func (i *instance) CPUTime() (driver.CPUTime, error) {
+	if i.rec.Cgroup != "" {
+		if total, user, system, err := supervise.CgroupTime(i.rec.Cgroup); err == nil {
+			return driver.CPUTime{Total: total, User: user, System: system}, nil
+		}
+	}
+	s, err := supervise.ReadStat(i.rec.PID, 0)
+	if err != nil || s.StartTime != i.rec.StartTime {
+		return driver.CPUTime{}, virterr.New(virterr.OperationInvalid, "domain is not running")
+	}
+	return driver.CPUTime{Total: s.User + s.System, User: s.User, System: s.System}, nil
+}
+
+// threads asks the engine which of its threads run vCPUs and returns their ids on the host, by vCPU.
+func (i *instance) threads(ctx context.Context) ([]int, error) {
+	var hello struct {
+		Threads struct {
+			VCPUs []int `json:"vcpus"`
+		} `json:"threads"`
+	}
+	if err := i.execute(ctx, "x-virtd-hello", map[string]int{"version": 1}, &hello); err != nil {
+		return nil, err
+	}
+	host, err := supervise.HostThreads(i.rec.PID)
+	if err != nil {
+		return nil, virterr.New(virterr.OperationInvalid, "domain is not running")
+	}
+	tids := make([]int, len(hello.Threads.VCPUs))
+	for n, inner := range hello.Threads.VCPUs {
+		tid, ok := host[inner]
+		if !ok {
+			return nil, virterr.New(virterr.InternalError, "domain '%s' names thread %d for vcpu %d, which it does not have", i.name, inner, n)
+		}
+		tids[n] = tid
+	}
+	return tids, nil
+}
+
+// VCPUs implements driver.Instance.
+func (i *instance) VCPUs(ctx context.Context) ([]driver.VCPU, error) {
+	tids, err := i.threads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]driver.VCPU, len(tids))
+	for n, tid := range tids {
+		v := driver.VCPU{Number: n, Thread: tid}
+		if v.Time, err = supervise.ThreadTime(i.rec.PID, tid); err == nil {
+			var s supervise.Stat
+			s, err = supervise.ReadStat(i.rec.PID, tid)
+			v.CPU = s.CPU
+		}
+		if err == nil {
+			v.Affinity, err = affinity(tid)
+		}
+		if err != nil {
+			return nil, virterr.New(virterr.SystemError, "cannot look at vcpu %d of domain '%s' (thread %d): %w", n, i.name, tid, err)
+		}
+		list[n] = v
+	}
+	return list, nil
+}
+
+// PinVCPU implements driver.Instance.
+func (i *instance) PinVCPU(ctx context.Context, vcpu int, cpus []byte) error {
+	tids, err := i.threads(ctx)
+	if err != nil {
+		return err
+	}
+	if vcpu < 0 || vcpu >= len(tids) {
+		return virterr.New(virterr.InvalidArg, "vcpu %d is out of range of live cpu count %d", vcpu, len(tids))
+	}
+	return i.pin(tids[vcpu], vcpu, cpus)
+}
+
+func (i *instance) pin(tid, vcpu int, cpus []byte) error {
+	var set unix.CPUSet
+	for c := range 8 * len(cpus) {
+		if cpus[c/8]&(1<<(c%8)) != 0 {
+			set.Set(c)
+		}
+	}
+	if err := unix.SchedSetaffinity(tid, &set); err != nil {
+		return virterr.New(virterr.SystemError, "cannot set CPU affinity on process %d (vcpu %d of domain '%s'): %w", tid, vcpu, i.name, strerror(err))
+	}
+	return nil
+}
+
+// pinConfigured binds the vCPUs as the definition says.
+func (i *instance) pinConfigured(ctx context.Context) error {
+	pins := VCPUPins(i.live)
+	if len(pins) == 0 {
+		return nil
+	}
+	tids, err := i.threads(ctx)
+	if err != nil {
+		return err
+	}
+	for vcpu, cpus := range pins {
+		if vcpu >= len(tids) {
+			continue
+		}
+		if err := i.pin(tids[vcpu], vcpu, bitmap(cpus)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func bitmap(cpus []int) []byte {
+	var b []byte
+	for _, c := range cpus {
+		for len(b) <= c/8 {
+			b = append(b, 0)
+		}
+		b[c/8] |= 1 << (c % 8)
+	}
+	return b
+}
+
+// affinity returns the host CPUs a thread may run on.
+func affinity(tid int) ([]byte, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(tid, &set); err != nil {
+		return nil, err
+	}
+	online := hostCPUs()
+	b := make([]byte, (online+7)/8)
+	for c := range online {
+		if set.IsSet(c) {
+			b[c/8] |= 1 << (c % 8)
+		}
+	}
+	return b, nil
+}
+
+// hostCPUs returns how many CPUs this host can have, as libvirt's CPU maps count them.
+func hostCPUs() int {
+	text, err := os.ReadFile("/sys/devices/system/cpu/present")
+	if err != nil {
+		return 1
+	}
+	last := 0
+	for n, digits := 0, ""; n <= len(text); n++ { // the list is ascending: the last number is the highest
+		if n < len(text) && text[n] >= '0' && text[n] <= '9' {
+			digits += string(text[n])
+			continue
+		}
+		if v, err := strconv.Atoi(digits); err == nil {
+			last = v
+		}
+		digits = ""
+	}
+	return last + 1
+}

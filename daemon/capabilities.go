@@ -21,7 +21,7 @@ func (d *Daemon) connectGetCapabilities(context.Context, *rpc.Call, *none) (*lib
 		return nil, err
 	}
 	d.addGuest(root)
-	return &libvirt.ConnectGetCapabilitiesRet{Capabilities: root.String() + "\n"}, nil
+	return &libvirt.ConnectGetCapabilitiesRet{Capabilities: root.String()}, nil
 }
 
 // addHost describes the machine.
@@ -225,5 +225,5 @@ func (d *Daemon) connectGetSysinfo(_ context.Context, _ *rpc.Call, a *libvirt.Co
 	if len(root.Children) == 0 {
 		return nil, virterr.New(virterr.ConfigUnsupported, "Host SMBIOS information is not available: /sys/class/dmi/id is missing or empty")
 	}
-	return &libvirt.ConnectGetSysinfoRet{Sysinfo: root.String() + "\n"}, nil
+	return &libvirt.ConnectGetSysinfoRet{Sysinfo: root.String()}, nil
 }

@@ -33,7 +33,7 @@ func (d *Daemon) connectGetDomainCapabilities(_ context.Context, _ *rpc.Call, a 
 		machine = canonical
 	}
 	// A foreign emulator is accepted here as it is in a definition: the answer is about ours.
-	return &libvirt.ConnectGetDomainCapabilitiesRet{Capabilities: d.domainCapabilities(machine).String() + "\n"}, nil
+	return &libvirt.ConnectGetDomainCapabilitiesRet{Capabilities: d.domainCapabilities(machine).String()}, nil
 }
 
 // domainCapabilities is in the order that libvirt's schema wants.
@@ -78,15 +78,56 @@ func (d *Daemon) cpuModes() *xmltree.Node {
 		}
 	}
 	custom := mode("custom", true)
-	custom.Append(xmltree.NewText("model", domain.DefaultCPUModel, "usable", "yes", "vendor", "unknown"))
-	if model != nil && model.Name != domain.DefaultCPUModel {
-		vendor := model.Vendor
+	for _, m := range d.cpuModels() {
+		vendor := m.Vendor
 		if vendor == "" {
 			vendor = "unknown"
 		}
-		custom.Append(xmltree.NewText("model", model.Name, "usable", "yes", "vendor", vendor))
+		custom.Append(xmltree.NewText("model", m.Name, "usable", yesno(m.Usable), "vendor", vendor))
 	}
 	return cpu
+}
+
+// CPUChoice is a CPU model that a domain can ask for by name.
+type CPUChoice struct {
+	Name   string
+	Vendor string // libvirt's word, empty for models of no vendor
+	Usable bool   // this host can provide it exactly
+}
+
+// CPULister is what a Config.CPU also implements when it knows models besides the host's.
+type CPULister interface {
+	CPUModels() ([]CPUChoice, error)
+}
+
+// cpuModels are all that custom mode accepts. Without a lister it is the default model.
+func (d *Daemon) cpuModels() []CPUChoice {
+	if lister, ok := d.cfg.CPU.(CPULister); ok {
+		list, err := lister.CPUModels()
+		if err == nil {
+			return list
+		}
+		d.log.Warn("cannot tell which CPU models this host can provide", "error", err)
+	}
+	return []CPUChoice{{Name: domain.DefaultCPUModel, Usable: true}}
+}
+
+// connectGetCPUModelNames lists the models by name. An architecture without any is an empty list, not an error.
+func (d *Daemon) connectGetCPUModelNames(_ context.Context, _ *rpc.Call, a *libvirt.ConnectGetCPUModelNamesArgs) (*libvirt.ConnectGetCPUModelNamesRet, error) {
+	if err := noFlags(a.Flags, "virConnectGetCPUModelNames"); err != nil {
+		return nil, err
+	}
+	ret := &libvirt.ConnectGetCPUModelNamesRet{}
+	if a.Arch != "x86_64" {
+		return ret, nil
+	}
+	for _, m := range d.cpuModels() {
+		ret.Ret++
+		if a.NeedResults != 0 {
+			ret.Models = append(ret.Models, m.Name)
+		}
+	}
+	return ret, nil
 }
 
 func deviceCapabilities() *xmltree.Node {

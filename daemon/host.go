@@ -15,6 +15,7 @@ func (d *Daemon) registerHost(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectGetMaxVcpus, d.connectGetMaxVcpus)
 	on(reg, rpc.ProcConnectGetCapabilities, d.connectGetCapabilities)
 	on(reg, rpc.ProcConnectGetDomainCapabilities, d.connectGetDomainCapabilities)
+	on(reg, rpc.ProcConnectGetCPUModelNames, d.connectGetCPUModelNames)
 	on(reg, rpc.ProcConnectGetSysinfo, d.connectGetSysinfo)
 	on(reg, rpc.ProcNodeGetMemoryStats, d.nodeGetMemoryStats)
 	on(reg, rpc.ProcNodeGetCPUStats, d.nodeGetCPUStats)

@@ -4,16 +4,23 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
 // Peer is the process at the other end of a connection, as the kernel saw it connect.
 type Peer struct {
-	Known bool // false where the kernel does not say, as over TCP
-	UID   uint32
-	GID   uint32
-	PID   int32
+	Known  bool // false where the kernel does not say, as over TCP
+	UID    uint32
+	GID    uint32
+	Groups []uint32 // supplementary
+	PID    int32
+}
+
+// InGroup reports whether the process belonged to a group when it connected.
+func (p Peer) InGroup(gid uint32) bool {
+	return p.Known && (p.GID == gid || slices.Contains(p.Groups, gid))
 }
 
 // LogValue prints the peer compactly.
@@ -35,8 +42,12 @@ func peerOf(conn net.Conn) Peer {
 		return Peer{}
 	}
 	var cred *unix.Ucred
-	if raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }) != nil || err != nil {
+	var groups []uint32
+	if raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		groups = peerGroups(int(fd))
+	}) != nil || err != nil {
 		return Peer{}
 	}
-	return Peer{Known: true, UID: cred.Uid, GID: cred.Gid, PID: cred.Pid}
+	return Peer{Known: true, UID: cred.Uid, GID: cred.Gid, Groups: groups, PID: cred.Pid}
 }

@@ -49,6 +49,9 @@ func (o Options) withDefaults() Options {
 // readOnlyMessage is the longest message from a read-only connection, in bytes: it may send documents to compare, no data.
 const readOnlyMessage = 8 << 20
 
+// refusedMessage is the longest message from a peer that is not admitted, in bytes: it is told so, whatever it says.
+const refusedMessage = 64 << 10
+
 // Policy says what connections of one listener may do.
 type Policy struct {
 	ReadOnly bool
@@ -167,14 +170,15 @@ func (s *Server) newConn(conn net.Conn, policy Policy) *Conn {
 		normal:   newLane(s.opts.ParallelCalls, s.opts.WaitingCalls),
 		priority: newLane(s.opts.ParallelCalls, s.opts.WaitingCalls),
 	}
-	c.reader = NewFrameReader(conn, limit)
 	c.out = newOutbox(conn, func(error) { c.abort() })
 	c.readOnly.Store(policy.ReadOnly)
 	if policy.Admit != nil {
 		if err := policy.Admit(c.peer); err != nil {
 			c.refusal = virterr.As(err)
+			limit = refusedMessage
 		}
 	}
+	c.reader = NewFrameReader(conn, limit)
 	conn.SetReadDeadline(time.Now().Add(s.opts.OpenDeadline))
 	return c
 }

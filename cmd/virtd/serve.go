@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"virtd/daemon"
+	"virtd/domain"
+	"virtd/domain/manager"
+	"virtd/domain/store"
+	"virtd/driver/kvm"
+	"virtd/hypervisor"
+	"virtd/network/bridge"
+	"virtd/rpc"
+)
+
+// serve runs the daemon until a signal ends it. Guests are left running.
+func serve(cfg config, log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
+	lock, err := takeLock(cfg)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	mgr, cpu, err := openManager(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer mgr.Close()
+	d := daemon.New(daemon.Config{
+		Manager: mgr, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
+	})
+	defer d.Close()
+	registry := rpc.NewRegistry()
+	d.Register(registry)
+	server := rpc.NewServer(registry, rpc.Options{
+		MaxClients: cfg.MaxClients, MaxPerUser: cfg.MaxPerUser, ParallelCalls: cfg.ParallelCalls,
+		KeepaliveInterval: time.Duration(cfg.KeepaliveInterval) * time.Second, KeepaliveCount: cfg.KeepaliveCount, Logger: log,
+	})
+	return listenAndServe(ctx, stop, cfg, log, server, mgr)
+}
+
+// listenAndServe accepts clients until ctx ends, then lets the calls under way finish.
+func listenAndServe(ctx context.Context, stop func(), cfg config, log *slog.Logger, server *rpc.Server, mgr *manager.Manager) error {
+	manage, look, err := policies(cfg)
+	if err != nil {
+		return err
+	}
+	sockets, err := listen(cfg, log)
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, len(sockets))
+	var background sync.WaitGroup
+	for _, s := range sockets {
+		policy := manage
+		if s.readOnly {
+			policy = look
+		}
+		background.Go(func() {
+			if err := server.Serve(s, policy); err != nil {
+				failed <- fmt.Errorf("serve %s: %w", s.Addr(), err)
+			}
+		})
+	}
+	background.Go(func() { mgr.Autostart(ctx) })
+	notify(log, sd.SdNotifyReady)
+	log.Info("ready", "version", version, "uri", uri(cfg))
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	stop() // a second signal ends at once; autostart stops
+	notify(log, sd.SdNotifyStopping)
+	log.Info("stopping; guests go on running")
+	drain, cancel := context.WithTimeout(context.Background(), cfg.DrainTime)
+	defer cancel()
+	if derr := server.Shutdown(drain); derr != nil {
+		log.Warn("calls did not finish in time", "clients", server.Clients())
+	}
+	background.Wait()
+	return err
+}
+
+func notify(log *slog.Logger, state string) {
+	if _, err := sd.SdNotify(false, state); err != nil {
+		log.Warn("cannot tell systemd", "state", state, "error", err)
+	}
+}
+
+// openManager finds the stored domains and the engines that run.
+func openManager(ctx context.Context, cfg config, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
+	drv, err := kvm.New(kvm.Config{
+		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{},
+		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
+		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := store.Open(store.Options{
+		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	mgr, err := manager.New(manager.Config{
+		Driver: drv, Store: st, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := mgr.Open(ctx); err != nil {
+		mgr.Close()
+		return nil, nil, fmt.Errorf("find the domains that run: %w", err)
+	}
+	return mgr, hostCPU{}, nil
+}
+
+// takeLock keeps a second virtd away from the same directories. The lock goes with the process.
+func takeLock(cfg config) (*os.File, error) {
+	if err := os.MkdirAll(cfg.RunDir, 0o711); err != nil {
+		return nil, fmt.Errorf("make the run directory: %w", err)
+	}
+	path := filepath.Join(cfg.RunDir, "virtd.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the run directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another virtd runs with %s; stop it, or choose another --run-dir", cfg.RunDir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// engine is the path of virtd-vmm: as configured, beside virtd, or where packages put it.
+func engine(cfg config) string {
+	if cfg.Emulator != "" {
+		return cfg.Emulator
+	}
+	if self, err := os.Executable(); err == nil {
+		if beside := filepath.Join(filepath.Dir(self), "virtd-vmm"); exists(beside) {
+			return beside
+		}
+	}
+	return domain.DefaultEmulator
+}
+
+func uri(cfg config) string {
+	if cfg.Session {
+		return "qemu:///session"
+	}
+	return "qemu:///system"
+}

@@ -1,0 +1,207 @@
+package daemon_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+
+	"virtd/daemon"
+	"virtd/daemon/nodeinfo"
+	"virtd/domain/manager"
+	"virtd/domain/store"
+	"virtd/driver/fake"
+	"virtd/hostcheck"
+	"virtd/rpc"
+	"virtd/rpc/client"
+)
+
+// testbed is a daemon over engines in memory, on a socket.
+type testbed struct {
+	dir    string
+	sock   string // read and write
+	ro     string // read-only
+	driver *fake.Driver
+	mgr    *manager.Manager
+	server *rpc.Server
+}
+
+// testHost is a host of 2 sockets with 2 cores of 2 threads, one processor offline.
+func testHost() fstest.MapFS {
+	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s + "\n")} }
+	host := fstest.MapFS{
+		"proc/sys/kernel/hostname":         file("testhost"),
+		"proc/cpuinfo":                     file("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu MHz\t\t: 2450.041\nmicrocode\t: 0xa0011d1\n\nprocessor\t: 1"),
+		"proc/meminfo":                     file("MemTotal:       16777216 kB\nMemFree:         8388608 kB\nBuffers:          102400 kB\nCached:          2048000 kB"),
+		"proc/stat":                        file("cpu  100 10 50 1000 20 3 2 0 0 0\ncpu0 60 5 30 500 10 2 1 0 0 0"),
+		"etc/machine-id":                   file("0123456789abcdef0123456789abcdef"),
+		"sys/devices/system/cpu/present":   file("0-8"),
+		"sys/devices/system/cpu/online":    file("0-7"),
+		"sys/devices/system/node/online":   file("0-1"),
+		"sys/class/dmi/id/sys_vendor":      file("Example & Sons"),
+		"sys/class/dmi/id/product_name":    file("Server"),
+		"sys/class/dmi/id/product_uuid":    file("6b1a2f4e-0000-4000-8000-0123456789ab"),
+		"sys/class/dmi/id/bios_vendor":     file("Example BIOS"),
+		"sys/class/dmi/id/product_version": file(""),
+	}
+	for n, cpus := range map[string]string{"0": "0-3", "1": "4-8"} {
+		dir := "sys/devices/system/node/node" + n + "/"
+		host[dir+"cpulist"] = file(cpus)
+		host[dir+"distance"] = file(map[string]string{"0": "10 20", "1": "20 10"}[n])
+		host[dir+"meminfo"] = file("Node " + n + " MemTotal:       8388608 kB\nNode " + n + " MemFree:        4194304 kB")
+		host[dir+"hugepages/hugepages-2048kB/nr_hugepages"] = file("16")
+		host[dir+"hugepages/hugepages-2048kB/free_hugepages"] = file("12")
+	}
+	for i := range 8 {
+		dir := "sys/devices/system/cpu/cpu" + string(rune('0'+i)) + "/topology/"
+		host[dir+"physical_package_id"] = file(string(rune('0' + i/4)))
+		host[dir+"die_id"] = file("0")
+		host[dir+"cluster_id"] = file("0")
+		host[dir+"core_id"] = file(string(rune('0' + i/2%2)))
+		host[dir+"thread_siblings_list"] = file(string(rune('0'+i/2*2)) + "-" + string(rune('0'+i/2*2+1)))
+	}
+	return host
+}
+
+func newTestbed(t testing.TB) *testbed {
+	t.Helper()
+	b := &testbed{dir: t.TempDir(), driver: &fake.Driver{}}
+	b.sock, b.ro = filepath.Join(b.dir, "libvirt-sock"), filepath.Join(b.dir, "libvirt-sock-ro")
+	log := slog.New(slog.DiscardHandler)
+	st, err := store.Open(store.Options{State: filepath.Join(b.dir, "state"), Run: filepath.Join(b.dir, "run")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Log: log, QuitTimeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.mgr.Open(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	d := daemon.New(daemon.Config{
+		Manager: b.mgr, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
+		HostCheck: func(context.Context) hostcheck.Report {
+			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "load kvm"}}}
+		},
+	})
+	reg := rpc.NewRegistry()
+	d.Register(reg)
+	b.server = rpc.NewServer(reg, rpc.Options{Logger: log})
+	b.listen(t, b.sock, rpc.Policy{})
+	b.listen(t, b.ro, rpc.Policy{ReadOnly: true})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := b.server.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+		d.Close()
+		b.mgr.Close()
+	})
+	return b
+}
+
+func (b *testbed) listen(t testing.TB, path string, policy rpc.Policy) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go b.server.Serve(l, policy)
+}
+
+// Dial makes the testbed a dialer for go-libvirt.
+func (b *testbed) Dial() (net.Conn, error) { return net.Dial("unix", b.sock) }
+
+// libvirt returns a connected go-libvirt client.
+func (b *testbed) libvirt(t testing.TB) *libvirt.Libvirt {
+	t.Helper()
+	l := libvirt.NewWithDialer(b)
+	if err := l.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Disconnect() })
+	return l
+}
+
+// client returns an open client of our own.
+func (b *testbed) client(t testing.TB, readOnly bool) *client.Client {
+	t.Helper()
+	c, err := client.Dial(context.Background(), b.sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.Open(context.Background(), "qemu:///system", readOnly); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+const demoXML = `<domain type='kvm'>
+  <name>demo</name>
+  <uuid>11111111-2222-4333-8444-555555555555</uuid>
+  <title>A demo</title>
+  <memory unit='MiB'>1024</memory>
+  <currentMemory unit='MiB'>512</currentMemory>
+  <vcpu current='2'>4</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>/boot/vmlinuz</kernel>
+  </os>
+  <features>
+    <acpi/>
+  </features>
+  <on_reboot>restart</on_reboot>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='IMAGE'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <interface type='bridge'>
+      <mac address='52:54:00:12:34:56'/>
+      <source bridge='br0'/>
+      <target dev='vnet7'/>
+      <model type='virtio'/>
+    </interface>
+    <serial type='pty'/>
+    <console type='pty'/>
+    <memballoon model='virtio'/>
+  </devices>
+</domain>
+`
+
+// writeXML puts documents and an image into the testbed's directory, for scripts.
+func (b *testbed) writeXML(t testing.TB) {
+	t.Helper()
+	image := filepath.Join(b.dir, "disk.img")
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	demo := replace(demoXML, "IMAGE", image)
+	b.write(t, "demo.xml", demo)
+	b.write(t, "other.xml", "<domain type='kvm'><name>other</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os></domain>\n")
+	b.write(t, "clash.xml", replace(demo, "11111111-", "99999999-"))
+	b.write(t, "sametwice.xml", replace(demo, "<name>demo</name>", "<name>another</name>"))
+	b.write(t, "editor.sh", "#!/bin/sh\nsed -i 's/A demo/Edited/' \"$1\"\n")
+	if err := os.Chmod(filepath.Join(b.dir, "editor.sh"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, "broken.xml", "<domain type='kvm'>\n  <name>broken\n</domain>\n")
+	b.write(t, "unknown.xml", "<domain type='kvm'><name>u</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices><graphics type='vnc'/></devices></domain>\n")
+}
+
+func (b *testbed) write(t testing.TB, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,209 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"virtd/driver"
+)
+
+var update = flag.Bool("update", false, "write what virsh printed into testdata/virsh")
+
+// TestVirsh runs the scripts in testdata/virsh with an unmodified virsh. A script is a list of command lines; under each
+// stand the exit status, when it is not 0, and what virsh prints, errors included. In what is expected, <*> stands for
+// anything on the line.
+//
+//	$ virsh command line      runs virsh against the daemon
+//	$ virsh-ro command line   the same on the read-only socket
+//	$ EDITOR=x virsh edit ... sets the editor, a file in the testbed's directory
+//	! guest ACTION DOMAIN     makes the guest do something
+//	! wait STATE DOMAIN       waits for a state
+func TestVirsh(t *testing.T) {
+	virsh, err := exec.LookPath("virsh")
+	if err != nil {
+		t.Skip("virsh is not installed (package libvirt-clients)")
+	}
+	scripts, err := filepath.Glob("testdata/virsh/*.txt")
+	if err != nil || len(scripts) == 0 {
+		t.Fatal("no scripts in testdata/virsh")
+	}
+	for _, path := range scripts {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			b := newTestbed(t)
+			b.writeXML(t)
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			for _, s := range parseScript(string(text)) {
+				got := b.step(t, virsh, s)
+				if !matches(s.want, got) && !*update {
+					t.Errorf("%s:%d: %s\ngot:\n%s\nwant:\n%s", path, s.line, s.command, got, s.want)
+				}
+				if matches(s.want, got) {
+					got = s.want // keeps the wildcards
+				}
+				out.WriteString(s.before + s.command + "\n" + got)
+			}
+			if *update {
+				if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// step is one command of a script.
+type step struct {
+	line    int
+	before  string // comments and blank lines
+	command string
+	want    string
+}
+
+func parseScript(text string) []step {
+	var steps []step
+	before := ""
+	for n, line := range strings.SplitAfter(text, "\n") {
+		switch {
+		case strings.HasPrefix(line, "$ ") || strings.HasPrefix(line, "! "):
+			steps = append(steps, step{line: n + 1, before: before, command: strings.TrimSpace(line)})
+			before = ""
+		case strings.HasPrefix(line, "#"):
+			before += line
+		case len(steps) > 0 && before == "":
+			steps[len(steps)-1].want += line
+		}
+	}
+	return steps
+}
+
+// rule is the line under a table's head; its length follows from that of the testbed's directory.
+var rule = regexp.MustCompile(`(?m)^-+$`)
+
+// matches compares line by line; <*> in want matches anything.
+func matches(want, got string) bool {
+	want, got = rule.ReplaceAllString(want, "-"), rule.ReplaceAllString(got, "-")
+	expr := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimRight(want, "\n")), `<\*>`, `[^\n]*`)
+	return regexp.MustCompile("^(?s:" + expr + ")$").MatchString(strings.TrimRight(got, "\n"))
+}
+
+func (b *testbed) step(t *testing.T, virsh string, s step) string {
+	fields := splitWords(s.command)
+	switch {
+	case fields[0] == "!" && fields[1] == "guest":
+		b.guest(t, fields[2], fields[3])
+		return ""
+	case fields[0] == "!":
+		b.wait(t, fields[2], fields[3])
+		return ""
+	}
+	editor := "false"
+	if e, ok := strings.CutPrefix(fields[1], "EDITOR="); ok {
+		editor = filepath.Join(b.dir, e)
+		fields = fields[1:]
+	}
+	sock := b.sock
+	if fields[1] == "virsh-ro" {
+		sock = b.ro
+	}
+	args := []string{"-c", "qemu:///system?socket=" + sock}
+	if fields[1] == "virsh-ro" {
+		args = append(args, "-r")
+	}
+	for _, f := range fields[2:] {
+		args = append(args, strings.ReplaceAll(f, "$DIR", b.dir))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, virsh, args...)
+	cmd.Dir = b.dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "HOME="+b.dir, "EDITOR="+editor, "VISUAL="+editor)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	text := strings.TrimRight(strings.ReplaceAll(out.String(), b.dir, "$DIR"), "\n") + "\n\n"
+	if err != nil {
+		text = fmt.Sprintf("[%v]\n%s", err, text)
+	}
+	return text
+}
+
+// guest plays the guest's part.
+func (b *testbed) guest(t *testing.T, action, name string) {
+	t.Helper()
+	e := b.driver.Engine(name)
+	if e == nil {
+		t.Fatalf("no engine runs %s", name)
+	}
+	switch action {
+	case "poweroff":
+		e.GuestPoweroff()
+	case "reset":
+		e.GuestReset()
+	case "panic":
+		e.GuestPanic()
+	case "crash":
+		e.Exit(driver.ExitCrashed, "signal: killed")
+	case "stats":
+		e.SetGuestStats(map[driver.MemoryStat]uint64{driver.StatFree: 300 << 20, driver.StatTotal: 500 << 20, driver.StatAvailable: 400 << 20})
+	default:
+		t.Fatalf("a guest cannot %s", action)
+	}
+}
+
+// wait polls until a domain is in the state that virsh would print.
+func (b *testbed) wait(t *testing.T, want, name string) {
+	t.Helper()
+	want = strings.ReplaceAll(want, "_", " ")
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		dom, err := b.mgr.LookupByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state, _ := dom.State(); state.String() == want {
+			return
+		}
+	}
+	t.Fatalf("%s is not %s after 20 s", name, want)
+}
+
+// splitWords splits at spaces; single quotes keep a word together.
+func splitWords(line string) []string {
+	var words []string
+	var word strings.Builder
+	quoted, started := false, false
+	for _, r := range line {
+		switch {
+		case r == '\'':
+			quoted, started = !quoted, true
+		case r == ' ' && !quoted:
+			if started {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			started = false
+		default:
+			word.WriteRune(r)
+			started = true
+		}
+	}
+	if started {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+func replace(s, old, with string) string { return strings.ReplaceAll(s, old, with) }

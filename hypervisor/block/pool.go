@@ -17,6 +17,7 @@ type pool struct {
 	todo chan *Op
 	wg   sync.WaitGroup
 	fds  [2]unix.PollFd
+	sink [8]byte // what eventfds counted
 
 	mu   sync.Mutex
 	done list
@@ -59,10 +60,9 @@ func (p *pool) wait(block bool) error {
 	if _, err := unix.Poll(p.fds[:], timeout); err != nil && err != unix.EINTR {
 		return fmt.Errorf("%s: wait for the doorbell: %w", p.l.cfg.Name, err)
 	}
-	var b [8]byte
 	for i := range p.fds {
 		if p.fds[i].Revents != 0 {
-			unix.Read(int(p.fds[i].Fd), b[:])
+			unix.Read(int(p.fds[i].Fd), p.sink[:])
 		}
 	}
 	p.mu.Lock()

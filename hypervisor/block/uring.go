@@ -26,6 +26,7 @@ type uringEngine struct {
 	armed int // doorbell to arm again, -1 for none
 	kicks int // doorbell polls in the ring
 	retry list
+	sink  [8]byte // what the wake eventfd counted
 }
 
 func newUringEngine(l *Loop) (*uringEngine, error) {
@@ -189,8 +190,7 @@ func (e *uringEngine) wait(block bool) error {
 		}
 		switch c.userData {
 		case tagWake:
-			var b [8]byte
-			unix.Read(e.l.wake, b[:])
+			unix.Read(e.l.wake, e.sink[:])
 			if c.flags&cqeMore == 0 {
 				e.poll(e.l.wake, tagWake)
 			}

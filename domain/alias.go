@@ -57,8 +57,6 @@ func aliasOf(dev *xmltree.Node, next map[string]int) string {
 			return ""
 		}
 		return count("balloon")
-	case "audio":
-		return "audio" + dev.Attr("id")
 	case "serial", "console", "rng", "input", "video", "panic":
 		return count(dev.Name.Local)
 	}

@@ -79,6 +79,14 @@ func (c *Chain) MarkDirtyRange(off, n uint64) {
 	}
 }
 
+// EachWritable calls f with the guest address and length of each device-writable buffer, as they were when the chain was
+// taken. The free page reports of a balloon are such buffers.
+func (c *Chain) EachWritable(f func(gpa, n uint64)) {
+	for _, s := range c.spans {
+		f(s.gpa, uint64(s.len))
+	}
+}
+
 // CopyIn copies from Read, off bytes into what is left of it, to p and returns how many bytes there were.
 func (c *Chain) CopyIn(p []byte, off uint64) int { return CopyFrom(p, c.Read, off) }
 

@@ -71,10 +71,29 @@ func (c control) SetBalloonStatsPeriod(seconds int) error {
 }
 
 // Disks implements monitor.Machine.
-func (c control) Disks() []monitor.Disk { return nil }
+func (c control) Disks() []monitor.Disk {
+	var out []monitor.Disk
+	for _, d := range c.devices.disks {
+		s := d.dev.Stats()
+		out = append(out, monitor.Disk{
+			ID: d.cfg.ID, ReadOnly: d.cfg.ReadOnly, Format: d.cfg.Format, Size: uint64(d.dev.Image().Size()), Mode: d.dev.Mode(),
+			Stats: monitor.DiskStats{ReadBytes: s.ReadBytes, ReadOps: s.ReadOps, ReadNS: s.ReadNs, WriteBytes: s.WriteBytes,
+				WriteOps: s.WriteOps, WriteNS: s.WriteNs, FlushOps: s.FlushOps, FlushNS: s.FlushNs, Errors: s.Errors},
+		})
+	}
+	return out
+}
 
 // ResizeDisk implements monitor.Machine.
 func (c control) ResizeDisk(id string, bytes uint64) error {
+	for _, d := range c.devices.disks {
+		if d.cfg.ID == id {
+			if bytes > 1<<62 {
+				return fmt.Errorf("disk %q: %d bytes are too many", id, bytes)
+			}
+			return d.dev.Resize(int64(bytes))
+		}
+	}
 	return fmt.Errorf("disk %q: %w", id, monitor.ErrNotFound)
 }
 

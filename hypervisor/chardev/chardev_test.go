@@ -171,7 +171,9 @@ func TestListener(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "connection", p.Connected)
+		s.mu.Lock()
 		s.got.Reset()
+		s.mu.Unlock()
 		c.Write([]byte("abcdef"))
 		eventually(t, "input up to the room", func() bool { return s.input() == "abc" })
 		s.give(p, 3)

@@ -13,9 +13,11 @@ const stuckAfter = time.Second
 // writer moves output to the log and to the peer.
 func (p *Port) writer() {
 	defer p.running.Done()
+	defer close(p.written)
 	for {
 		select {
 		case <-p.done:
+			p.flush()
 			return
 		case <-p.work:
 		}

@@ -56,6 +56,7 @@ type Port struct {
 	work      chan struct{} // wakes the writer
 	ready     chan struct{} // wakes the reader: the front end has room
 	done      chan struct{}
+	written   chan struct{} // closed when the writer has ended
 	running   sync.WaitGroup
 	listener  *os.File
 }
@@ -73,7 +74,7 @@ type peer interface {
 
 // New makes a port. Nothing happens before Start.
 func New(c Config) (*Port, error) {
-	p := &Port{cfg: c, work: make(chan struct{}, 1), ready: make(chan struct{}, 1), done: make(chan struct{})}
+	p := &Port{cfg: c, work: make(chan struct{}, 1), ready: make(chan struct{}, 1), done: make(chan struct{}), written: make(chan struct{})}
 	switch c.Type {
 	case PTY, Unix, File, Null:
 	default:
@@ -149,7 +150,7 @@ func poke(c chan struct{}) {
 	}
 }
 
-// Close flushes what it can without waiting, ends the goroutines and closes the descriptors.
+// Close sends what waits, for a moment at most, ends the goroutines and closes the descriptors.
 func (p *Port) Close() error {
 	p.mu.Lock()
 	if p.closed {
@@ -157,9 +158,14 @@ func (p *Port) Close() error {
 		return nil
 	}
 	p.closed = true
-	peer := p.peer
 	p.mu.Unlock()
 	close(p.done)
+	if p.front != nil {
+		<-p.written
+	}
+	p.mu.Lock()
+	peer := p.peer
+	p.mu.Unlock()
 	if p.listener != nil {
 		p.listener.Close()
 	}
@@ -167,8 +173,5 @@ func (p *Port) Close() error {
 		peer.close()
 	}
 	p.running.Wait()
-	p.mu.Lock()
-	p.log.write(p.out)
-	p.mu.Unlock()
 	return p.log.close()
 }

@@ -32,6 +32,11 @@ func (m *Machine) makeDevices() error {
 			return fmt.Errorf("network device %s: %w", m.cfg.NICs[i].ID, err)
 		}
 	}
+	for i := range m.cfg.RNGs {
+		if err := m.makeRNG(&m.cfg.RNGs[i]); err != nil {
+			return fmt.Errorf("entropy device %s: %w", m.cfg.RNGs[i].ID, err)
+		}
+	}
 	return nil
 }
 

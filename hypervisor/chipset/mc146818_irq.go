@@ -76,10 +76,11 @@ func (c *RTC) tick() {
 func (c *RTC) alarmPassed(from, to time.Time) bool {
 	// A day has every time of day: looking further back finds nothing new.
 	n := min(to.Unix()-from.Unix(), 24*60*60)
+	const day = 24 * 60 * 60
 	for s := to.Unix() - n + 1; s <= to.Unix(); s++ {
-		t := time.Unix(s, 0).UTC()
-		if c.matches(rtcSecAlrm, c.encode(t.Second())) && c.matches(rtcMinAlrm, c.encode(t.Minute())) &&
-			c.matches(rtcHrsAlrm, c.encodeHour(t.Hour())) {
+		of := int((s%day + day) % day)
+		if c.matches(rtcSecAlrm, c.encode(of%60)) && c.matches(rtcMinAlrm, c.encode(of/60%60)) &&
+			c.matches(rtcHrsAlrm, c.encodeHour(of/3600)) {
 			return true
 		}
 	}

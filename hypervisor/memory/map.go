@@ -63,21 +63,41 @@ func (m *Memory) mapRange(b Backing, r Range) (Region, error) {
 			flags = unix.MAP_SHARED
 		}
 	}
-	if b.Prealloc {
+	if b.Prealloc && fd >= 0 {
 		flags |= unix.MAP_POPULATE
 	}
 	if r.Size == 0 || r.Size > 1<<46 {
 		return Region{}, fmt.Errorf("%d bytes is not a size RAM can have", r.Size)
 	}
-	host, err := unix.Mmap(fd, 0, int(r.Size), unix.PROT_READ|unix.PROT_WRITE, flags)
+	length := r.Size
+	if fd < 0 {
+		length += hugeAlign // shared mappings are aligned by the kernel, where their pages can be huge
+	}
+	host, err := unix.Mmap(fd, 0, int(length), unix.PROT_READ|unix.PROT_WRITE, flags)
 	if err != nil {
 		return Region{}, err
 	}
 	m.mapping = append(m.mapping, host)
+	if length > r.Size {
+		host = aligned(host, r.Size)
+	}
 	if err := advise(b, host); err != nil {
 		return Region{}, err
 	}
+	if b.Prealloc && fd < 0 {
+		populate(host)
+	}
 	return Region{GPA: r.GPA, Size: r.Size, Host: host, File: fd}, nil
+}
+
+// populate touches every page of private memory, after the hints that decide about its size.
+func populate(host []byte) {
+	if unix.Madvise(host, unix.MADV_POPULATE_WRITE) == nil {
+		return
+	}
+	for i := 0; i < len(host); i += PageSize { // before Linux 5.14
+		host[i] = 0
+	}
 }
 
 // advise applies the hints that a kernel may lack without harm, and the lock, which must succeed.

@@ -41,35 +41,6 @@ func (c control) CPUs() []monitor.CPU {
 	return out
 }
 
-var errNoBalloon = fmt.Errorf("No balloon device has been activated%w", quietly(monitor.ErrNotActive))
-
-// quiet is an error that adds nothing to the text of the one that wraps it.
-type quiet struct{ error }
-
-func quietly(err error) error { return quiet{err} }
-func (quiet) Error() string   { return "" }
-func (q quiet) Unwrap() error { return q.error }
-
-// Balloon implements monitor.Machine.
-func (c control) Balloon() (uint64, error) {
-	return 0, errNoBalloon
-}
-
-// SetBalloon implements monitor.Machine.
-func (c control) SetBalloon(bytes uint64) error {
-	return errNoBalloon
-}
-
-// BalloonStats implements monitor.Machine.
-func (c control) BalloonStats() (monitor.BalloonStats, error) {
-	return monitor.BalloonStats{}, errNoBalloon
-}
-
-// SetBalloonStatsPeriod implements monitor.Machine.
-func (c control) SetBalloonStatsPeriod(seconds int) error {
-	return errNoBalloon
-}
-
 // Disks implements monitor.Machine.
 func (c control) Disks() []monitor.Disk {
 	var out []monitor.Disk
@@ -128,6 +99,9 @@ func (c control) Chardevs() []monitor.Chardev {
 	var out []monitor.Chardev
 	for _, s := range c.board.serials {
 		out = append(out, monitor.Chardev{ID: s.id, Type: s.port.Type(), Connected: s.port.Connected()})
+	}
+	for _, d := range c.devices.consoles {
+		out = append(out, monitor.Chardev{ID: d.id, Type: d.port.Type(), Connected: d.port.Connected()})
 	}
 	return out
 }

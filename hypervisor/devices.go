@@ -2,10 +2,12 @@ package hypervisor
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"virtd/hypervisor/irq"
 	"virtd/hypervisor/pci"
 	"virtd/hypervisor/virtio"
+	"virtd/hypervisor/virtio/balloon"
 )
 
 // devices are the devices behind the virtio transport, in the order of the configuration.
@@ -13,6 +15,10 @@ type devices struct {
 	list  []device
 	disks []disk
 	nics  []nic
+
+	consoles    []console
+	balloon     *balloon.Device // nil for none
+	statsPeriod atomic.Int64    // seconds
 }
 
 type device struct {
@@ -30,6 +36,16 @@ func (m *Machine) makeDevices() error {
 	for i := range m.cfg.NICs {
 		if err := m.makeNIC(&m.cfg.NICs[i]); err != nil {
 			return fmt.Errorf("network device %s: %w", m.cfg.NICs[i].ID, err)
+		}
+	}
+	for i := range m.cfg.Consoles {
+		if err := m.makeConsole(&m.cfg.Consoles[i]); err != nil {
+			return fmt.Errorf("console %s: %w", m.cfg.Consoles[i].ID, err)
+		}
+	}
+	if b := m.cfg.Balloon; b != nil {
+		if err := m.makeBalloon(b); err != nil {
+			return fmt.Errorf("balloon %s: %w", b.ID, err)
 		}
 	}
 	for i := range m.cfg.RNGs {
@@ -56,6 +72,13 @@ func (m *Machine) add(id string, at PCIAddress, dev virtio.Device, release func(
 	}
 	m.devices.list = append(m.devices.list, device{id, t, release})
 	return m.board.root.Add(pciAddress(at), t.Function())
+}
+
+// start connects the consoles to the world.
+func (d *devices) start() {
+	for _, c := range d.consoles {
+		c.port.Start(c.dev)
+	}
 }
 
 func (d *devices) quiesce() {

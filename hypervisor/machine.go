@@ -187,6 +187,7 @@ func (m *Machine) Start() error {
 		return err
 	}
 	m.board.start()
+	m.devices.start()
 	m.runner.launch()
 	go m.control()
 	if m.cfg.Paused {

@@ -8,7 +8,7 @@ import (
 )
 
 // The numbers of domain events that have no constant in package manager.
-const eventIOErrorReason = 8
+const eventIOErrorReason = 6
 
 // deliver sends one of the manager's events to the clients that want it. It never blocks.
 func (d *Daemon) deliver(e manager.Event) {

@@ -30,6 +30,8 @@ type testbed struct {
 	driver *fake.Driver
 	mgr    *manager.Manager
 	server *rpc.Server
+
+	registry *rpc.Registry
 }
 
 // testHost is a host of 2 sockets with 2 cores of 2 threads, one processor offline.
@@ -93,6 +95,7 @@ func newTestbed(t testing.TB) *testbed {
 	})
 	reg := rpc.NewRegistry()
 	d.Register(reg)
+	b.registry = reg
 	b.server = rpc.NewServer(reg, rpc.Options{Logger: log})
 	b.listen(t, b.sock, rpc.Policy{})
 	b.listen(t, b.ro, rpc.Policy{ReadOnly: true})
@@ -204,4 +207,13 @@ func (b *testbed) write(t testing.TB, name, text string) {
 	if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// dialOnly returns a client that has not opened.
+func dialOnly(t testing.TB, b *testbed) (*client.Client, error) {
+	c, err := client.Dial(context.Background(), b.sock)
+	if err == nil {
+		t.Cleanup(func() { c.Close() })
+	}
+	return c, err
 }

@@ -64,7 +64,7 @@ func TestSessionServesItsUserOnly(t *testing.T) {
 
 func TestListenAt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
-	l, err := listenAt(path, 0o620, "")
+	first, err := listenAt(path, 0o620, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestListenAt(t *testing.T) {
 	}
 	go func() {
 		for {
-			c, err := l.Accept()
+			c, err := first.Accept()
 			if err != nil {
 				return
 			}
@@ -83,7 +83,7 @@ func TestListenAt(t *testing.T) {
 	if _, err := listenAt(path, 0o600, ""); err == nil || !strings.Contains(err.Error(), "another daemon serves") {
 		t.Errorf("a second daemon: %v", err)
 	}
-	l.Close()
+	first.Close()
 	if exists(path) {
 		t.Error("the socket is left behind")
 	}
@@ -94,7 +94,7 @@ func TestListenAt(t *testing.T) {
 	}
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
-	l, err = listenAt(path, 0o600, "")
+	l, err := listenAt(path, 0o600, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,64 @@
+package daemon_test
+
+import (
+	"bytes"
+	"cmp"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+)
+
+// schemas is where the distribution's package libvirt0 puts libvirt's RELAX NG schemas; LIBVIRT_SCHEMAS names others.
+var schemas = cmp.Or(os.Getenv("LIBVIRT_SCHEMAS"), "/usr/share/libvirt/schemas")
+
+// TestSchemas: the documents that describe the host are valid by libvirt's own schemas.
+func TestSchemas(t *testing.T) {
+	xmllint, err := exec.LookPath("xmllint")
+	if err != nil {
+		t.Skip("xmllint is not installed (package libxml2-utils)")
+	}
+	if _, err := os.Stat(schemas); err != nil {
+		t.Skip("libvirt's schemas are not installed (package libvirt0)")
+	}
+	b := newTestbed(t)
+	l := b.libvirt(t)
+	caps, err := l.ConnectGetCapabilities()
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents := map[string]string{"capability": caps}
+	for _, machine := range []libvirt.OptString{nil, {"q35"}, {"pc"}} {
+		domcaps, err := l.ConnectGetDomainCapabilities(nil, nil, machine, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents["domaincaps"] = domcaps
+		for schema, text := range documents {
+			file := filepath.Join(b.dir, schema+".xml")
+			if err := os.WriteFile(file, []byte(forSchema(t, schema, text)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.Command(xmllint, "--noout", "--nonet", "--relaxng", filepath.Join(schemas, schema+".rng"), file).CombinedOutput()
+			if err != nil {
+				t.Errorf("%s for machine %v: %v\n%s", schema, machine, err, out)
+			}
+		}
+	}
+}
+
+// forSchema removes the one attribute that newer schemas demand where a processor's place is given, and older ones refuse.
+func forSchema(t *testing.T, schema, text string) string {
+	t.Helper()
+	rng, err := os.ReadFile(filepath.Join(schemas, schema+".rng"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if schema == "capability" && !bytes.Contains(rng, []byte("cluster_id")) {
+		return regexp.MustCompile(` cluster_id='\d+'`).ReplaceAllString(text, "")
+	}
+	return text
+}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -28,6 +29,8 @@ func main() {
 	// Few large objects, many page-sized ones that live long: collect early and give memory back.
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(24 << 20)
+	// The log may be a pipe to a virtd that is gone, and the terminal may close: neither ends the guest.
+	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
 	os.Exit(run())
 }
 
@@ -129,6 +132,13 @@ func runMachine(c *hypervisor.Config, files map[hypervisor.FileName]int) hypervi
 		return failed(fmt.Errorf("start the machine: %w", err))
 	}
 	debug.FreeOSMemory()
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+	select {
+	case <-m.Done():
+	case s := <-stop:
+		m.Stop(hypervisor.ExitQuit, "signal: "+s.String())
+	}
 	<-m.Done()
 	return m.Record()
 }
@@ -150,11 +160,6 @@ func writeRecord(fd int, r hypervisor.ExitRecord) error {
 		return fmt.Errorf("write the exit record: %d of %d bytes: %w", n, len(data)+1, err)
 	}
 	return nil
-}
-
-// logf writes one line to stderr, which is the engine's log.
-func logf(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "virtd-vmm: "+format+"\n", args...)
 }
 
 func engineVersion() string {

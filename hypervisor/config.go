@@ -118,7 +118,8 @@ type Clock struct {
 	PIT       bool  `json:"pit"`                  // i8254
 	// TSCKHz of 0 is the host's.
 	TSCKHz uint64 `json:"tscKHz,omitempty"`
-	// AdjustOnResume: kvmclock's wall time is corrected when a paused machine goes on.
+	// AdjustOnResume: the wall time of the RTC has gone on when a paused machine resumes; else it stood still too.
+	// Monotonic time (kvmclock, TSC, ACPI timer) always stands still, and kvmclock's wall clock is always the host's.
 	AdjustOnResume bool `json:"adjustOnResume,omitempty"`
 }
 

@@ -1,10 +1,15 @@
 package hypervisor
 
-import "virtd/hypervisor/kvm"
+import (
+	"time"
+
+	"virtd/hypervisor/kvm"
+)
 
 // frozenTime is where the guest's clocks stood when it stopped.
 type frozenTime struct {
 	yes   bool
+	at    time.Time
 	clock kvm.ClockData
 	tsc   []tscState // by vCPU
 }
@@ -16,7 +21,7 @@ func (m *Machine) stopTime() {
 	if err != nil {
 		m.host.Logf("the guest's clock will not stand still: %v", err)
 	}
-	m.frozen = frozenTime{yes: true, clock: c, tsc: m.readTSC()}
+	m.frozen = frozenTime{yes: true, at: time.Now(), clock: c, tsc: m.readTSC()}
 }
 
 // startTime sets the clocks back to where stopTime found them, so that the time in between did not happen for the guest,
@@ -28,13 +33,13 @@ func (m *Machine) startTime() {
 	}
 	f := m.frozen
 	m.frozen = frozenTime{}
-	if m.cfg.Clock.AdjustOnResume && f.clock.Flags&kvm.ClockRealtime != 0 {
-		// The guest's clock catches up with the host's, as the configuration asks. Its TSC ran on by itself.
-		f.clock.Flags = kvm.ClockRealtime
-	} else {
-		m.rewindTSC(f.tsc)
-		f.clock.Flags = 0
+	m.rewindTSC(f.tsc)
+	if !m.cfg.Clock.AdjustOnResume {
+		m.board.rtc.Shift(-time.Since(f.at))
 	}
+	// Without a flag KVM takes the value as it is. Wall time needs nothing: KVM computes it anew, from the host's and
+	// this clock, whenever the guest asks for kvmclock's wall clock.
+	f.clock.Flags = 0
 	if f.clock.Clock != 0 {
 		if err := m.vm.SetClock(f.clock); err != nil {
 			m.host.Logf("the guest's clock jumped: %v", err)

@@ -102,6 +102,15 @@ func (c *RTC) Offset() time.Duration {
 	return c.offset
 }
 
+// Shift moves what the clock shows by d.
+func (c *RTC) Shift(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.offset += d
+	c.last = c.shown()
+	c.update()
+}
+
 func (c *RTC) shown() time.Time {
 	if c.cmos[rtcB]&rtcSet != 0 && !c.frozen.IsZero() {
 		return c.frozen

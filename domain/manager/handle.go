@@ -131,7 +131,9 @@ func (d *Domain) exited(r *run, exit driver.Exit) {
 		return
 	}
 	if r.starting {
-		r.startupError = exit.String()
+		if exit.Reason != driver.ExitKilled { // that was us, for another reason
+			r.startupError = exit.String()
+		}
 		d.mu.Unlock()
 		d.finish(r, ShutOffFailed, -1, exit.String())
 		return

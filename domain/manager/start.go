@@ -152,12 +152,11 @@ func (d *Domain) failStart(r *run, err error) error {
 	if inst == nil { // no engine, no events
 		d.finish(r, ShutOffFailed, -1, "")
 	} else {
+		d.waitGone(r, dyingTime) // one that failed by itself has words of its own
 		if kerr := inst.Kill(); kerr != nil && !d.isGone(r) {
 			d.m.log.Error("cannot kill the engine of a domain that did not start", "domain", d.name, "err", kerr)
 		}
-		select {
-		case <-r.gone:
-		case <-time.After(d.m.cfg.QuitTimeout):
+		if !d.waitGone(r, d.m.cfg.QuitTimeout) {
 			d.m.log.Error("the engine of a domain that did not start is still there", "domain", d.name, "pid", inst.PID())
 		}
 		d.mu.Lock()
@@ -170,6 +169,21 @@ func (d *Domain) failStart(r *run, err error) error {
 		return virterr.New(virterr.OperationAborted, "start of domain '%s': it was destroyed", d.name)
 	}
 	return err
+}
+
+// dyingTime is how long an engine that failed has to say why.
+const dyingTime = 500 * time.Millisecond
+
+// waitGone waits for the end of a life and reports whether it came.
+func (d *Domain) waitGone(r *run, most time.Duration) bool {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-r.gone:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 func (d *Domain) isGone(r *run) bool {

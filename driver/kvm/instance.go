@@ -172,8 +172,9 @@ func (i *instance) finish() {
 			c.Close()
 		}
 	}
-	exit := i.rec.exit(i.proc.ExitStatus())
-	if exit.Reason == driver.ExitCrashed && i.killed.Load() {
+	status := i.proc.ExitStatus()
+	exit := i.rec.exit(status)
+	if exit.Reason == driver.ExitCrashed && i.killed.Load() && (status == "" || status == "signal: killed") {
 		exit = driver.Exit{Reason: driver.ExitKilled}
 	}
 	i.proc.Release()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"virtd/domain"
 	"virtd/driver"
@@ -91,18 +92,23 @@ func readExitRecord(path string) (driver.Exit, bool) {
 	return driver.Exit{}, false
 }
 
-// lastWords returns the end of what this run wrote to the engine's log.
+// lastWords returns what this run's log says about its end: the line with which Go's runtime begins to die and the next,
+// else the last lines.
 func (r *record) lastWords() string {
-	const enough = 600
-	st, err := os.Stat(r.LogFile)
+	const most = 256 << 10
+	text, err := readBounded(r.LogFile, r.LogOffset, most)
 	if err != nil {
 		return ""
 	}
-	text, err := readBounded(r.LogFile, max(r.LogOffset, st.Size()-enough), enough)
-	if err != nil {
-		return ""
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i, line := range lines {
+		for _, sign := range []string{"panic: ", "fatal error: ", "runtime: ", "SIG", "unexpected fault"} {
+			if strings.HasPrefix(line, sign) {
+				return printable(strings.Join(lines[i:min(i+2, len(lines))], "; "))
+			}
+		}
 	}
-	return printable(string(text))
+	return printable(strings.Join(lines[max(0, len(lines)-3):], "; "))
 }
 
 func readBounded(path string, offset int64, limit int) ([]byte, error) {

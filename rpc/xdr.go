@@ -17,6 +17,9 @@ var ErrShort = errors.New("data ends early")
 // Marshal appends the XDR form (RFC 4506) of the value that v points to. It fails when a field exceeds the limit that the
 // protocol sets, so that a reply no client could decode is never sent.
 func Marshal(b []byte, v any) ([]byte, error) {
+	if raw, ok := v.(Raw); ok {
+		return append(b, raw...), nil
+	}
 	rv := reflect.ValueOf(v)
 	if rv.Kind() != reflect.Pointer || rv.IsNil() {
 		return b, fmt.Errorf("xdr: marshal %T: need a pointer to a value", v)
@@ -137,3 +140,6 @@ func appendOpaque(b, data []byte) []byte {
 	b = append(b, data...)
 	return append(b, "\x00\x00\x00"[:pad(len(data))]...)
 }
+
+// Raw is encoded arguments, for those who make them themselves: Marshal appends it as it is.
+type Raw []byte

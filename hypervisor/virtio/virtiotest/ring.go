@@ -267,6 +267,26 @@ func (r *Ring) Collect() (Used, bool) {
 	return u, true
 }
 
+// Seen is the used index up to which Collect came.
+func (r *Ring) Seen() uint16 { return r.seen }
+
+// Offered is the available index.
+func (r *Ring) Offered() uint16 { return r.avail }
+
+// WaitInterrupt waits for the device's interrupt and takes it.
+func (r *Ring) WaitInterrupt(t testing.TB) {
+	for {
+		fds := []unix.PollFd{{Fd: int32(r.call), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, 10000); err == unix.EINTR {
+			continue
+		} else if n == 0 {
+			t.Fatal("no interrupt within 10 s")
+		}
+		r.Interrupts()
+		return
+	}
+}
+
 // Interrupts returns how many interrupts came since the last call.
 func (r *Ring) Interrupts() int { return takeEventfd(r.call) }
 

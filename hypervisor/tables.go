@@ -28,7 +28,7 @@ func (m *Machine) placeTables() (uint64, error) {
 }
 
 func (m *Machine) buildTables() (*acpi.Tables, error) {
-	c := acpi.Config{Board: m.board.kind, Windows: m.layout.windows, PVPanic: m.cfg.PVPanic}
+	c := acpi.Config{Board: m.board.kind, Windows: m.layout.windows, PVPanic: m.cfg.PVPanic, LastBus: m.board.root.LastBus()}
 	for i := range m.cfg.CPU.Count {
 		c.CPUs = append(c.CPUs, acpi.CPU{APICID: m.cpuid.APICID(i), Online: i < m.cfg.CPU.Online})
 	}

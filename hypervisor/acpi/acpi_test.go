@@ -35,10 +35,10 @@ func cpus(n, online int) []CPU {
 // machines are the configurations whose tables are held still, by machine version and case.
 func machines() map[string]Config {
 	return map[string]Config{
-		"pc-q35-virtd-1.0": {Board: Q35, CPUs: cpus(1, 1), Windows: windows(0xe0000000), Slots: []uint8{0, 2, 31},
+		"pc-q35-virtd-1.0": {Board: Q35, CPUs: cpus(1, 1), Windows: windows(0xe0000000), Slots: []uint8{0, 2, 31}, LastBus: 1,
 			Serials: []Serial{0}, PVPanic: true},
 		"pc-q35-virtd-1.0-64cpus": {Board: Q35, CPUs: append(cpus(62, 60), CPU{254, true}, CPU{255, true}), Windows: windows(0xe0000000),
-			Slots: []uint8{0, 2, 3, 4, 31}, Serials: []Serial{3, 0, 1}},
+			Slots: []uint8{0, 2, 3, 4, 31}, LastBus: 17, Serials: []Serial{3, 0, 1}},
 		"pc-i440fx-virtd-1.0": {Board: PC, CPUs: cpus(4, 2), Windows: windows(0), Slots: []uint8{0, 1, 2, 3, 4},
 			Serials: []Serial{0, 1}, PVPanic: true},
 	}

@@ -26,6 +26,7 @@ type Config struct {
 	CPUs    []CPU // the index is the processor's UID
 	Windows pci.Windows
 	Slots   []uint8 // slots of the root bus that have functions, for interrupt routing
+	LastBus uint8   // highest PCI bus number, pci.Root's LastBus
 	Serials []Serial
 	PVPanic bool
 }
@@ -112,8 +113,8 @@ func (b *builder) mcfg(c *Config) int {
 	at := b.begin("MCFG", 1)
 	b.zeros(8)
 	b.qword(c.Windows.ECAM)
-	b.word(0)        // segment group
-	b.bytes(0, 0xff) // buses
+	b.word(0) // segment group
+	b.bytes(0, c.LastBus)
 	b.zeros(4)
 	b.end(at)
 	return at

@@ -47,11 +47,11 @@ func pciHost(c *Config) aml {
 		device("ISA", name("_ADR", integer(bridge)), isaDevices(c)))
 }
 
-// hostWindows is what PCI gets: bus numbers, ports without CF8 to CFF, VGA's hole and the two memory windows.
+// hostWindows is what PCI gets: bus numbers that exist, ports without CF8 to CFF, VGA's hole and the two memory windows.
 func hostWindows(c *Config) aml {
 	w := c.Windows
 	d := []aml{
-		wordSpace(spaceBus, 0, 0, 0xff),
+		wordSpace(spaceBus, 0, 0, uint16(c.LastBus)),
 		ioPort(pci.ConfigPortsBase, pci.ConfigPortsSize),
 		wordSpace(spaceIO, entireRange, 0, 0xcf7),
 		wordSpace(spaceIO, entireRange, 0xd00, 0xffff),

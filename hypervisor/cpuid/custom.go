@@ -20,7 +20,7 @@ func customLeaves(host leaves, s *Spec) (leaves, error) {
 		return nil, fmt.Errorf("unknown CPU vendor %q", vendor)
 	}
 	setVendor(&l, vendor)
-	l.set(1, 0, m.signature(), 8<<8, 0, 0)
+	l.set(1, 0, m.signature(vendor), 8<<8, 0, 0)
 	var missing []string
 	for _, name := range m.features {
 		if policy := s.Features[name]; policy == Disable || policy == Forbid || policy == Optional {

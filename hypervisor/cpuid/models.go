@@ -10,7 +10,7 @@ import (
 type Model struct {
 	Name                    string
 	Vendor                  string // of the real processor, empty for synthetic ones. A guest gets the host's
-	Family, Model, Stepping int
+	Family, Model, Stepping int    // of the real processor; synthetic ones have none of their own
 	features                []string
 }
 
@@ -29,8 +29,8 @@ type definition struct {
 // which Linux no longer offers. Order: a base comes before what builds on it, and for equally good matches HostModel
 // prefers the later.
 var definitions = []definition{
-	{"kvm64", "", "", 15, 6, 1, "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 pni cx16 syscall nx lm"},
-	{"qemu64", "kvm64", "", 15, 107, 1, "svm"},
+	{"kvm64", "", "", 0, 0, 0, "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 pni cx16 syscall nx lm"},
+	{"qemu64", "kvm64", "", 0, 0, 0, "svm"},
 	{"Conroe", "kvm64", Intel, 6, 15, 3, "-cx16 ssse3 lahf_lm"},
 	{"Penryn", "kvm64", Intel, 6, 23, 3, "ssse3 lahf_lm sse4.1"},
 	{"Nehalem", "Penryn", Intel, 6, 26, 3, "sse4.2 popcnt"},
@@ -137,13 +137,23 @@ func Usable(supported []Entry, model string) (ok bool, missing []string, err err
 	return len(missing) == 0, missing, nil
 }
 
-// signature encodes family, model and stepping for leaf 1 EAX (SDM 2A, figure 3-6).
-func (m *Model) signature() uint32 {
-	family, extended := m.Family, 0
-	if family > 15 {
-		family, extended = 15, m.Family-15
+// signature encodes family, model and stepping for leaf 1 EAX (SDM 2A, figure 3-6). A synthetic model is the oldest
+// processor of the guest's vendor that has what DefaultFeatures lists. The K8 that other hypervisors say makes Linux look
+// for an AGP aperture in every slot of 256 buses, twice, and leaves out mitigations that the real processor needs.
+func (m *Model) signature(vendor string) uint32 {
+	family, model, stepping := m.Family, m.Model, m.Stepping
+	if m.Vendor == "" {
+		like := models["Nehalem"]
+		if vendor != Intel {
+			like = models["EPYC"]
+		}
+		family, model, stepping = like.Family, like.Model, like.Stepping
 	}
-	return uint32(extended<<20 | m.Model>>4<<16 | family<<8 | m.Model&0xf<<4 | m.Stepping)
+	extended := 0
+	if family > 15 {
+		family, extended = 15, family-15
+	}
+	return uint32(extended<<20 | model>>4<<16 | family<<8 | model&0xf<<4 | stepping)
 }
 
 // brand is the processor brand string, up to 47 characters.

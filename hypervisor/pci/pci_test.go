@@ -212,6 +212,9 @@ func TestAssignAndBridges(t *testing.T) {
 	if err := b.Assign(testWindows); err != nil {
 		t.Fatal(err)
 	}
+	if b.LastBus() != 9 {
+		t.Errorf("last bus %d", b.LastBus())
+	}
 	ecam := func(bus, slot, fn, reg int) func(off int, p []byte) {
 		base := testWindows.ECAM + uint64(bus<<20|slot<<15|fn<<12|reg)
 		return func(off int, p []byte) { b.memory.Read(base+uint64(off), p) }

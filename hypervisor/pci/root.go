@@ -138,6 +138,16 @@ func (r *Root) Functions() []*Function {
 	return append([]*Function(nil), r.functions...)
 }
 
+// LastBus returns the highest bus number that Assign gives. What tells guests how many buses there are should say no
+// more: Linux probes every slot of every bus that the MCFG table names, two exits for each.
+func (r *Root) LastBus() uint8 {
+	var last uint8
+	for index := range r.bridges {
+		last = max(last, index)
+	}
+	return last
+}
+
 // Function returns the function at a, or nil.
 func (r *Root) Function(a Address) *Function {
 	if a.Slot > 31 || a.Function > 7 {

@@ -22,8 +22,10 @@
 #   LAB_TIMEOUT=300 (seconds)   LAB_HUGE=0 (2 MiB huge pages reserved in L1)   LAB_MODULES="kvm_amd vhost_net ..."
 #   LAB_IOMMU=intel|none   LAB_DEVICES=1|0   LAB_CPU   LAB_APPEND (kernel arguments)   LAB_EXTRA (qemu arguments)
 #   LAB_ENV="NAME=VALUE ..." (environment of CMD)   LAB_VERBOSE=0
-# One lab runs at a time per cache folder; the others wait for $LAB/lock.
+# One lab runs at a time per cache folder; the others wait for $LAB/lock. LAB_SLOTS=2 lets two run where speed does not
+# matter.
 set -euo pipefail
+: "${LAB_SLOTS:=1}"
 umask 022
 
 HERE=$(dirname "$(readlink -f "$0")")
@@ -78,8 +80,16 @@ ensure() { with_lock build; }
 with_lock() {
   mkdir -p "$LAB"
   if [ "${LAB_LOCKED:-}" = "$LAB" ]; then "$@"; return; fi
-  exec 7>"$LAB/lock"
-  flock -n 7 || { log "waiting for another lab run ($LAB/lock)"; flock 7; }
+  local slot said=
+  until false; do
+    for slot in $(seq 0 $((LAB_SLOTS - 1))); do
+      exec 7>"$LAB/lock${slot/#0/}"
+      flock -n 7 && break 2
+    done
+    [ -n "$said" ] || log "waiting for another lab run ($LAB/lock)"
+    said=1
+    sleep 0.5
+  done
   LAB_LOCKED=$LAB
   "$@"
 }

@@ -32,6 +32,9 @@ else
 fi
 
 work=out/lab/$(tr -c 'a-zA-Z0-9\n' _ <<<"${name#./}")
+mkdir -p out/lab
+exec 6>"$work.lock" # the same tests twice at once would share the folder
+flock 6
 rm -rf "$work"
 mkdir -p "$work/bin"
 export CGO_ENABLED=0

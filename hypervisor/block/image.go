@@ -155,6 +155,9 @@ func (img *Image) readSize() error {
 // Size returns the bytes in the image.
 func (img *Image) Size() int64 { return img.size.Load() }
 
+// FD is the open file, which the image owns.
+func (img *Image) FD() int { return img.fd }
+
 // Options returns how the image was opened.
 func (img *Image) Options() Options { return img.opts }
 

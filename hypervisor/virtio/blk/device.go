@@ -36,7 +36,8 @@ type Device struct {
 	workers   []*worker
 	env       atomic.Pointer[virtio.Env]
 	running   bool
-	started   time.Time // zero of request times
+	started   time.Time    // zero of request times
+	reported  atomic.Int64 // when an error was last logged, ns after started
 }
 
 var _ virtio.Device = (*Device)(nil)
@@ -177,6 +178,21 @@ func (d *Device) Resize(bytes int64) error {
 		env.ConfigChanged()
 	}
 	return nil
+}
+
+// reportEvery is how often errors of the image are logged at most: a guest repeats what fails.
+const reportEvery = 10 * time.Second
+
+var opNames = map[block.Code]string{block.Read: "read", block.Write: "write", block.Flush: "flush", block.Discard: "discard",
+	block.WriteZeroes: "write zeroes"}
+
+// report logs what the host said to a request that the guest had every right to make.
+func (d *Device) report(op *block.Op) {
+	now, last := int64(time.Since(d.started)), d.reported.Load()
+	if last != 0 && now-last < int64(reportEvery) || !d.reported.CompareAndSwap(last, max(now, 1)) {
+		return
+	}
+	d.cfg.Logf("disk %s: %s of %d bytes at %d: %v (the guest sees an I/O error)", d.cfg.Name, opNames[op.Code], op.Len, op.Off, op.Err)
 }
 
 // stateVersion counts up when the meaning of state changes.

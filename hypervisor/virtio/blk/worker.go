@@ -49,7 +49,7 @@ func (w *worker) run() {
 			w.loop.Poll() // a queued interrupt
 			return
 		}
-		more := !broken && !stopping && w.free0() && w.q.EnableKicks()
+		more := !broken && !stopping && w.room() && w.q.EnableKicks()
 		var err error
 		if more {
 			err = w.loop.Poll()
@@ -63,13 +63,14 @@ func (w *worker) run() {
 	}
 }
 
-// free0 reports whether another request can be taken.
-func (w *worker) free0() bool { return w.free != nil || len(w.requests) < int(w.q.Size()) }
+// room reports whether another request can be taken.
+func (w *worker) room() bool { return w.free != nil || len(w.requests) < int(w.q.Size()) }
 
 // take moves every available chain to the image, as far as there are requests to hold them.
 func (w *worker) take() error {
 	now := uint64(0)
-	for w.free0() {
+	// A driver may add requests as fast as they are refused, so that a round has an end.
+	for n := w.q.Size(); n > 0 && w.room(); n-- {
 		r := w.get()
 		ok, err := w.q.Pop(&r.chain)
 		if err != nil || !ok {
@@ -104,6 +105,7 @@ func (w *worker) reap() {
 		r, status := w.requests[op.Tag], byte(statusOK)
 		if op.Err != 0 {
 			status = statusIOErr
+			w.d.report(op)
 		} else {
 			w.counters.count(r, now-r.start)
 		}

@@ -3,6 +3,7 @@
 #   initrd         busybox, the modules a virtio guest needs, init/guest: ends at a shell, or runs a command
 #   initrd-tools   the same with bash, ip, ping, iperf3, ethtool, a DHCP client, ...
 #   initrd-probe   says that it reached user space, lists its PCI devices and switches off
+#   initrd-first   says LAB-FIRST as the first thing user space does, for measuring
 # and guest/tools.img, an ext4 file system with those tools and fio (whose libraries are too much for an initrd):
 # given to a guest as a virtio disk with the serial number "labtools", it is mounted and in the guest's PATH.
 
@@ -18,7 +19,7 @@ build_guest() {
   local v=$1 g k want
   g=$(guest_dir "$v")
   k=$(kernel_dir "$v")
-  want=$(sum "$HERE"/lib/{guest,kernels,userland,packages}.sh "$HERE"/init/guest "$HERE"/init/guest-probe)
+  want=$(sum "$HERE"/lib/{guest,kernels,userland,packages}.sh "$HERE"/init/guest{,-probe,-first})
   stamp "$g/.ok" "$want" && return
   log "building guest images for $v"
   rm -rf "$g"
@@ -31,6 +32,8 @@ build_guest() {
   guest_base "$r"
   install -m 755 "$HERE/init/guest-probe" "$r/init"
   pack "$r" "$g/initrd-probe"
+  install -m 755 "$HERE/init/guest-first" "$r/init"
+  pack "$r" "$g/initrd-first"
   install -m 755 "$HERE/init/guest" "$r/init"
   guest_modules "$v" "$r"
   pack "$r" "$g/initrd"

@@ -1,0 +1,135 @@
+package ab
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Direction says which values are better.
+type Direction string
+
+// Directions.
+const (
+	Lower  Direction = "lower is better"
+	Higher Direction = "higher is better"
+)
+
+// A Measure names what is compared and what was promised about it.
+type Measure struct {
+	Name   string    `json:"name"`
+	Unit   string    `json:"unit"`
+	Better Direction `json:"better"`
+	// RatioBound is what ours/peer must not pass (from below when Higher is better); 0 promises nothing.
+	RatioBound float64 `json:"ratioBound,omitempty"`
+	// ValueBound is what our own value must not pass; 0 promises nothing.
+	ValueBound float64 `json:"valueBound,omitempty"`
+}
+
+// A Result is a measure with its samples: Ours[i] and Peer[i] were taken next to each other.
+type Result struct {
+	Measure
+	Ours []float64 `json:"ours"`
+	Peer []float64 `json:"peer"`
+}
+
+// A Sampler does the work once and returns the value of each measure, in order.
+type Sampler func() ([]float64, error)
+
+// Compare takes rounds samples of both sides, alternately. It stops at the first error, saying whose it was.
+func Compare(rounds int, measures []Measure, ours, peer Sampler) ([]Result, error) {
+	results := make([]Result, len(measures))
+	for i, m := range measures {
+		results[i].Measure = m
+	}
+	take := func(side string, s Sampler, put func(*Result, float64)) error {
+		v, err := s()
+		if err != nil {
+			return fmt.Errorf("%s: %w", side, err)
+		}
+		if len(v) != len(measures) {
+			return fmt.Errorf("%s: %d values for %d measures", side, len(v), len(measures))
+		}
+		for i := range results {
+			put(&results[i], v[i])
+		}
+		return nil
+	}
+	for round := range rounds {
+		a := func() error { return take("ours", ours, func(r *Result, v float64) { r.Ours = append(r.Ours, v) }) }
+		b := func() error { return take("peer", peer, func(r *Result, v float64) { r.Peer = append(r.Peer, v) }) }
+		if round%2 == 1 {
+			a, b = b, a
+		}
+		for _, f := range []func() error{a, b} {
+			if err := f(); err != nil {
+				return nil, fmt.Errorf("round %d: %w", round+1, err)
+			}
+		}
+	}
+	return results, nil
+}
+
+// Median returns the middle of the values, the mean of the two middle ones when their number is even, and 0 for none.
+func Median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	v := slices.Sorted(slices.Values(values))
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}
+
+// Ratio returns ours/peer: of the medians, and the least and greatest of the rounds.
+func (r Result) Ratio() (median, least, greatest float64) {
+	per := make([]float64, len(r.Ours))
+	for i := range per {
+		per[i] = r.Ours[i] / r.Peer[i]
+	}
+	if len(per) == 0 {
+		return 0, 0, 0
+	}
+	return Median(r.Ours) / Median(r.Peer), slices.Min(per), slices.Max(per)
+}
+
+// Verdict is how a result stands to its bound.
+type Verdict string
+
+// Verdicts.
+const (
+	NoBound Verdict = "-"
+	Kept    Verdict = "kept"
+	// Unclear: the median passes the bound, but not every round does.
+	Unclear Verdict = "within spread"
+	Missed  Verdict = "MISSED"
+)
+
+// Verdict compares the result with what was promised; of two promises the worse counts.
+func (r Result) Verdict() Verdict {
+	out := NoBound
+	if r.RatioBound != 0 {
+		m, lo, hi := r.Ratio()
+		out = worse(out, r.judge(r.RatioBound, m, lo, hi))
+	}
+	if r.ValueBound != 0 && len(r.Ours) > 0 {
+		out = worse(out, r.judge(r.ValueBound, Median(r.Ours), slices.Min(r.Ours), slices.Max(r.Ours)))
+	}
+	return out
+}
+
+func (r Result) judge(bound, median, least, greatest float64) Verdict {
+	if r.Better == Higher {
+		bound, median, least = -bound, -median, -greatest
+	}
+	switch {
+	case median <= bound:
+		return Kept
+	case least <= bound:
+		return Unclear
+	}
+	return Missed
+}
+
+func worse(a, b Verdict) Verdict {
+	order := []Verdict{NoBound, Kept, Unclear, Missed}
+	return order[max(slices.Index(order, a), slices.Index(order, b))]
+}

@@ -1,0 +1,95 @@
+package ab
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		in   []float64
+		want float64
+	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1, 5}, 5}, {[]float64{4, 1, 3, 2}, 2.5}} {
+		if got := Median(c.in); got != c.want {
+			t.Errorf("Median(%v) = %v, want %v", c.in, got, c.want)
+		}
+	}
+}
+
+func TestCompareAlternates(t *testing.T) {
+	var order string
+	side := func(name string, v float64) Sampler {
+		return func() ([]float64, error) { order += name; return []float64{v}, nil }
+	}
+	got, err := Compare(3, []Measure{{Name: "m"}}, side("a", 1), side("b", 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if order != "abbaab" {
+		t.Errorf("order %s, want abbaab", order)
+	}
+	want := []Result{{Measure: Measure{Name: "m"}, Ours: []float64{1, 1, 1}, Peer: []float64{2, 2, 2}}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestCompareErrors(t *testing.T) {
+	ok := func() ([]float64, error) { return []float64{1}, nil }
+	bad := func() ([]float64, error) { return nil, errors.New("no boot") }
+	short := func() ([]float64, error) { return nil, nil }
+	for _, c := range []struct {
+		ours, peer Sampler
+		want       string
+	}{{bad, ok, "round 1: ours: no boot"}, {ok, bad, "round 1: peer: no boot"}, {ok, short, "round 1: peer: 0 values for 1 measures"}} {
+		if _, err := Compare(2, []Measure{{Name: "m"}}, c.ours, c.peer); err == nil || err.Error() != c.want {
+			t.Errorf("error %v, want %s", err, c.want)
+		}
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	peer := []float64{10, 10, 10}
+	for _, c := range []struct {
+		name string
+		m    Measure
+		ours []float64
+		want Verdict
+	}{
+		{"no bound", Measure{Better: Lower}, []float64{99, 99, 99}, NoBound},
+		{"kept", Measure{Better: Lower, RatioBound: 0.5}, []float64{4, 5, 9}, Kept},
+		{"spread reaches it", Measure{Better: Lower, RatioBound: 0.5}, []float64{5, 6, 6}, Unclear},
+		{"missed", Measure{Better: Lower, RatioBound: 0.5}, []float64{6, 6, 7}, Missed},
+		{"higher kept", Measure{Better: Higher, RatioBound: 1}, []float64{9, 10, 11}, Kept},
+		{"higher spread", Measure{Better: Higher, RatioBound: 1}, []float64{8, 9, 11}, Unclear},
+		{"higher missed", Measure{Better: Higher, RatioBound: 1}, []float64{8, 9, 9.5}, Missed},
+		{"value missed", Measure{Better: Lower, RatioBound: 1, ValueBound: 2}, []float64{3, 4, 5}, Missed},
+		{"value kept", Measure{Better: Lower, ValueBound: 4}, []float64{3, 4, 5}, Kept},
+	} {
+		if got := (Result{c.m, c.ours, peer}).Verdict(); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestTable(t *testing.T) {
+	r := Report{Machine: "lab", Peer: "qemu", Results: []Result{
+		{Measure{"start", "s", Lower, 0.45, 0}, []float64{2, 3, 4}, []float64{6, 10, 8}},
+	}}
+	var b bytes.Buffer
+	if err := r.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"3 (2..4)", "8 (6..10)", "0.38 (0.30..0.50)", "ratio <= 0.45", "kept"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("table lacks %q:\n%s", want, b.String())
+		}
+	}
+	if r.Missed() != 0 {
+		t.Error("a kept bound counts as missed")
+	}
+}

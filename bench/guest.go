@@ -1,0 +1,104 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"virtd/hypervisor"
+	"virtd/hypervisor/memory"
+)
+
+// cmdline is the kernel command line of every guest here: fast and quiet.
+const cmdline = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check random.trust_cpu=1 " +
+	"apparmor=0 audit=0"
+
+// A guest describes one virtual machine in a way that both engines can be told.
+type guest struct {
+	kernel, initrd string
+	args           string // further kernel arguments
+	memory         int    // MiB
+	huge           bool   // 2 MiB pages of hugetlbfs, else anonymous memory
+	disks          []disk
+	tap            string // "" is no network
+	mac            string
+}
+
+type disk struct {
+	path, serial string
+	readOnly     bool
+}
+
+// qemu returns the peer's arguments: q35 with nothing but what the guest asks for, the board's defaults switched off.
+func (g guest) qemu() []string {
+	a := []string{"-M", "q35,hpet=off,vmport=off,smbus=off", "-accel", "kvm", "-cpu", "host", "-smp", "1",
+		"-m", fmt.Sprint(g.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
+		"-kernel", g.kernel, "-initrd", g.initrd, "-append", cmdline + " " + g.args}
+	if g.huge {
+		a = append(a, "-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,hugetlb=on,hugetlbsize=2M,share=off", g.memory),
+			"-machine", "memory-backend=ram")
+	}
+	port := 0
+	plug := func(device string) {
+		port++
+		a = append(a, "-device", fmt.Sprintf("pcie-root-port,id=rp%d,chassis=%d,addr=%d", port, port, port),
+			"-device", fmt.Sprintf("%s,bus=rp%d", device, port))
+	}
+	for i, d := range g.disks {
+		ro := ""
+		if d.readOnly {
+			ro = ",read-only=on"
+		}
+		a = append(a, "-blockdev", fmt.Sprintf("driver=raw,node-name=d%d,discard=unmap%s,file.driver=file,file.filename=%s,file.aio=io_uring%s", i, ro, d.path, ro))
+		plug(fmt.Sprintf("virtio-blk-pci,drive=d%d,serial=%s", i, d.serial))
+	}
+	if g.tap != "" {
+		a = append(a, "-netdev", "tap,id=n,script=no,downscript=no,vhost=off,ifname="+g.tap)
+		plug("virtio-net-pci,netdev=n,mac=" + g.mac)
+	}
+	return a
+}
+
+// virtd writes the configuration of the same machine for our engine and returns its path.
+func (g guest) virtd(dir string) (string, error) {
+	c := hypervisor.Config{
+		Version: hypervisor.ConfigVersion, Name: "bench", UUID: "c7a5fdbd-edaf-9455-926a-d65c16db1809",
+		Machine: hypervisor.MachineQ35, KVM: "kvm",
+		CPU:    hypervisor.CPU{Count: 1, Online: 1, Topology: hypervisor.Topology{Sockets: 1, Dies: 1, Clusters: 1, Cores: 1, Threads: 1}, Mode: hypervisor.CPUHostPassthrough},
+		Memory: hypervisor.Memory{Size: uint64(g.memory) << 20, Backing: memory.Backing{Kind: memory.Anonymous}},
+		Boot:   hypervisor.Boot{Kernel: "kernel", Initrd: "initrd", Cmdline: cmdline + " " + g.args},
+		Clock:  hypervisor.Clock{PIT: true}, OnReboot: hypervisor.ActionStop, OnCrash: hypervisor.ActionStop,
+		Serials: []hypervisor.Serial{{ID: "serial0", Chardev: hypervisor.Chardev{Type: "unix", File: "serial"}}},
+		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
+	}
+	open := map[hypervisor.FileName]string{"kvm": "/dev/kvm", "kernel": g.kernel, "initrd": g.initrd, "serial": "stdio"}
+	if g.huge {
+		c.Memory.Backing = memory.Backing{Kind: memory.HugeTLB, HugePage: 2 << 20}
+	}
+	plug := func() hypervisor.PCIAddress {
+		n := uint8(len(c.RootPorts) + 1)
+		c.RootPorts = append(c.RootPorts, hypervisor.RootPort{ID: fmt.Sprintf("pci.%d", n), Index: n,
+			Address: hypervisor.PCIAddress{Slot: n}, Chassis: n, Port: 8 * n})
+		return hypervisor.PCIAddress{Bus: n}
+	}
+	for i, d := range g.disks {
+		name := hypervisor.FileName(fmt.Sprintf("disk%d", i))
+		open[name] = d.path
+		c.Disks = append(c.Disks, hypervisor.Disk{ID: "virtio-" + string(name), Address: plug(), File: name, Format: "raw",
+			ReadOnly: d.readOnly, Serial: d.serial, Discard: true})
+	}
+	if g.tap != "" {
+		open["tap"] = "tap:" + g.tap
+		c.NICs = []hypervisor.NIC{{ID: "net0", Address: plug(), MAC: g.mac, Driver: "qemu", Queues: 1, Taps: []hypervisor.FileName{"tap"}}}
+	}
+	for name := range open {
+		c.Files = append(c.Files, name)
+	}
+	data, err := json.Marshal(map[string]any{"config": c, "open": open})
+	if err != nil {
+		return "", err
+	}
+	p := filepath.Join(dir, "config.json")
+	return p, os.WriteFile(p, data, 0o600)
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"virtd/bench/ab"
+)
+
+// host is what the benchmarks run with.
+type host struct {
+	rounds int
+	images string // the lab's folder of guest images
+	vmm    string // our engine
+	qemu   string // the peer
+	dir    string // scratch, in memory
+}
+
+// A benchmark measures both engines and returns its results; it leaves nothing running.
+type benchmark struct {
+	name string
+	run  func(host) ([]ab.Result, error)
+}
+
+var benchmarks = []benchmark{
+	{"start", benchStart},
+	{"memory", benchMemory},
+	{"idle", benchIdle},
+	{"disk", benchDisk},
+	{"network", benchNetwork},
+}
+
+func main() {
+	h := host{}
+	flag.IntVar(&h.rounds, "n", 7, "rounds: samples of each side")
+	flag.StringVar(&h.images, "images", "/opt/lab/guest", "folder of guest images")
+	flag.StringVar(&h.vmm, "vmm", "bin/virtd-vmm", "our engine")
+	flag.StringVar(&h.qemu, "peer", "qemu-system-x86_64", "QEMU")
+	out := flag.String("o", ".", "folder for the results, one NAME.json each")
+	flag.Parse()
+	missed, err := run(h, *out, flag.Args())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	if missed > 0 {
+		fmt.Fprintf(os.Stderr, "bench: %d bounds missed\n", missed)
+		os.Exit(1)
+	}
+}
+
+func run(h host, out string, names []string) (missed int, err error) {
+	if h.dir, err = os.MkdirTemp("/tmp", "bench"); err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(h.dir)
+	// from memory, so that the first start is like the others
+	if h.vmm, err = h.copyIn(h.vmm); err != nil {
+		return 0, err
+	}
+	for _, b := range benchmarks {
+		if len(names) > 0 && !contains(names, b.name) {
+			continue
+		}
+		results, err := b.run(h)
+		if err != nil {
+			return missed, fmt.Errorf("%s: %w", b.name, err)
+		}
+		r := ab.Report{Machine: machine(), Revision: os.Getenv("BENCH_REVISION"), Date: time.Now().UTC().Format(time.RFC3339),
+			Peer: firstLine(h.qemu, "--version") + " q35", Results: results}
+		if err := save(filepath.Join(out, b.name+".json"), r); err != nil {
+			return missed, err
+		}
+		if err := r.WriteTable(os.Stdout); err != nil {
+			return missed, err
+		}
+		fmt.Println()
+		missed += r.Missed()
+	}
+	return missed, nil
+}
+
+func save(name string, r ab.Report) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	if err := r.WriteJSON(f); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// copyIn copies a file into the scratch folder and returns its path there.
+func (h host) copyIn(name string) (string, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return "", err
+	}
+	p := filepath.Join(h.dir, filepath.Base(name))
+	return p, os.WriteFile(p, data, 0o755)
+}
+
+// machine says what the numbers come from: BENCH_MACHINE, the CPU and the kernel.
+func machine() string {
+	cpu := "unknown CPU"
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for l := range strings.Lines(string(b)) {
+			if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
+				cpu = strings.TrimSpace(v)
+				break
+			}
+		}
+	}
+	return strings.TrimSpace(os.Getenv("BENCH_MACHINE") + " " + cpu + ", Linux " + firstLine("uname", "-r"))
+}
+
+func firstLine(name string, args ...string) string {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return err.Error()
+	}
+	l, _, _ := strings.Cut(string(out), "\n")
+	return l
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,22 @@
+#!/bin/bash
+# run.sh [-n ROUNDS] [BENCHMARK...] - run the benchmarks against QEMU in the lab, one lab boot each, and print their
+# tables. Results are in out/bench/. Exit status 1 when a bound was missed, 2 on errors.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+rounds=7
+[ "${1:-}" != -n ] || { rounds=$2; shift 2; }
+[ $# -gt 0 ] || set -- start memory idle disk network
+out=out/bench
+mkdir -p "$out"
+export CGO_ENABLED=0
+go build -trimpath -o "$out/virtd-vmm" ./cmd/virtd-vmm
+go build -trimpath -o "$out/bench" ./bench
+revision=$(git describe --always --dirty)
+worst=0
+for b in "$@"; do
+  rc=0
+  LAB_HUGE=260 LAB_TIMEOUT=${LAB_TIMEOUT:-1100} LAB_ENV="BENCH_REVISION=$revision BENCH_MACHINE=lab" \
+    lab/lab.sh run -w "$out" ./bench -n "$rounds" -vmm ./virtd-vmm "$b" || rc=$?
+  [ $rc -le $worst ] || worst=$rc
+done
+exit $worst

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"virtd/bench/ab"
+)
+
+// throughputGuest boots with the lab's disk of tools, whose shell and programs it uses.
+func (h host) throughputGuest() guest {
+	return guest{kernel: filepath.Join(h.images, "6.1/vmlinux"), initrd: filepath.Join(h.images, "6.1/initrd"), memory: 192, huge: true,
+		disks: []disk{{path: filepath.Join(h.images, "tools.img"), serial: "labtools", readOnly: true}}}
+}
+
+// pair boots the guest on both engines; the rounds then ask one after the other, while the other idles.
+func (h host) pair(ours, peer guest) (a, b *engine, err error) {
+	if a, err = atShell(h.start, ours); err != nil {
+		return nil, nil, fmt.Errorf("ours: %w", err)
+	}
+	if b, err = atShell(h.startPeer, peer); err != nil {
+		a.kill()
+		return nil, nil, fmt.Errorf("peer: %w", err)
+	}
+	return a, b, nil
+}
+
+// benchDisk measures random 4 KiB reads and writes through virtio-blk, on raw images in memory, so that only the
+// engines differ.
+func benchDisk(h host) ([]ab.Result, error) {
+	guests := [2]guest{}
+	for i := range guests {
+		g := h.throughputGuest()
+		image := filepath.Join(h.dir, fmt.Sprintf("data%d.img", i))
+		if err := os.WriteFile(image, make([]byte, 64<<20), 0o600); err != nil {
+			return nil, err
+		}
+		defer os.Remove(image)
+		g.disks = append(g.disks, disk{path: image, serial: "data"})
+		guests[i] = g
+	}
+	a, b, err := h.pair(guests[0], guests[1])
+	if err != nil {
+		return nil, err
+	}
+	defer a.kill()
+	defer b.kill()
+	jobs := []struct {
+		rw    string
+		depth int
+	}{{"randread", 1}, {"randread", 16}, {"randwrite", 1}, {"randwrite", 16}}
+	var measures []ab.Measure
+	for _, j := range jobs {
+		measures = append(measures, ab.Measure{Name: fmt.Sprintf("disk: 4 KiB %s, queue depth %d", j.rw, j.depth),
+			Unit: "IOPS", Better: ab.Higher, RatioBound: 1})
+	}
+	sampler := func(e *engine) ab.Sampler {
+		return func() ([]float64, error) {
+			var out []float64
+			for _, j := range jobs {
+				v, err := fio(e, j.rw, j.depth)
+				if err != nil {
+					return nil, err
+				}
+				out = append(out, v)
+			}
+			return out, nil
+		}
+	}
+	return ab.Compare(h.rounds, measures, sampler(a), sampler(b))
+}
+
+// fio runs one job on the data disk of the guest and returns its IOPS.
+func fio(e *engine, rw string, depth int) (float64, error) {
+	out, err := e.command(fmt.Sprintf("fio --name=j --filename=/dev/vdb --rw=%s --bs=4k --direct=1 --ioengine=libaio --iodepth=%d "+
+		"--time_based --ramp_time=1 --runtime=4 --randrepeat=0 --norandommap --output-format=json", rw, depth))
+	if err != nil {
+		return 0, err
+	}
+	var result struct {
+		Jobs []struct {
+			Read, Write struct{ IOPS float64 }
+		}
+	}
+	if err := decode(out, &result); err != nil {
+		return 0, err
+	}
+	if len(result.Jobs) != 1 || result.Jobs[0].Read.IOPS+result.Jobs[0].Write.IOPS == 0 {
+		return 0, fmt.Errorf("fio reports no work: %s", out)
+	}
+	return result.Jobs[0].Read.IOPS + result.Jobs[0].Write.IOPS, nil
+}
+
+// decode finds the JSON object in what a command printed on a terminal.
+func decode(out string, v any) error {
+	i := strings.Index(out, "{")
+	if i < 0 {
+		return fmt.Errorf("no JSON in %q", out)
+	}
+	if err := json.NewDecoder(strings.NewReader(out[i:])).Decode(v); err != nil {
+		return fmt.Errorf("%w in %q", err, out)
+	}
+	return nil
+}
+
+// benchNetwork measures TCP between the guest and this host over a bridge and a tap with the engine's own virtio-net.
+func benchNetwork(h host) ([]ab.Result, error) {
+	remove, err := network("bench0", "benchv", "benchq")
+	if err != nil {
+		return nil, err
+	}
+	defer remove()
+	server := exec.Command("iperf3", "-s", "-B", "10.9.0.1")
+	if err := server.Start(); err != nil {
+		return nil, err
+	}
+	defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
+	ours, peer := h.throughputGuest(), h.throughputGuest()
+	ours.tap, ours.mac, ours.args = "benchv", "52:54:00:09:00:02", "lab.net=eth0:10.9.0.2/24"
+	peer.tap, peer.mac, peer.args = "benchq", "52:54:00:09:00:03", "lab.net=eth0:10.9.0.3/24"
+	a, b, err := h.pair(ours, peer)
+	if err != nil {
+		return nil, err
+	}
+	defer a.kill()
+	defer b.kill()
+	sampler := func(e *engine) ab.Sampler {
+		return func() ([]float64, error) {
+			var out []float64
+			for _, reverse := range []string{"", "-R"} {
+				v, err := iperf(e, reverse)
+				if err != nil {
+					return nil, err
+				}
+				out = append(out, v)
+			}
+			return out, nil
+		}
+	}
+	return ab.Compare(h.rounds, []ab.Measure{
+		{Name: "network: TCP guest to host", Unit: "Mbit/s", Better: ab.Higher, RatioBound: 1},
+		{Name: "network: TCP host to guest", Unit: "Mbit/s", Better: ab.Higher, RatioBound: 1},
+	}, sampler(a), sampler(b))
+}
+
+func iperf(e *engine, reverse string) (float64, error) {
+	out, err := e.command("iperf3 -c 10.9.0.1 -J -t 5 -O 1 " + reverse)
+	if err != nil {
+		return 0, err
+	}
+	var result struct {
+		End struct {
+			Received struct {
+				Rate float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		}
+	}
+	if err := decode(out, &result); err != nil {
+		return 0, err
+	}
+	if result.End.Received.Rate == 0 {
+		return 0, fmt.Errorf("iperf3 reports nothing received: %s", out)
+	}
+	return result.End.Received.Rate / 1e6, nil
+}
+
+// network makes a bridge with this host's address and taps on it; the function it returns removes them.
+func network(bridge string, taps ...string) (remove func(), err error) {
+	ip := func(args string) error {
+		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", args, err, out)
+		}
+		return nil
+	}
+	remove = func() {
+		for _, l := range append(taps, bridge) {
+			_ = ip("link del " + l)
+		}
+	}
+	steps := []string{"link add " + bridge + " type bridge", "addr add 10.9.0.1/24 dev " + bridge, "link set " + bridge + " up"}
+	for _, t := range taps {
+		steps = append(steps, "tuntap add "+t+" mode tap vnet_hdr", "link set "+t+" master "+bridge+" up")
+	}
+	for _, s := range steps {
+		if err := ip(s); err != nil {
+			remove()
+			return nil, err
+		}
+	}
+	return remove, nil
+}

@@ -72,7 +72,7 @@ type field struct{ name, value string }
 func describe(w io.Writer, fields []field) error {
 	var b strings.Builder
 	for _, f := range fields {
-		fmt.Fprintf(&b, "%-16s%s\n", f.name+":", f.value)
+		fmt.Fprintf(&b, "%-17s%s\n", f.name+":", f.value)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -184,6 +184,14 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%q: %v", uri, err)
 		}
 	}
+	c, err := dialOnly(t, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As virsh sends it to one user's daemon.
+	if err := c.Call(context.Background(), rpc.ProgramRemote, rpc.ProcConnectOpen, &libvirt.ConnectOpenArgs{Flags: 6}, nil); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestHostCheck: the private program.

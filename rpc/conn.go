@@ -15,16 +15,15 @@ import (
 
 // Conn is one client's connection. Its methods may be called from any goroutine.
 type Conn struct {
-	server   *Server
-	net      net.Conn
-	reader   *FrameReader
-	out      *outbox
-	peer     Peer
-	refusal  error // every call is answered with it
-	normal   *lane
-	priority *lane
-	tasks    sync.WaitGroup // calls and streams that are under way
-	alive    keepalive
+	server  *Server
+	net     net.Conn
+	reader  *FrameReader
+	out     *outbox
+	peer    Peer
+	refusal error // every call is answered with it
+	lanes   [lanes]*lane
+	tasks   sync.WaitGroup // calls and streams that are under way
+	alive   keepalive
 
 	readOnly atomic.Bool
 	opened   atomic.Bool
@@ -140,8 +139,9 @@ func (c *Conn) orderly(err error) bool {
 func (c *Conn) abort() {
 	c.out.close()
 	c.net.Close()
-	c.normal.close()
-	c.priority.close()
+	for _, l := range c.lanes {
+		l.close()
+	}
 	c.abortStreams()
 }
 
@@ -198,11 +198,7 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) {
 		c.tasks.Done()
 		return
 	}
-	l := c.normal
-	if call.Proc.Priority {
-		l = c.priority
-	}
-	l.submit(c.server.ctx, call)
+	c.lanes[laneOf(call.Proc)].submit(c.server.ctx, call)
 }
 
 func (c *Conn) newCall(h Header, body []byte) (*Call, error) {

@@ -5,6 +5,25 @@ import (
 	"sync"
 )
 
+// The lanes of a connection. A call waits only behind others of its lane: five starts that hang hold up neither questions nor
+// the destroy that ends them.
+const (
+	laneChanges  = iota // calls that change something
+	laneQueries         // calls that only look; statistics can take as long as an engine takes to answer
+	lanePriority        // what libvirt says must not wait behind an engine
+	lanes
+)
+
+func laneOf(p *Procedure) int {
+	switch {
+	case p.Priority:
+		return lanePriority
+	case p.ReadOnly:
+		return laneQueries
+	}
+	return laneChanges
+}
+
 // lane runs the calls of one kind of one connection, some in parallel, and holds a bounded number of further ones.
 type lane struct {
 	mu      sync.Mutex

@@ -15,8 +15,8 @@ import (
 type Options struct {
 	MaxClients        int           // connections in all (5000)
 	MaxPerUser        int           // connections of one user other than root (500)
-	ParallelCalls     int           // ordinary calls of one connection that run at once; as many priority calls beside them (5)
-	WaitingCalls      int           // further calls of one connection that are read ahead (64)
+	ParallelCalls     int           // calls of one connection that run at once, in each lane (5)
+	WaitingCalls      int           // further calls of one connection that are read ahead, in each lane (64)
 	KeepaliveInterval time.Duration // silence before a ping (5 s); negative: no pings
 	KeepaliveCount    int           // unanswered pings before the connection is closed (5)
 	OpenDeadline      time.Duration // from connecting to CONNECT_OPEN (60 s)
@@ -167,8 +167,9 @@ func (s *Server) newConn(conn net.Conn, policy Policy) *Conn {
 	}
 	c := &Conn{
 		server: s, net: conn, peer: peerOf(conn), streams: map[streamKey]*Stream{},
-		normal:   newLane(s.opts.ParallelCalls, s.opts.WaitingCalls),
-		priority: newLane(s.opts.ParallelCalls, s.opts.WaitingCalls),
+	}
+	for i := range c.lanes {
+		c.lanes[i] = newLane(s.opts.ParallelCalls, s.opts.WaitingCalls)
 	}
 	c.out = newOutbox(conn, func(error) { c.abort() })
 	c.readOnly.Store(policy.ReadOnly)

@@ -244,7 +244,7 @@ func TestRefusedPeer(t *testing.T) {
 	<-c.Done()
 }
 
-// TestStuckCalls: five calls hang; a sixth waits, priority calls and keepalive are answered all the same.
+// TestStuckCalls: five calls hang; a sixth waits, priority calls, questions and keepalive are answered all the same.
 func TestStuckCalls(t *testing.T) {
 	b := newTestbed(t, rpc.Options{}, rpc.Policy{})
 	c := b.open(t)

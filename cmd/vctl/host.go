@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"virtd/release"
 	"virtd/rpc"
 	"virtd/rpc/client"
 )
@@ -31,7 +32,7 @@ func versions(c *cli.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	data := map[string]string{"vctl": version(), "library": dotted(lib), "hypervisor": dotted(hv), "host": host, "uri": s.target.uri.Redacted()}
+	data := map[string]string{"vctl": release.Version, "library": dotted(lib), "hypervisor": dotted(hv), "host": host, "uri": s.target.uri.Redacted()}
 	return emit(c, data, func(w io.Writer) error {
 		return describe(w, []field{{"vctl", data["vctl"]}, {"Library", "libvirt " + data["library"]},
 			{"Hypervisor", "QEMU " + data["hypervisor"]}, {"Host", host}, {"URI", data["uri"]}})

@@ -10,6 +10,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+
+	"virtd/release"
 )
 
 func main() {
@@ -39,7 +41,7 @@ func app(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
 		Name:    "vctl",
 		Usage:   "manage virtual machines through virtd",
-		Version: version(),
+		Version: release.Version,
 		Description: "vctl sends its requests to the daemon at the connection URI, virtd or any libvirt daemon.\n" +
 			"DOMAIN is a name, an id or a UUID.",
 		Flags: []cli.Flag{

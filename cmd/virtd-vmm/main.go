@@ -23,6 +23,7 @@ import (
 
 	"virtd/hypervisor"
 	"virtd/hypervisor/monitor"
+	"virtd/release"
 )
 
 func main() {
@@ -40,7 +41,7 @@ func run() int {
 	version := flag.Bool("version", false, "print the version and leave")
 	flag.Parse()
 	if *version {
-		fmt.Println("virtd-vmm", engineVersion(), "config", hypervisor.ConfigVersion)
+		fmt.Println("virtd-vmm", release.Version, "config", hypervisor.ConfigVersion)
 		return 0
 	}
 	c, files, err := load(*configFD, *configFile)
@@ -160,11 +161,4 @@ func writeRecord(fd int, r hypervisor.ExitRecord) error {
 		return fmt.Errorf("write the exit record: %d of %d bytes: %w", n, len(data)+1, err)
 	}
 	return nil
-}
-
-func engineVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "devel"
 }

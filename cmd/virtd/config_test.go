@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"virtd/release"
 )
 
 func noEnv(string) string { return "" }
@@ -130,7 +132,7 @@ func TestHelpAndVersion(t *testing.T) {
 		t.Errorf("--help: %d %q %q", code, out.String(), errs.String())
 	}
 	out.Reset()
-	if code := run([]string{"--version"}, &out, &errs); code != 0 || !strings.HasPrefix(out.String(), "virtd "+version) {
+	if code := run([]string{"--version"}, &out, &errs); code != 0 || !strings.HasPrefix(out.String(), "virtd "+release.Version) {
 		t.Errorf("--version: %d %q", code, out.String())
 	}
 	if code := run([]string{"--bogus"}, &out, &errs); code != 2 || !strings.Contains(errs.String(), "bogus") {

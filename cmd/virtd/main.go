@@ -10,10 +10,9 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-)
 
-// version is virtd's own; what clients are told to be compatible with is in package daemon.
-const version = "0.1.0"
+	"virtd/release"
+)
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
@@ -151,7 +150,7 @@ func versionText() string {
 			}
 		}
 	}
-	return fmt.Sprintf("virtd %s%s %s", version, revision, runtime.Version())
+	return fmt.Sprintf("virtd %s%s %s", release.Version, revision, runtime.Version())
 }
 
 // exists reports whether a path names something.

@@ -21,6 +21,7 @@ import (
 	"virtd/driver/kvm"
 	"virtd/hypervisor"
 	"virtd/network/bridge"
+	"virtd/release"
 	"virtd/rpc"
 )
 
@@ -77,7 +78,7 @@ func listenAndServe(ctx context.Context, stop func(), cfg config, log *slog.Logg
 	}
 	background.Go(func() { mgr.Autostart(ctx) })
 	notify(log, sd.SdNotifyReady)
-	log.Info("ready", "version", version, "uri", uri(cfg))
+	log.Info("ready", "version", release.Version, "uri", uri(cfg))
 	select {
 	case <-ctx.Done():
 	case err = <-failed:

@@ -32,6 +32,9 @@ func (c control) RunState() (state, reason string) {
 // Quit implements monitor.Machine. It does not wait: the reply must leave before the process.
 func (c control) Quit(reason string) { go c.Stop(ExitQuit, reason) }
 
+// SetPoweroffAction implements monitor.Machine.
+func (c control) SetPoweroffAction(reset bool) { c.resetAtPoweroff.Store(reset) }
+
 // CPUs implements monitor.Machine.
 func (c control) CPUs() []monitor.CPU {
 	var out []monitor.CPU

@@ -103,6 +103,10 @@ func (m *Machine) act(e *guestEvent) {
 	switch e.kind {
 	case eventPowerOff:
 		m.shutdownEvent("guest-shutdown")
+		if m.resetAtPoweroff.Load() {
+			m.resetOrEnd(state)
+			return
+		}
 		m.end(ExitShutdown, e.detail)
 	case eventReset, eventTripleFault:
 		m.host.Logf("guest reset: %s", e.detail)
@@ -132,9 +136,14 @@ func (m *Machine) follow(a Action, reason ExitReason, qmpReason, detail string, 
 		m.shutdownEvent(qmpReason)
 		m.end(reason, detail)
 	default:
-		if err := m.reset(true, state == StateRunning); err != nil {
-			m.end(ExitError, "reset the machine: "+err.Error())
-		}
+		m.resetOrEnd(state)
+	}
+}
+
+// resetOrEnd starts the guest again, running if state says that it ran.
+func (m *Machine) resetOrEnd(state State) {
+	if err := m.reset(true, state == StateRunning); err != nil {
+		m.end(ExitError, "reset the machine: "+err.Error())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"virtd/hypervisor/boot"
 	"virtd/hypervisor/bus"
@@ -56,6 +57,9 @@ type Machine struct {
 
 	status statusWord
 	events eventQueue
+
+	resetAtPoweroff atomic.Bool // the guest's power-off is half of a reboot
+
 	done   chan struct{}
 	record ExitRecord
 	ended  sync.Once

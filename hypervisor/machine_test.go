@@ -16,6 +16,22 @@ func TestPowerOff(t *testing.T) {
 	}
 }
 
+// TestPowerOffStartsAgain: the guest's power-off is half of a reboot when the monitor says so.
+func TestPowerOffStartsAgain(t *testing.T) {
+	m := bootGuest(t, guestButton, nil)
+	m.Control().SetPoweroffAction(true)
+	if err := m.PowerDown(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a reset", func() bool { m.mu.Lock(); defer m.mu.Unlock(); return len(m.events) == 3 })
+	m.Control().SetPoweroffAction(false)
+	if err := m.PowerDown(); err != nil {
+		t.Fatal(err)
+	}
+	m.wantEnd(ExitShutdown)
+	m.wantEvents("POWERDOWN SHUTDOWN RESET POWERDOWN SHUTDOWN")
+}
+
 func TestGuestReset(t *testing.T) {
 	m := bootGuest(t, guestReboot, nil)
 	m.wantSerial("123")

@@ -20,6 +20,8 @@ type Machine interface {
 	Pause() error
 	Resume() error
 	PowerDown() error
+	// SetPoweroffAction says whether the guest's power-offs reset the machine in place or end it, which is the default.
+	SetPoweroffAction(reset bool)
 	Reset() error
 	NMI() error
 	// Quit ends the machine; it returns before the process leaves.

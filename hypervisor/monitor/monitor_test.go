@@ -46,6 +46,9 @@ func (f *fakeMachine) PowerDown() error { return f.call("powerdown") }
 func (f *fakeMachine) Reset() error     { return f.call("reset") }
 func (f *fakeMachine) NMI() error       { panic("a mistake") }
 func (f *fakeMachine) Quit(r string)    { f.call("quit " + r) }
+func (f *fakeMachine) SetPoweroffAction(reset bool) {
+	f.call(fmt.Sprint("reset at power-off ", reset))
+}
 func (f *fakeMachine) CPUs() []CPU      { return []CPU{{Index: 0, ThreadID: 42}} }
 func (f *fakeMachine) Balloon() (uint64, error) {
 	f.mu.Lock()
@@ -172,13 +175,15 @@ func TestCommands(t *testing.T) {
 		{`{"execute":"x-virtd-net-stats"}`, `{"return":{}}`},
 		{`{"execute":"frob"}`, `{"error":{"class":"CommandNotFound","desc":"The command frob has not been found"}}`},
 		{`{"execute":"inject-nmi"}`, `{"error":{"class":"GenericError","desc":"internal error: a mistake"}}`},
+		{`{"execute":"x-virtd-set-action","arguments":{"shutdown":"reset"}}`, `{"return":{}}`},
+		{`{"execute":"x-virtd-set-action","arguments":{"shutdown":"frob"}}`, `{"error":{"class":"GenericError","desc":"Parameter 'shutdown' expects reset or poweroff"}}`},
 		{`{"execute":"x-virtd-quit","arguments":{"reason":"destroyed"}}`, `{"return":{}}`},
 	} {
 		if got := p.ask(c.ask); got != c.want {
 			t.Errorf("%s\n got %s\nwant %s", c.ask, got, c.want)
 		}
 	}
-	if got := fmt.Sprint(m.calls); got != "[pause resize 1048576 quit destroyed]" {
+	if got := fmt.Sprint(m.calls); got != "[pause resize 1048576 reset at power-off true quit destroyed]" {
 		t.Errorf("calls %s", got)
 	}
 }

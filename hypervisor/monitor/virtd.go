@@ -28,6 +28,7 @@ var virtdCommands = map[string]command{
 	"x-virtd-set-link":             virtdSetLink,
 	"x-virtd-chardev":              virtdChardev,
 	"x-virtd-quit":                 virtdQuit,
+	"x-virtd-set-action":           virtdSetAction,
 }
 
 func hello(s *Server, args json.RawMessage) (any, error) {
@@ -117,6 +118,20 @@ func virtdChardev(s *Server, args json.RawMessage) (any, error) {
 		}
 	}
 	return nil, fmt.Errorf("character device %q: %w", a.ID, ErrNotFound)
+}
+
+func virtdSetAction(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		Shutdown string `json:"shutdown"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	if a.Shutdown != "reset" && a.Shutdown != "poweroff" {
+		return nil, errors.New("Parameter 'shutdown' expects reset or poweroff")
+	}
+	s.machine.SetPoweroffAction(a.Shutdown == "reset")
+	return nil, nil
 }
 
 func virtdQuit(s *Server, args json.RawMessage) (any, error) {

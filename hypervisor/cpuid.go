@@ -21,7 +21,7 @@ func (m *Machine) makeCPUID() error {
 	spec := cpuid.Spec{
 		Count: c.Count, Topology: cpuid.Topology(c.Topology), Mode: cpuid.Mode(c.Mode), Model: c.Model, Vendor: c.Vendor,
 		Features: map[string]cpuid.Policy{}, Paravirt: c.Paravirt, KVMHidden: c.KVMHidden, NoKVMClock: m.cfg.Clock.NoKVMClk,
-		NoAPIC: c.NoAPIC, PhysBits: c.PhysBits,
+		NoAPIC: c.NoAPIC, PhysBits: c.PhysBits, Brand: cpuid.HostBrand(),
 	}
 	for name, policy := range c.Features {
 		spec.Features[name] = cpuid.Policy(policy)

@@ -59,10 +59,11 @@ func start(c *cli.Context, s *session, d libvirt.Domain) error {
 	if c.Bool("autodestroy") {
 		flags |= libvirt.DomainStartAutodestroy
 	}
-	d, err := s.DomainCreateWithFlags(d, uint32(flags))
-	if err != nil {
+	started, err := s.DomainCreateWithFlags(d, uint32(flags))
+	if err != nil { // and no domain to take the name from
 		return fmt.Errorf("failed to start domain '%s': %w", d.Name, err)
 	}
+	d = started
 	if !c.Bool("console") {
 		return done(c, "Domain '%s' started", d.Name)
 	}

@@ -34,6 +34,8 @@ func atShell(start func(guest) (*engine, error), g guest) (*engine, error) {
 
 // benchMemory measures what an engine with an idle guest holds beyond guest RAM.
 func benchMemory(h host) ([]ab.Result, error) {
+	// pages of a program in tmpfs count as dirty
+	h.vmm = h.onDisk
 	sampler := func(start func(guest) (*engine, error)) ab.Sampler {
 		return func() ([]float64, error) {
 			e, err := atShell(start, h.idleGuest())
@@ -109,7 +111,7 @@ func benchIdle(h host) ([]ab.Result, error) {
 	}, sampler(h.start), sampler(h.startPeer))
 }
 
-// switches returns the voluntary context switches, each of which ends a sleep, of the threads that are not vCPUs.
+// switches returns how often each thread that is not a vCPU has slept.
 func switches(pid int) (map[string]float64, error) {
 	out := map[string]float64{}
 	tasks := fmt.Sprintf("/proc/%d/task", pid)
@@ -133,22 +135,28 @@ func switches(pid int) (map[string]float64, error) {
 			vcpus++
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(tasks, t.Name(), "status"))
-		if err != nil {
+		if out[t.Name()], err = sleeps(pid, t.Name()); err != nil {
 			return nil, err
-		}
-		for l := range strings.Lines(string(b)) {
-			if v, ok := strings.CutPrefix(l, "voluntary_ctxt_switches:"); ok {
-				if out[t.Name()], err = strconv.ParseFloat(strings.TrimSpace(v), 64); err != nil {
-					return nil, err
-				}
-			}
 		}
 	}
 	if vcpus != 1 {
 		return nil, fmt.Errorf("process %d has %d threads in KVM_RUN, not the 1 of an idle guest", pid, vcpus)
 	}
 	return out, nil
+}
+
+// sleeps returns how often a thread has slept.
+func sleeps(pid int, tid string) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/status", pid, tid))
+	if err != nil {
+		return 0, err
+	}
+	for l := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(l, "voluntary_ctxt_switches:"); ok {
+			return strconv.ParseFloat(strings.TrimSpace(v), 64)
+		}
+	}
+	return 0, fmt.Errorf("no voluntary_ctxt_switches of thread %s of process %d", tid, pid)
 }
 
 // kvmRun is the request number of KVM_RUN as /proc/PID/task/TID/syscall prints it.

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The idle benchmark reports small numbers, so it must be shown to see a thread that does wake.
+func TestSleepsCountsWakeUps(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	tid := strconv.Itoa(unix.Gettid())
+	before, err := sleeps(os.Getpid(), tid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		ts := unix.NsecToTimespec(int64(time.Millisecond))
+		if err := unix.Nanosleep(&ts, nil); err != nil && err != unix.EINTR {
+			t.Fatal(err)
+		}
+	}
+	after, err := sleeps(os.Getpid(), tid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after-before < 10 {
+		t.Errorf("10 sleeps counted as %v", after-before)
+	}
+}
+
+func TestRollupRefusesProcessWithoutGuest(t *testing.T) {
+	if _, err := rollup(os.Getpid()); err == nil || !strings.Contains(err.Error(), "no guest RAM") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Both engines must be told the same machine.
+func TestSameMachineForBoth(t *testing.T) {
+	g := guest{kernel: "/k", initrd: "/i", args: "lab.net=x", memory: 64, huge: true, tap: "tap9", mac: "52:54:00:00:00:01",
+		disks: []disk{{path: "/a", serial: "labtools", readOnly: true}, {path: "/b", serial: "data"}}}
+	qemu := g.qemu()
+	p, err := g.virtd(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ours struct {
+		Config struct {
+			Boot   struct{ Cmdline string }
+			Memory struct{ Size uint64 }
+			Disks  []struct {
+				Serial   string
+				ReadOnly bool
+			}
+			NICs []struct{ MAC string }
+		}
+		Open map[string]string
+	}
+	if err := json.Unmarshal(data, &ours); err != nil {
+		t.Fatal(err)
+	}
+	after := func(flag string) string { return qemu[slices.Index(qemu, flag)+1] }
+	if ours.Config.Boot.Cmdline != after("-append") || ours.Config.Memory.Size != 64<<20 || after("-m") != "64" {
+		t.Errorf("different machines: %+v, %q", ours.Config, qemu)
+	}
+	if len(ours.Config.Disks) != 2 || !ours.Config.Disks[0].ReadOnly || ours.Config.Disks[1].Serial != "data" || ours.Open["disk1"] != "/b" {
+		t.Errorf("disks: %+v", ours)
+	}
+	all := strings.Join(qemu, " ")
+	for _, want := range []string{"file.filename=/b", "serial=data", "ifname=tap9", "mac=" + ours.Config.NICs[0].MAC, "hugetlb=on"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("the peer is not told %s: %s", want, all)
+		}
+	}
+}
+
+func TestDecodeSkipsTerminalNoise(t *testing.T) {
+	var v struct{ A int }
+	if err := decode("\r\n\x1b[6n{\"a\": 3}\r\ntail", &v); err != nil || v.A != 3 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if err := decode("command not found", &v); err == nil {
+		t.Error("no JSON, but no error")
+	}
+}

@@ -46,7 +46,8 @@ type run struct {
 	started time.Time
 	gone    chan struct{} // closed when this life ended and its traces are removed
 
-	starting     bool   // the first Cont has not happened
+	starting     bool   // the guest has not run yet
+	guestEnded   bool   // the end was the guest's doing
 	destroying   bool   // a destroy asked for the end
 	rebooting    bool   // the next power-off is half of a reboot
 	resetArmed   bool   // the engine was told to reset at the next power-off

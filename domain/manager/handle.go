@@ -46,9 +46,12 @@ func (d *Domain) handle(r *run, e driver.Event) {
 	}
 	switch e := e.(type) {
 	case driver.Resumed:
-		if d.state == Paused && d.reason == PausedStartingUp {
+		switch {
+		case r.starting:
+			d.booted(r)
+		case d.state == Paused && d.reason == PausedStartingUp: // a restart's new engine
 			d.setRunning(RunningBooted)
-		} else {
+		default:
 			d.setRunning(RunningUnpaused)
 		}
 		d.statusLater()
@@ -81,7 +84,7 @@ func (d *Domain) handle(r *run, e driver.Event) {
 
 // poweringOff notes the end of the guest. The caller holds d.mu.
 func (d *Domain) poweringOff(r *run, guest bool) {
-	if r.sawShutdown {
+	if r.sawShutdown || d.state == Crashed { // a crash is told as such
 		return
 	}
 	r.sawShutdown = true
@@ -139,6 +142,7 @@ func (d *Domain) exited(r *run, exit driver.Exit) {
 		return
 	}
 	reason, detail := r.outcome(exit)
+	r.guestEnded = reason == ShutOffShutdown || exit.Reason == driver.ExitPanic
 	again := !r.destroying && r.restarts(exit)
 	if exit.Reason == driver.ExitShutdown || exit.Reason == driver.ExitReboot {
 		d.poweringOff(r, true)

@@ -257,6 +257,27 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	}
 }
 
+// A guest may be through before the engine's answer to its start is: then it has started all the same.
+func TestGuestThatEndsAtOnce(t *testing.T) {
+	drv := &fake.Driver{OnCall: func(_ context.Context, e *fake.Engine, method string) error {
+		if method != "Cont" {
+			return nil
+		}
+		e.Emit(driver.Resumed{})
+		e.GuestPoweroff()
+		return errors.New("connection lost")
+	}}
+	f := newFixture(t, drv, newMemStore())
+	d := f.define("a", "")
+	if err := d.Start(bg, 0); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, d, ShutOff, ShutOffShutdown)
+	if diff := cmp.Diff([]string{"0,0", "4,0", "2,0", "6,1", "5,0"}, f.lifecycle(5)); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
 func TestDefineThatCannotBeStoredIsNotDefined(t *testing.T) {
 	st := newMemStore()
 	f := newFixture(t, &fake.Driver{}, st)

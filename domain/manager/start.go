@@ -86,19 +86,13 @@ func (d *Domain) start(ctx context.Context, def *domain.Definition, paused bool)
 	if err := d.launch(ctx, r); err != nil {
 		return d.failStart(r, err)
 	}
-	if !paused {
-		if err := d.firstCont(ctx, r); err != nil {
-			return d.failStart(r, err)
-		}
-	}
-	d.mu.Lock()
-	r.starting = false
-	d.emitLifecycle(LifecycleStarted, StartedBooted)
+	first := d.firstCont
 	if paused {
-		d.state, d.reason = Paused, PausedUser
-		d.emitLifecycle(LifecycleSuspended, SuspendedPaused)
+		first = d.stayPaused
 	}
-	d.mu.Unlock()
+	if err := first(ctx, r); err != nil {
+		return d.failStart(r, err)
+	}
 	d.logStatus()
 	return nil
 }
@@ -127,20 +121,46 @@ func (d *Domain) launch(ctx context.Context, r *run) error {
 	return d.syncStatus()
 }
 
-// firstCont runs the guest's first instruction.
+// firstCont runs the guest's first instruction. A guest that powers off before the engine's answer is here has started.
 func (d *Domain) firstCont(ctx context.Context, r *run) error {
 	cctx, cancel := d.call(ctx)
 	defer cancel()
-	if err := r.inst.Cont(cctx); err != nil {
-		return err
+	err := r.inst.Cont(cctx)
+	if err != nil {
+		d.waitGone(r, dyingTime)
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run == r && err == nil {
+		d.booted(r)
+	}
+	if err != nil && d.run != r && !r.starting && r.guestEnded {
+		return nil
+	}
+	return err
+}
+
+// stayPaused ends a start whose guest shall not run yet.
+func (d *Domain) stayPaused(_ context.Context, r *run) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.run != r {
 		return virterr.New(virterr.InternalError, "the engine of domain '%s' ended at once: %s", d.name, d.lastExit)
 	}
-	d.setRunning(RunningBooted)
+	r.starting = false
+	d.emitLifecycle(LifecycleStarted, StartedBooted)
+	d.state, d.reason = Paused, PausedUser
+	d.emitLifecycle(LifecycleSuspended, SuspendedPaused)
 	return nil
+}
+
+// booted notes that the guest runs for the first time. The caller holds d.mu.
+func (d *Domain) booted(r *run) {
+	if r.starting {
+		r.starting = false
+		d.setRunning(RunningBooted)
+		d.emitLifecycle(LifecycleStarted, StartedBooted)
+	}
 }
 
 // failStart undoes a start that failed with err, and returns the error for the user.
@@ -152,7 +172,7 @@ func (d *Domain) failStart(r *run, err error) error {
 	if inst == nil { // no engine, no events
 		d.finish(r, ShutOffFailed, -1, "")
 	} else {
-		d.waitGone(r, dyingTime) // one that failed by itself has words of its own
+		d.waitGone(r, dyingTime) // one that fails by itself has words of its own
 		if kerr := inst.Kill(); kerr != nil && !d.isGone(r) {
 			d.m.log.Error("cannot kill the engine of a domain that did not start", "domain", d.name, "err", kerr)
 		}

@@ -49,6 +49,7 @@ func (noLinks) GuestStats(string) (bridge.Stats, error) { return bridge.Stats{Rx
 type host struct {
 	t      *testing.T
 	dir    string
+	engine string
 	log    bytes.Buffer
 	m      *manager.Manager
 	mu     sync.Mutex
@@ -56,6 +57,12 @@ type host struct {
 }
 
 func newHost(t *testing.T) *host {
+	t.Helper()
+	return newHostWith(t, os.Args[0])
+}
+
+// newHostWith is newHost with another engine.
+func newHostWith(t *testing.T, engine string) *host {
 	t.Helper()
 	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err != nil {
 		t.Skip("needs /dev/kvm, which every engine is given: ", err)
@@ -66,7 +73,7 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, dir: dir}
+	h := &host{t: t, dir: dir, engine: engine}
 	for name, size := range map[string]int{"vmlinuz": 64, "disk.raw": 1 << 20} {
 		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, size), 0o600); err != nil {
 			t.Fatal(err)
@@ -96,7 +103,7 @@ func (h *host) open() {
 		h.t.Fatal(err)
 	}
 	drv, err := kvm.New(kvm.Config{
-		Engine: os.Args[0], RunDir: filepath.Join(h.dir, "run"), LogDir: filepath.Join(h.dir, "log"), Links: noLinks{}, Log: log,
+		Engine: h.engine, RunDir: filepath.Join(h.dir, "run"), LogDir: filepath.Join(h.dir, "log"), Links: noLinks{}, Log: log,
 		CgroupParent: "virtd-kvm-test",
 	})
 	if err != nil {

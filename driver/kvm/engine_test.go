@@ -23,7 +23,11 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "--"+hypervisor.ConfigFDFlag+"=") {
 		os.Exit(runEngine(os.Args[1]))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if builtDir != "" {
+		os.RemoveAll(builtDir)
+	}
+	os.Exit(code)
 }
 
 // tinyEngine is the engine's state.

@@ -15,6 +15,7 @@ import (
 	"virtd/hypervisor/virtio"
 	"virtd/hypervisor/virtio/net/taptest"
 	"virtd/hypervisor/virtio/virtiotest"
+	"virtd/lab/labtest"
 )
 
 // fakeDriver writes down requests, and fails one of them if told to.
@@ -243,11 +244,12 @@ func TestDirtyLog(t *testing.T) {
 	n.Stop()
 }
 
-// TestKernel moves packets through the real device.
-func TestKernel(t *testing.T) {
+// TestLabKernel moves packets through the real device.
+func TestLabKernel(t *testing.T) {
+	labtest.Need(t, labtest.VhostNet, labtest.Tun)
 	f, err := os.OpenFile("/dev/vhost-net", os.O_RDWR, 0)
 	if err != nil {
-		t.Skipf("needs /dev/vhost-net (kernel module vhost_net): %v", err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	tap := taptest.New(t, 1)

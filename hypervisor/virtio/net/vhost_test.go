@@ -11,6 +11,7 @@ import (
 	"virtd/hypervisor/memory"
 	"virtd/hypervisor/vhost"
 	"virtd/hypervisor/virtio"
+	"virtd/lab/labtest"
 )
 
 // fakePair records what a vhost pair is asked to do.
@@ -145,11 +146,12 @@ func TestVhostFeatures(t *testing.T) {
 	}
 }
 
-// TestVhostOnKernel moves packets of a device through the real vhost-net, switching the link in between.
-func TestVhostOnKernel(t *testing.T) {
+// TestLabVhost moves packets of a device through the real vhost-net, switching the link in between.
+func TestLabVhost(t *testing.T) {
+	labtest.Need(t, labtest.VhostNet, labtest.Tun)
 	fd, err := unix.Open("/dev/vhost-net", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		t.Skipf("needs /dev/vhost-net (kernel module vhost_net): %v", err)
+		t.Fatal(err)
 	}
 	f, tap := newTapFixture(t, 1, func(c *Config) { c.Vhosts = []int{fd} })
 	if len(f.dev.vhosts) != 1 {

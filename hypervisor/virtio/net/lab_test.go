@@ -1,0 +1,269 @@
+package net_test
+
+import (
+	"bytes"
+	"crypto/md5"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"virtd/hypervisor"
+	"virtd/hypervisor/memory"
+	"virtd/lab/labtest"
+)
+
+// TestLabTransfer boots Linux guests on a bridge and moves 100 MiB (16 with -short) each way through both kinds of back
+// end, with one queue pair and with four, comparing checksums. It looks at queue counts and per-queue interrupts too.
+func TestLabTransfer(t *testing.T) {
+	labtest.Need(t, labtest.KVM, labtest.Tun, labtest.VhostNet)
+	size := 100 << 20
+	if testing.Short() {
+		size = 16 << 20
+	}
+	for _, driver := range []string{"qemu", "vhost"} {
+		for _, queues := range []int{1, 4} {
+			t.Run(fmt.Sprintf("%s with %d queues", driver, queues), func(t *testing.T) {
+				transfer(t, driver, queues, size)
+			})
+		}
+	}
+}
+
+// streams is how many connections share the data: enough for every queue to see some.
+const streams = 8
+
+func transfer(t *testing.T, driver string, queues, size int) {
+	name := bridge(t, queues)
+	peer := newPeer(t, size/streams)
+	out := guest(t, name, driver, queues, guestScript(queues))
+
+	sent := regexp.MustCompile(`(?m)^SUM ([0-9a-f]{32})`).FindAllStringSubmatch(out, -1)
+	var got []string
+	for _, m := range sent {
+		got = append(got, m[1])
+	}
+	if len(got) != streams {
+		t.Fatalf("the guest tells of %d streams:\n%s", len(got), out)
+	}
+	for _, sum := range got {
+		if sum != peer.sum {
+			t.Errorf("the guest received a stream with the sum %s, sent was %s", sum, peer.sum)
+		}
+	}
+	received := peer.results()
+	if len(received) != streams {
+		t.Errorf("%d streams came back", len(received))
+	}
+	for _, sum := range received {
+		if sum != peer.sum {
+			t.Errorf("a stream came back with the sum %s, sent was %s", sum, peer.sum)
+		}
+	}
+	checkQueues(t, out, queues)
+}
+
+// guestScript is what the guest does. It prints what checkQueues and transfer look at.
+func guestScript(queues int) string {
+	s := `ping -c 3 -W 5 10.9.0.1 || exit 1
+`
+	if queues > 1 {
+		s += fmt.Sprintf("ethtool -L eth0 combined 2 && echo COMBINED-2 $(ethtool -l eth0 | grep Combined)\nethtool -L eth0 combined %d || exit 2\n", queues)
+	}
+	return s + `echo COMBINED $(ethtool -l eth0 | grep Combined)
+grep -E 'virtio[0-9]+-(in|out)put' /proc/interrupts | sed 's/^/BEFORE /'
+for i in $(seq ` + fmt.Sprint(streams) + `); do (cat </dev/tcp/10.9.0.1/7000 >/tmp/x$i; echo "SUM $(md5sum </tmp/x$i)") & done
+wait
+for i in $(seq ` + fmt.Sprint(streams) + `); do cat /tmp/x$i >/dev/tcp/10.9.0.1/7001 & done
+wait
+grep -E 'virtio[0-9]+-(in|out)put' /proc/interrupts | sed 's/^/AFTER /'
+exit 0
+`
+}
+
+// checkQueues compares what ethtool and /proc/interrupts said.
+func checkQueues(t *testing.T, out string, queues int) {
+	t.Helper()
+	if want := fmt.Sprintf("COMBINED Combined: %d Combined: %d\n", queues, queues); !strings.Contains(out, want) {
+		t.Errorf("ethtool -l does not show %d queues, in use and possible:\n%s", queues, out)
+	}
+	if want := "COMBINED-2 Combined: 4 Combined: 2\n"; queues == 4 && !strings.Contains(out, want) {
+		t.Errorf("ethtool -L to 2 has no effect:\n%s", out)
+	}
+	moved := map[string]int{}
+	before, after := interrupts(out, "BEFORE"), interrupts(out, "AFTER")
+	for name, n := range after {
+		if n > before[name] {
+			moved[name[strings.LastIndex(name, "-")+1:len(name)-2]]++
+		}
+	}
+	// The kernel chooses queues by hashes of the streams: not each must get one.
+	if want := min(queues, 2); moved["input"] < want || len(after) < 2*queues {
+		t.Errorf("interrupts of %d receive queues moved (%d wanted), of %d vectors:\n%s", moved["input"], want, len(after), out)
+	}
+}
+
+// interrupts sums the counts of lines that begin with tag, by name.
+func interrupts(out, tag string) map[string]int {
+	sums := map[string]int{}
+	for _, line := range strings.Split(out, "\n") {
+		f := strings.Fields(line)
+		if len(f) < 4 || f[0] != tag {
+			continue
+		}
+		for _, s := range f[2 : len(f)-1] {
+			var n int
+			if _, err := fmt.Sscanf(s, "%d", &n); err == nil && regexp.MustCompile(`^[0-9]+$`).MatchString(s) {
+				sums[f[len(f)-1]] += n
+			}
+		}
+	}
+	return sums
+}
+
+// bridge makes a bridge with the host's address and a tap on it, and returns the tap's name.
+func bridge(t *testing.T, queues int) string {
+	t.Helper()
+	tap := []string{"tuntap", "add", "dev", "labn0", "mode", "tap", "vnet_hdr"}
+	if queues > 1 {
+		tap = append(tap, "multi_queue")
+	}
+	for _, args := range [][]string{
+		{"link", "add", "labn", "type", "bridge"}, {"addr", "add", "10.9.0.1/24", "dev", "labn"}, {"link", "set", "labn", "up"},
+		tap, {"link", "set", "labn0", "master", "labn", "up"},
+	} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v\n%s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		exec.Command("ip", "link", "del", "labn0").Run()
+		exec.Command("ip", "link", "del", "labn").Run()
+	})
+	return "labn0"
+}
+
+// peer is the host's end of the streams: port 7000 sends, port 7001 receives.
+type peer struct {
+	data []byte
+	sum  string
+	mu   sync.Mutex
+	got  []string
+	wg   sync.WaitGroup
+}
+
+func newPeer(t *testing.T, size int) *peer {
+	t.Helper()
+	p := &peer{data: make([]byte, size)}
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range p.data {
+		p.data[i] = byte(r.Uint32())
+	}
+	sum := md5.Sum(p.data)
+	p.sum = hex.EncodeToString(sum[:])
+	p.listen(t, "10.9.0.1:7000", func(c net.Conn) { io.Copy(c, bytes.NewReader(p.data)) })
+	p.listen(t, "10.9.0.1:7001", func(c net.Conn) {
+		h := md5.New()
+		io.Copy(h, c)
+		p.mu.Lock()
+		p.got = append(p.got, hex.EncodeToString(h.Sum(nil)))
+		p.mu.Unlock()
+	})
+	return p
+}
+
+func (p *peer) listen(t *testing.T, address string, serve func(net.Conn)) {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.wg.Add(1)
+			go func() {
+				defer p.wg.Done()
+				defer c.Close()
+				serve(c)
+			}()
+		}
+	}()
+}
+
+func (p *peer) results() []string {
+	p.wg.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.got
+}
+
+// guest runs script in a Linux guest with one NIC and returns what it printed.
+func guest(t *testing.T, tap, driver string, queues int, script string) string {
+	t.Helper()
+	k := labtest.Kernel("6.1")
+	initrd := labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": "#!/bin/bash\n" + script})
+	nic := hypervisor.NIC{ID: "net0", Address: hypervisor.PCIAddress{Slot: 4}, MAC: "52:54:00:00:00:02", Driver: driver, Queues: queues}
+	open := map[hypervisor.FileName]string{"kernel": k.Image, "initrd": initrd, "serial": "stdio"}
+	for i := range queues {
+		f := hypervisor.FileName(fmt.Sprint("tap", i))
+		open[f], nic.Taps = "tap:"+tap, append(nic.Taps, f)
+		if driver == "vhost" {
+			f := hypervisor.FileName(fmt.Sprint("vhost", i))
+			open[f], nic.Vhosts = "/dev/vhost-net", append(nic.Vhosts, f)
+		}
+	}
+	config, err := json.Marshal(map[string]any{"open": open, "config": hypervisor.Config{
+		Version: 1, Name: "labnet", Machine: hypervisor.MachineQ35,
+		CPU:    hypervisor.CPU{Count: queues, Online: queues, Mode: hypervisor.CPUHostPassthrough},
+		Memory: hypervisor.Memory{Size: 640 << 20, Backing: memory.Backing{Kind: memory.Anonymous}},
+		Boot:   hypervisor.Boot{Kernel: "kernel", Initrd: "initrd", Cmdline: labtest.QuietCmdline + " lab.net=eth0:10.9.0.2/24@10.9.0.1"},
+		Clock:  hypervisor.Clock{PIT: true}, OnReboot: hypervisor.ActionStop, OnCrash: hypervisor.ActionStop,
+		Serials: []hypervisor.Serial{{ID: "serial0", Chardev: hypervisor.Chardev{Type: "unix", File: "serial"}}},
+		NICs:    []hypervisor.NIC{nic},
+		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(path, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(labtest.Binary(t, "virtd-vmm"), "--config", path)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	console := labtest.NewConsole(t, out, in)
+	console.Expect("LAB-GUEST: ready", 2*time.Minute)
+	text := strings.ReplaceAll(console.Expect("LAB-RC: ", 5*time.Minute), "\r", "")
+	if rc := strings.TrimSpace(console.Expect("\n", time.Minute)); rc != "0" {
+		t.Fatalf("the guest's script ended with %s:\n%s", rc, text)
+	}
+	return text
+}

@@ -17,6 +17,7 @@ type Engine struct {
 	mu      sync.Mutex
 	state   driver.MachineState
 	actual  uint64 // bytes
+	frozen  bool   // the guest does not answer its balloon
 	period  int
 	pins    map[int][]byte
 	guest   map[driver.MemoryStat]uint64
@@ -109,6 +110,13 @@ func (e *Engine) SetGuestStats(stats map[driver.MemoryStat]uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.guest = stats
+}
+
+// FreezeBalloon makes the guest ignore its balloon from now on, as one without a driver does.
+func (e *Engine) FreezeBalloon() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.frozen = true
 }
 
 // PowerPresses returns how often the power button was pressed.

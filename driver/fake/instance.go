@@ -175,9 +175,14 @@ func (i *instance) SetBalloon(ctx context.Context, bytes uint64) error {
 		return err
 	}
 	i.e.mu.Lock()
-	i.e.actual = bytes
+	frozen := i.e.frozen
+	if !frozen {
+		i.e.actual = bytes
+	}
 	i.e.mu.Unlock()
-	i.e.Emit(driver.BalloonChanged{Actual: bytes})
+	if !frozen {
+		i.e.Emit(driver.BalloonChanged{Actual: bytes})
+	}
 	return nil
 }
 

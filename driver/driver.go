@@ -6,6 +6,8 @@ import (
 	"io"
 	"time"
 
+	"github.com/google/uuid"
+
 	"virtd/domain"
 )
 
@@ -20,6 +22,10 @@ type Driver interface {
 	// Adopt connects to the engine that an Instance of an earlier process described with Record. It fails with a *Gone
 	// when that engine has ended meanwhile; everything the driver kept for it is then cleaned up.
 	Adopt(ctx context.Context, record json.RawMessage, live *domain.Definition) (Instance, error)
+
+	// Tidy removes what starts left behind that the end of an earlier process cut short. running are the UUIDs of the
+	// domains that have an engine. It is called before the first Start.
+	Tidy(running []uuid.UUID) error
 }
 
 // Request is a domain to start.

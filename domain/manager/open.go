@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"virtd/domain"
 	"virtd/domain/store"
 	"virtd/driver"
@@ -51,7 +53,21 @@ func (m *Manager) Open(ctx context.Context) error {
 		})
 	}
 	adoptions.Wait()
+	m.tidy(statuses)
 	return ctx.Err()
+}
+
+// tidy removes what unfinished starts left. Whatever has a record is spared, also where the record was of no use.
+func (m *Manager) tidy(statuses []store.Status) {
+	var running []uuid.UUID
+	for _, s := range statuses {
+		if d := m.byUUID[s.UUID]; s.BootID == m.cfg.BootID && (d == nil || d.Active()) {
+			running = append(running, s.UUID)
+		}
+	}
+	if err := m.cfg.Driver.Tidy(running); err != nil {
+		m.log.Warn("cannot remove what unfinished starts left", "err", err)
+	}
 }
 
 // stale removes a record that the host's reboot outdated.

@@ -2,12 +2,15 @@ package kvm
 
 import (
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"virtd/domain"
@@ -36,7 +39,8 @@ type Config struct {
 
 	// UIDBase and UIDCount are the uids (and gids) given to engines, one to each. They count only when virtd is root.
 	UIDBase, UIDCount int
-	// CgroupParent is the cgroup under which each engine gets one, relative to the hierarchy's root; "" is virtd-engines.
+	// CgroupParent is the cgroup under which each engine gets one, relative to the hierarchy's root. It belongs to this
+	// driver alone; "" is virtd-engines with a mark of RunDir.
 	CgroupParent string
 	// ConsoleLogMax is the size in bytes at which a console log turns to its second file; 0 is unlimited.
 	ConsoleLogMax int64
@@ -68,7 +72,7 @@ func New(cfg Config) (*Driver, error) {
 		cfg.UIDBase, cfg.UIDCount = 2_000_000, 60_000
 	}
 	if cfg.CgroupParent == "" {
-		cfg.CgroupParent = "virtd-engines"
+		cfg.CgroupParent = cgroupParent(cfg.RunDir)
 	}
 	d := &Driver{cfg: cfg, log: cfg.Log, uids: map[int]bool{}, images: map[inode][]string{}}
 	for _, dir := range []string{cfg.RunDir, cfg.LogDir} {
@@ -85,6 +89,14 @@ func New(cfg Config) (*Driver, error) {
 		d.warnings = append(d.warnings, "virtd is not root: engines run under its own uid and in its own network namespace")
 	}
 	return d, nil
+}
+
+// cgroupParent keeps several virtds on a host, which have run directories of their own, out of each other's cgroups.
+func cgroupParent(runDir string) string {
+	if abs, err := filepath.Abs(runDir); err == nil {
+		runDir = abs
+	}
+	return fmt.Sprintf("virtd-engines-%08x", crc32.ChecksumIEEE([]byte(runDir)))
 }
 
 const (
@@ -147,6 +159,33 @@ func (d *Driver) dropUID(uid int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.uids, uid)
+}
+
+// Tidy implements driver.Driver. Engines whose start was cut short leave by themselves: they find no configuration.
+func (d *Driver) Tidy(running []uuid.UUID) error {
+	keep := map[string]bool{}
+	for _, id := range running {
+		keep[id.String()] = true
+	}
+	var errs []error
+	entries, err := os.ReadDir(d.cfg.RunDir)
+	errs = append(errs, err)
+	for _, e := range entries {
+		if _, err := uuid.Parse(e.Name()); err == nil && !keep[e.Name()] {
+			errs = append(errs, os.RemoveAll(filepath.Join(d.cfg.RunDir, e.Name())))
+		}
+	}
+	if d.cgroups == nil {
+		return errors.Join(errs...)
+	}
+	groups, err := d.cgroups.List()
+	errs = append(errs, err)
+	for _, g := range groups {
+		if !keep[filepath.Base(g)] {
+			errs = append(errs, supervise.RemoveCgroup(g))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // register notes what a running engine uses; forget takes it back.

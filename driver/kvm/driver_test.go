@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
 	"os"
@@ -88,6 +89,9 @@ func newHostWith(t *testing.T, engine string) *host {
 		}
 		h.m.Close()
 		os.RemoveAll(dir)
+		for _, g := range h.cgroups("") {
+			os.Remove(g)
+		}
 		if t.Failed() {
 			t.Log(h.log.String())
 		}
@@ -104,7 +108,6 @@ func (h *host) open() {
 	}
 	drv, err := kvm.New(kvm.Config{
 		Engine: h.engine, RunDir: filepath.Join(h.dir, "run"), LogDir: filepath.Join(h.dir, "log"), Links: noLinks{}, Log: log,
-		CgroupParent: "virtd-kvm-test",
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -196,6 +199,14 @@ func (h *host) engines() []int {
 	return pids
 }
 
+// cgroups lists this host's cgroups: the parent, and what below it matches.
+func (h *host) cgroups(pattern string) []string {
+	name := fmt.Sprintf("virtd-engines-%08x", crc32.ChecksumIEEE([]byte(filepath.Join(h.dir, "run"))))
+	hybrid, _ := filepath.Glob("/sys/fs/cgroup/unified/" + name + pattern)
+	unified, _ := filepath.Glob("/sys/fs/cgroup/" + name + pattern)
+	return append(hybrid, unified...)
+}
+
 // leftovers lists what a host without running domains must not have.
 func (h *host) leftovers() []string {
 	var found []string
@@ -208,9 +219,7 @@ func (h *host) leftovers() []string {
 	for _, p := range h.engines() {
 		found = append(found, fmt.Sprint("process ", p))
 	}
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/virtd-kvm-test/*-*")
-	more, _ := filepath.Glob("/sys/fs/cgroup/virtd-kvm-test/*-*")
-	return append(append(found, groups...), more...)
+	return append(found, h.cgroups("/*-*")...)
 }
 
 func TestStartTalkDestroy(t *testing.T) {
@@ -550,4 +559,54 @@ func countFDs(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(entries)
+}
+
+// TestStartCutShort ends virtd between the engine's birth and its configuration, at every step that leaves a trace.
+func TestStartCutShort(t *testing.T) {
+	h := newHost(t)
+	d, err := h.m.Define(bg, h.xml("a", ""), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(h.dir, "run", d.UUID().String())
+	for _, recorded := range []bool{false, true} {
+		h.m.Close()
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var groups []string
+		for _, g := range h.cgroups("") {
+			groups = append(groups, filepath.Join(g, d.UUID().String()))
+			if err := os.Mkdir(groups[0], 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if recorded {
+			status := store.Status{Version: 1, UUID: d.UUID(), ID: 7, PID: 1 << 22, LiveXML: h.xml("a", ""), State: 3, Reason: 11,
+				Driver: []byte(`{"version":1,"pid":4194304,"startTime":1,"uid":-1,"dir":"` + dir + `"}`)}
+			boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+			if err != nil {
+				t.Fatal(err)
+			}
+			status.BootID = strings.TrimSpace(string(boot))
+			st, err := store.Open(store.Options{State: filepath.Join(h.dir, "etc"), Run: filepath.Join(h.dir, "status")})
+			if err == nil {
+				err = st.SaveStatus(status)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.open()
+		d, err = h.m.LookupByName("a")
+		if err != nil || d.Active() {
+			t.Fatal(err)
+		}
+		if left := h.leftovers(); len(left) != 0 {
+			t.Errorf("recorded=%v left over: %v", recorded, left)
+		}
+	}
+	if err := d.Start(bg, 0); err != nil {
+		t.Fatal(err)
+	}
 }

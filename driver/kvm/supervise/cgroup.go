@@ -90,6 +90,18 @@ func (c *Cgroups) New(name string) (string, *os.File, error) {
 	return path, dir, nil
 }
 
+// List returns the paths of the engines' cgroups.
+func (c *Cgroups) List() ([]string, error) {
+	entries, err := os.ReadDir(c.parent)
+	var list []string
+	for _, e := range entries {
+		if e.IsDir() {
+			list = append(list, filepath.Join(c.parent, e.Name()))
+		}
+	}
+	return list, err
+}
+
 // RemoveCgroup removes the cgroup of an engine that has ended. The kernel takes a moment to empty it.
 func RemoveCgroup(path string) error {
 	var err error

@@ -100,14 +100,14 @@ func (i *instance) connect(ctx context.Context) error {
 // watch follows the engine to its end, or until Close: it reopens a lost monitor and reports the exit.
 func (i *instance) watch() {
 	defer close(i.ended)
-	for retry := 100 * time.Millisecond; ; retry = min(2*retry, 5*time.Second) {
+	for retry := firstRetry; ; retry = min(2*retry, 5*time.Second) {
 		i.mu.Lock()
 		c := i.client
 		i.mu.Unlock()
 		var lost <-chan struct{} // nil while there is no connection
 		if c != nil {
 			lost = c.Done()
-			retry = 100 * time.Millisecond
+			retry = firstRetry
 		}
 		select {
 		case <-i.ctx.Done():
@@ -117,7 +117,7 @@ func (i *instance) watch() {
 			return
 		case <-lost:
 			i.setClient(nil)
-			i.pause(retry) // a monitor is lost mostly because the engine is about to end
+			i.pause(retry)
 		case <-after(c == nil, retry):
 		}
 		if c == nil {
@@ -125,6 +125,9 @@ func (i *instance) watch() {
 		}
 	}
 }
+
+// firstRetry is how long a monitor stays lost before it is opened again: mostly it is lost because the engine ends.
+const firstRetry = 500 * time.Millisecond
 
 // after is time.After where wanted, else never.
 func after(wanted bool, d time.Duration) <-chan time.Time {

@@ -126,7 +126,8 @@ func (s *starter) spawn(o *opened, name string) (*os.File, error) {
 	defer configR.Close()
 	cmd := supervise.Command{
 		Path: s.d.cfg.Engine, UID: s.rec.UID, GID: s.rec.UID,
-		Args:  []string{fmt.Sprintf("--%s=%d", hypervisor.ConfigFDFlag, hypervisor.FirstFile+len(o.files))},
+		// The engine ignores the last two: they tell people that look at the process list whose engine it is.
+		Args:  []string{fmt.Sprintf("--%s=%d", hypervisor.ConfigFDFlag, hypervisor.FirstFile+len(o.files)), name, s.cfg.UUID},
 		Files: append(append([]*os.File{null, log, log}, o.files...), configR),
 	}
 	if s.rec.UID >= 0 {

@@ -92,7 +92,7 @@ func (d *Domain) Undefine(ctx context.Context, flags UndefineFlags) error {
 		return d.syncStatus()
 	}
 	d.m.forget(d)
-	return nil
+	return d.m.cfg.Store.DeleteStatus(d.uuid) // why it was off
 }
 
 // SetAutostart marks the domain to be started with the host, or not.
@@ -177,7 +177,7 @@ func (d *Domain) change(ctx context.Context, what string, flags Affect, edit fun
 				return notRunning()
 			}
 			if err := apply(cctx, r); err != nil {
-				return err
+				return j.outcome(d, err)
 			}
 		}
 		d.setLive(running)

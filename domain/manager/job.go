@@ -59,6 +59,14 @@ func (d *Domain) begin(ctx context.Context, what string) (*job, error) {
 	return j, nil
 }
 
+// outcome is err, or what a client shall hear when a destroy took the domain from this job.
+func (j *job) outcome(d *Domain, err error) error {
+	if err != nil && errors.Is(context.Cause(j.ctx), errDestroyed) {
+		return virterr.New(virterr.OperationAborted, "%s of domain '%s': it was destroyed meanwhile", j.what, d.name)
+	}
+	return err
+}
+
 // end gives the job back. It must be called once.
 func (j *job) end() {
 	j.slot.current.Store(nil)

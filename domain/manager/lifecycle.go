@@ -43,10 +43,11 @@ func (d *Domain) powerButton(ctx context.Context, flags ShutdownFlags, reboot bo
 	}
 	cctx, cancel := d.call(j.ctx)
 	defer cancel()
-	if err := d.arm(cctx, inst, reboot); err != nil {
-		return err
+	err = d.arm(cctx, inst, reboot)
+	if err == nil {
+		err = inst.Powerdown(cctx)
 	}
-	return inst.Powerdown(cctx)
+	return j.outcome(d, err)
 }
 
 // arm says what the guest's next power-off shall be. An engine that cannot reset in place is started anew instead.
@@ -137,7 +138,7 @@ func (d *Domain) withEngine(ctx context.Context, what string, f func(context.Con
 	}
 	cctx, cancel := d.call(j.ctx)
 	defer cancel()
-	return f(cctx, inst)
+	return j.outcome(d, f(cctx, inst))
 }
 
 // Destroy ends the domain now. The engine is asked to flush and leave; one that does not is killed, unless the flag says

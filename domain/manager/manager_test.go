@@ -352,6 +352,20 @@ func TestAdoption(t *testing.T) {
 	if err := a.Destroy(bg, 0); err != nil {
 		t.Fatal(err)
 	}
+	defer func() { // still known to the one after, until the domain is gone
+		f.replace()
+		c, _ := f.m.LookupByName("c")
+		wantState(t, c, ShutOff, ShutOffCrashed)
+		if info := c.Info(); info.LastExit != "oom: killed by the host" {
+			t.Errorf("last exit %q", info.LastExit)
+		}
+		if err := c.Undefine(bg, 0); err != nil {
+			t.Fatal(err)
+		}
+		if s, _ := f.store.Statuses(); len(s) != 2 { // b and d run
+			t.Error(s)
+		}
+	}()
 	// c's end, then d's start, then a's end
 	if diff := cmp.Diff([]string{"5,5", "0,0", "4,0", "2,0", "6,2", "5,1"}, f.lifecycle(6)); diff != "" {
 		t.Error(diff)

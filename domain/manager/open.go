@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"strings"
@@ -41,6 +42,10 @@ func (m *Manager) Open(ctx context.Context) error {
 			m.stale(s)
 			continue
 		}
+		if State(s.State) == ShutOff {
+			m.rememberEnding(s)
+			continue
+		}
 		d, err := m.recorded(s)
 		if err != nil {
 			m.log.Error("cannot use the record of a running domain; it is left as it is", "uuid", s.UUID, "err", err)
@@ -70,10 +75,23 @@ func (m *Manager) tidy(statuses []store.Status) {
 	}
 }
 
-// stale removes a record that the host's reboot outdated.
+// stale removes a record that nobody needs: the host was booted since, or the domain is no more.
 func (m *Manager) stale(s store.Status) {
 	if err := m.cfg.Store.DeleteStatus(s.UUID); err != nil {
-		m.log.Error("cannot remove the record of a domain of an earlier boot", "uuid", s.UUID, "err", err)
+		m.log.Error("cannot remove a stale record", "uuid", s.UUID, "err", err)
+	}
+}
+
+// rememberEnding takes over why a domain is off.
+func (m *Manager) rememberEnding(s store.Status) {
+	d := m.byUUID[s.UUID]
+	if d == nil {
+		m.stale(s)
+		return
+	}
+	var e ending
+	if json.Unmarshal(s.Driver, &e) == nil {
+		d.reason, d.lastExit = Reason(s.Reason), e.LastExit
 	}
 }
 

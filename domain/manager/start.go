@@ -40,7 +40,7 @@ func (m *Manager) CreateXML(ctx context.Context, xml string, flags StartFlags) (
 		return nil, virterr.New(virterr.OperationInvalid, "domain '%s' is already active", d.name)
 	}
 	m.reveal(d)
-	if err := d.start(j.ctx, def, flags&StartPaused != 0); err != nil {
+	if err := j.outcome(d, d.start(j.ctx, def, flags&StartPaused != 0)); err != nil {
 		if !persistent {
 			m.forget(d)
 		}
@@ -67,7 +67,7 @@ func (d *Domain) Start(ctx context.Context, flags StartFlags) error {
 	if err != nil {
 		return err
 	}
-	return d.start(j.ctx, def, flags&StartPaused != 0)
+	return j.outcome(d, d.start(j.ctx, def, flags&StartPaused != 0))
 }
 
 // start runs def. The caller has the job; the domain is off.
@@ -185,9 +185,6 @@ func (d *Domain) failStart(r *run, err error) error {
 		}
 		d.mu.Unlock()
 	}
-	if d.destroyedMeanwhile(err) {
-		return virterr.New(virterr.OperationAborted, "start of domain '%s': it was destroyed", d.name)
-	}
 	return err
 }
 
@@ -215,18 +212,10 @@ func (d *Domain) isGone(r *run) bool {
 	}
 }
 
-func (d *Domain) destroyedMeanwhile(err error) bool {
-	if errors.Is(err, errDestroyed) {
-		return true
-	}
-	j := d.jobs.current.Load()
-	return j != nil && errors.Is(context.Cause(j.ctx), errDestroyed)
-}
-
 // finish ends the life r: nothing runs any more. detail is the STOPPED event's, or negative for none. The status record
 // goes first, so that nobody adopts what is gone.
 func (d *Domain) finish(r *run, reason Reason, detail int, why string) {
-	d.dropStatus(r)
+	d.dropStatus(r, reason, why)
 	d.mu.Lock()
 	if d.run != r {
 		d.mu.Unlock()

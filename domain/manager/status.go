@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
 
@@ -61,18 +62,31 @@ func (d *Domain) status() (store.Status, bool) {
 	return s, true
 }
 
-// dropStatus removes the record of a life that ends, and keeps later writes from bringing it back.
-func (d *Domain) dropStatus(r *run) {
+// ending is what the Driver field holds in the record of a stored domain that crashed: the record stays, so that the next
+// virtd can still say why it is off.
+type ending struct {
+	LastExit string `json:"lastExit"`
+}
+
+// dropStatus removes the record of a life that ends, or leaves one that tells of a crash, and keeps later writes from
+// bringing the life back.
+func (d *Domain) dropStatus(r *run, reason Reason, why string) {
 	d.statusMu.Lock()
 	defer d.statusMu.Unlock()
 	d.mu.Lock()
-	current, recorded := d.run == r, r.record != nil
+	current, recorded, persistent := d.run == r, r.record != nil, d.persistent
 	r.ended = true
 	d.mu.Unlock()
 	if !current || !recorded {
 		return
 	}
-	if err := d.m.cfg.Store.DeleteStatus(d.uuid); err != nil {
+	err := d.m.cfg.Store.DeleteStatus(d.uuid)
+	if detail, jerr := json.Marshal(ending{why}); persistent && reason == ShutOffCrashed && err == nil && jerr == nil {
+		err = d.m.cfg.Store.SaveStatus(store.Status{
+			UUID: d.uuid, ID: -1, BootID: d.m.cfg.BootID, State: int(ShutOff), Reason: int(reason), Driver: detail,
+		})
+	}
+	if err != nil {
 		d.m.log.Error("cannot remove the status record of a domain that stopped", "domain", d.name, "err", err)
 	}
 }

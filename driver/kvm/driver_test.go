@@ -210,10 +210,13 @@ func (h *host) cgroups(pattern string) []string {
 // leftovers lists what a host without running domains must not have.
 func (h *host) leftovers() []string {
 	var found []string
-	for _, dir := range []string{"run", "status", "etc/status"} {
+	for _, dir := range []string{"run", "status"} {
 		entries, _ := os.ReadDir(filepath.Join(h.dir, dir))
 		for _, e := range entries {
-			found = append(found, dir+"/"+e.Name())
+			text, _ := os.ReadFile(filepath.Join(h.dir, dir, e.Name()))
+			if !strings.Contains(string(text), `"lastExit"`) { // says why a domain is off, which is to stay
+				found = append(found, dir+"/"+e.Name())
+			}
 		}
 	}
 	for _, p := range h.engines() {

@@ -50,8 +50,18 @@ func TestLabGuestEvents(t *testing.T) {
 // watchEvents runs virsh event until the test ends and returns what it printed so far.
 func watchEvents(t *testing.T, h *host) func() string {
 	t.Helper()
+	return watchEventsWith(t, h, "virsh")
+}
+
+// watchEventsWith does so with one of the clients.
+func watchEventsWith(t *testing.T, h *host, client string) func() string {
+	t.Helper()
 	out := &lockedBuffer{}
-	cmd := exec.Command("stdbuf", "-oL", "virsh", "-c", h.uri(), "event", "--all", "--loop")
+	args := []string{"-oL", "virsh", "-c", h.uri(), "event", "--all", "--loop"}
+	if client == "vctl" {
+		args = []string{"-oL", labtest.Binary(t, "vctl"), "-c", h.uri(), "event"}
+	}
+	cmd := exec.Command("stdbuf", args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -22,12 +22,19 @@ import (
 type host struct {
 	t      *testing.T
 	dir    string
+	user   *syscall.Credential // of virtd; nil is root
 	daemon *exec.Cmd
 	gone   chan struct{} // closed when daemon ended
 }
 
 // startHost starts virtd. It, its engines and its bridge are gone after the test.
 func startHost(t *testing.T) *host {
+	t.Helper()
+	return startHostAs(t, nil)
+}
+
+// startHostAs starts a virtd that is not root.
+func startHostAs(t *testing.T, user *syscall.Credential) *host {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "e2e")
 	if err != nil {
@@ -37,7 +44,12 @@ func startHost(t *testing.T) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, dir: dir}
+	if user != nil {
+		if err := os.Chown(dir, int(user.Uid), int(user.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &host{t: t, dir: dir, user: user}
 	t.Cleanup(func() {
 		h.destroyAll()
 		h.stopDaemon(syscall.SIGTERM)
@@ -62,9 +74,12 @@ func (h *host) startDaemon() {
 		h.t.Fatal(err)
 	}
 	defer log.Close()
-	h.daemon = exec.Command(labtest.Binary(h.t, "virtd"), "--state-dir", h.path("state"), "--run-dir", h.path("run"),
-		"--socket-dir", h.path("sock"), "--emulator", labtest.Binary(h.t, "virtd-vmm"))
+	h.daemon = exec.Command(h.program("virtd"), "--state-dir", h.path("state"), "--run-dir", h.path("run"),
+		"--log-dir", h.path("log"), "--socket-dir", h.path("sock"), "--emulator", h.program("virtd-vmm"))
 	h.daemon.Stdout, h.daemon.Stderr = log, log
+	if h.user != nil {
+		h.daemon.SysProcAttr = &syscall.SysProcAttr{Credential: h.user}
+	}
 	if err := h.daemon.Start(); err != nil {
 		h.t.Fatal(err)
 	}
@@ -83,6 +98,25 @@ func (h *host) startDaemon() {
 		c.Close()
 		return true
 	})
+}
+
+// program is a program of the project: the one built with the tests, unless the test put a newer one in the host's folder.
+func (h *host) program(name string) string {
+	if newer := h.path(name); exists(newer) {
+		return newer
+	}
+	switch name { // test.sh builds what it finds named like this
+	case "virtd":
+		return labtest.Binary(h.t, "virtd")
+	case "virtd-vmm":
+		return labtest.Binary(h.t, "virtd-vmm")
+	}
+	return labtest.Binary(h.t, "vctl")
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // stopDaemon sends sig and waits for virtd's end.
@@ -110,8 +144,8 @@ func (h *host) destroyAll() {
 
 func (h *host) printLogs() {
 	logs, _ := filepath.Glob(h.path("*.log"))
-	engines, _ := filepath.Glob(h.path("run/*/*.log"))
-	more, _ := filepath.Glob(h.path("run/*/*/*.log"))
+	engines, _ := filepath.Glob(h.path("log/*"))
+	more, _ := filepath.Glob(h.path("log/*/*"))
 	for _, file := range append(append(logs, engines...), more...) {
 		data, _ := os.ReadFile(file)
 		if len(data) > 4000 {
@@ -126,7 +160,7 @@ func (h *host) try(client string, args ...string) (stdout, stderr string, status
 	h.t.Helper()
 	program := client
 	if client == "vctl" {
-		program = labtest.Binary(h.t, "vctl")
+		program = h.program(client)
 	}
 	cmd := exec.Command(program, append([]string{"-c", h.uri()}, args...)...)
 	var out, errs bytes.Buffer
@@ -154,6 +188,23 @@ func (h *host) must(client string, args ...string) string {
 	return out
 }
 
+// refuses runs a client's command that must fail with status 1 and a text on stderr that contains want.
+func (h *host) refuses(want, client string, args ...string) {
+	h.t.Helper()
+	out, errs, status := h.try(client, args...)
+	if status != 1 || !strings.Contains(errs, want) {
+		h.t.Errorf("%s %s: status %d, want 1 and %q\n%s%s", client, strings.Join(args, " "), status, want, out, errs)
+	}
+}
+
+// kill ends a process as nothing it does can prevent.
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // until polls until ok, and fails the test when it is not within the time.
 func (h *host) until(within time.Duration, what string, ok func() bool) {
 	h.t.Helper()
@@ -170,12 +221,24 @@ func (h *host) until(within time.Duration, what string, ok func() bool) {
 // define defines the guest and returns its name.
 func (h *host) define(g guest) string {
 	h.t.Helper()
-	file := h.path(g.name + ".xml")
-	if err := os.WriteFile(file, []byte(g.xml(h)), 0o644); err != nil {
+	return h.defineXML(g.name, g.xml(h))
+}
+
+// defineXML defines a domain from a document and returns its name.
+func (h *host) defineXML(name, xml string) string {
+	h.t.Helper()
+	h.vctl("define", h.file(name+".xml", xml))
+	return name
+}
+
+// file writes a file in the host's folder and returns its path.
+func (h *host) file(name, text string) string {
+	h.t.Helper()
+	path := h.path(name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		h.t.Fatal(err)
 	}
-	h.vctl("define", file)
-	return g.name
+	return path
 }
 
 // output is what the guest wrote to its serial port so far.
@@ -211,6 +274,14 @@ func (h *host) off(name string, within time.Duration) {
 	h.until(within, name+" shut off", func() bool { return strings.TrimSpace(h.vctl("domstate", name)) == "shut off" })
 }
 
+// state checks the beginning of what domstate --reason says.
+func (h *host) state(name, want string) {
+	h.t.Helper()
+	if got := h.vctl("domstate", "--reason", name); !strings.HasPrefix(got, want) {
+		h.t.Errorf("domain %s is %s, want %s", name, strings.TrimSpace(got), want)
+	}
+}
+
 // engine is the process id of a domain's engine.
 func (h *host) engine(name string) int {
 	h.t.Helper()
@@ -240,6 +311,45 @@ func (h *host) uuid(name string) string {
 		h.t.Fatal(err)
 	}
 	return info.UUID
+}
+
+// images is a folder on a file system that can bypass the page cache, as cache='none' needs; /tmp in the lab is a tmpfs,
+// which cannot.
+func (h *host) images() string {
+	h.t.Helper()
+	dir, file := h.path("images"), h.path("images.ext4")
+	if exists(dir) {
+		return dir
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	h.sh("modprobe loop; truncate -s 400M " + file + " && mkfs.ext4 -q -O ^has_journal " + file + " && mount -o loop " + file + " " + dir)
+	h.t.Cleanup(func() { exec.Command("umount", "-l", dir).Run() })
+	return dir
+}
+
+// image makes a raw image of size MiB and returns its path.
+func (h *host) image(name string, size int64) string {
+	h.t.Helper()
+	file := filepath.Join(h.images(), name)
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Truncate(file, size<<20); err != nil {
+		h.t.Fatal(err)
+	}
+	return file
+}
+
+// sh runs a shell command in the lab host, which must succeed.
+func (h *host) sh(command string) string {
+	h.t.Helper()
+	out, err := exec.Command("bash", "-c", command).CombinedOutput()
+	if err != nil {
+		h.t.Fatalf("%s: %v\n%s", command, err, out)
+	}
+	return string(out)
 }
 
 // bridge makes a bridge with an address in the lab host. It is gone after the test.

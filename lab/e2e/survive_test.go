@@ -16,20 +16,26 @@ import (
 func TestLabGuestsSurviveVirtd(t *testing.T) {
 	labtest.Need(t, labtest.KVM, labtest.Virsh)
 	h := startHost(t)
-	lives := h.define(guest{name: "lives", kernel: labtest.Kernel("6.1"), run: "while :; do echo tick; sleep 1; done"})
+	lives := h.define(guest{name: "lives", kernel: labtest.Kernel("6.1"), run: "while :; do echo tick; sleep 1; done",
+		console: ptyWithLog(h.path("lives.console"))})
 	dies := h.define(guest{name: "dies", kernel: labtest.Kernel("6.1"), memory: 128})
 	h.vctl("start", lives)
 	h.vctl("start", dies)
 	h.expect(lives, "tick", 150*time.Second)
 	id, pid := strings.TrimSpace(h.virsh("domid", lives)), h.engine(lives)
 	victim := h.engine(dies)
-	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+	for _, c := range []struct {
+		sig     syscall.Signal
+		upgrade bool
+	}{{syscall.SIGKILL, false}, {syscall.SIGTERM, true}, {syscall.SIGKILL, false}} {
+		sig := c.sig
 		h.stopDaemon(sig)
+		if c.upgrade {
+			upgrade(t, h)
+		}
 		ticks := strings.Count(h.output(lives), "tick")
 		if victim != 0 {
-			if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			kill(t, victim)
 			victim = 0
 		}
 		h.until(20*time.Second, "ticks without virtd", func() bool { return strings.Count(h.output(lives), "tick") > ticks })
@@ -48,11 +54,71 @@ func TestLabGuestsSurviveVirtd(t *testing.T) {
 		}
 		h.vctl("suspend", lives)
 		h.vctl("resume", lives)
+		typed := expect(t, fmt.Sprintf("spawn %s -c %s console %s\nwant tick\nwant tick\nsend \x1d\nexpect timeout {exit 98} eof\nleave\n",
+			labtest.Binary(t, "vctl"), h.uri(), lives))
+		if !strings.Contains(typed, "tick") {
+			t.Errorf("after %v the console is silent", sig)
+		}
 	}
+	events := watchEvents(t, h)
+	h.vctl("suspend", lives)
+	h.until(10*time.Second, "events of an adopted domain", func() bool { return strings.Contains(events(), "'lives': Suspended Paused") })
 	h.vctl("destroy", lives)
-	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
+	if exists(fmt.Sprintf("/proc/%d", pid)) {
 		t.Errorf("engine %d is still there after destroy", pid)
 	}
+	h.vctl("start", "--paused", dies) // with the newer engine
+}
+
+// upgrade puts other builds of the daemon and the engine in place, as a package does: new files under the old names. A
+// byte behind the end makes them different files without changing what they do.
+func upgrade(t *testing.T, h *host) {
+	t.Helper()
+	for _, name := range []string{"virtd", "virtd-vmm"} {
+		data, err := os.ReadFile(h.program(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(h.path(name+".new"), append(data, 0), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(h.path(name+".new"), h.path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Autostart happens once in each boot of the host, not at each start of virtd.
+func TestLabAutostart(t *testing.T) {
+	labtest.Need(t, labtest.KVM)
+	h := startHost(t)
+	k := labtest.Kernel("6.1")
+	for _, name := range []string{"auto", "manual"} {
+		h.define(guest{name: name, kernel: k, memory: 128})
+	}
+	h.vctl("autostart", "auto")
+	h.stopDaemon(syscall.SIGKILL)
+	h.startDaemon()
+	time.Sleep(3 * time.Second)
+	h.state("auto", "shut off") // this boot had its autostart
+	h.stopDaemon(syscall.SIGTERM)
+	mark := h.path("state/autostarted")
+	if data, err := os.ReadFile(mark); err != nil || len(data) < 30 {
+		t.Fatalf("the mark of this boot: %q, %v", data, err)
+	}
+	// what another boot left
+	if err := os.WriteFile(mark, []byte("00000000-0000-0000-0000-000000000000\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.startDaemon()
+	h.until(30*time.Second, "autostart", func() bool { return strings.HasPrefix(h.vctl("domstate", "auto"), "running") })
+	h.state("manual", "shut off")
+	h.expect("auto", "LAB-GUEST: userspace", 150*time.Second)
+	h.vctl("destroy", "auto")
+	h.stopDaemon(syscall.SIGTERM)
+	h.startDaemon()
+	time.Sleep(3 * time.Second)
+	h.state("auto", "shut off")
 }
 
 // The engine of a running guest has no privileges left.

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -23,7 +24,8 @@ type Domain struct {
 	jobs    *jobSlot
 	visible bool // guarded by m.mu
 
-	statusMu sync.Mutex // serializes writing of the status record; taken before mu
+	statusDue atomic.Bool // statusLater will write
+	statusMu  sync.Mutex  // serializes writing of the status record; taken before mu
 
 	mu         sync.Mutex // guards what follows; never held while waiting for anything
 	removed    bool

@@ -38,7 +38,16 @@ func (d *Domain) logStatus() {
 }
 
 // statusLater is logStatus for callers that hold d.mu or must not wait.
-func (d *Domain) statusLater() { d.m.wg.Go(d.logStatus) }
+// Calls while one waits to be done are one: a guest decides how often it resets.
+func (d *Domain) statusLater() {
+	if d.statusDue.Swap(true) {
+		return
+	}
+	d.m.wg.Go(func() {
+		d.statusDue.Store(false)
+		d.logStatus()
+	})
+}
 
 // status returns the record of the running domain.
 func (d *Domain) status() (store.Status, bool) {

@@ -86,7 +86,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d.openCgroups()
 	if os.Geteuid() != 0 {
-		d.warnings = append(d.warnings, "virtd is not root: engines run under its own uid and in its own network namespace")
+		d.warnings = append(d.warnings, "virtd is not root: engines run under its own uid and see the host's network")
 	}
 	return d, nil
 }

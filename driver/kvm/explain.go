@@ -103,9 +103,19 @@ func kvmError(path string, err error) error {
 	case errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO):
 		hint = ": the kernel's KVM found no processor support; switch on virtualization in the firmware"
 	case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM):
-		hint = fmt.Sprintf(" (uid %d%s): add the user to group %s and log in again", os.Geteuid(), modeOf(path), groupOf(path))
+		hint = fmt.Sprintf(" (uid %d%s): %s", os.Geteuid(), modeOf(path), kvmAdvice(path))
 	}
 	return virterr.New(virterr.SystemError, "Could not access KVM kernel module '%s': %w%s", path, strerror(err), hint)
+}
+
+// kvmAdvice says how a user gets to use /dev/kvm.
+func kvmAdvice(path string) string {
+	const readWrite = 0o060 // for the group
+	var st unix.Stat_t
+	if unix.Stat(path, &st) == nil && st.Mode&readWrite != readWrite {
+		return "its group may not use it either; as root: chgrp kvm " + path + " && chmod 0660 " + path + ", and add the user to group 'kvm'"
+	}
+	return "add the user to group " + groupOf(path) + " and log in again"
 }
 
 func groupOf(path string) string {

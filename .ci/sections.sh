@@ -122,5 +122,5 @@ lab_package() {
 lab() {
   local p
   lab/lab.sh build
-  for p in $(lab_packages); do lab_package "$p" -short; done
+  for p in $(lab_packages); do LAB_TIMEOUT=${LAB_TIMEOUT:-600} lab_package "$p" -short; done
 }

@@ -81,7 +81,7 @@ func TestFormatted(t *testing.T) {
 }
 
 // lab/test.sh runs the tests named TestLab..., so a test that needs the lab under another name would never run.
-func TestLabTestsAreNamedSo(t *testing.T) {
+func TestNamesOfLabTests(t *testing.T) {
 	for _, s := range tree(t) {
 		if !s.test() || s.pkg() == "lab/labtest" {
 			continue

@@ -49,7 +49,7 @@ func (f *fakeMachine) Quit(r string)    { f.call("quit " + r) }
 func (f *fakeMachine) SetPoweroffAction(reset bool) {
 	f.call(fmt.Sprint("reset at power-off ", reset))
 }
-func (f *fakeMachine) CPUs() []CPU      { return []CPU{{Index: 0, ThreadID: 42}} }
+func (f *fakeMachine) CPUs() []CPU { return []CPU{{Index: 0, ThreadID: 42}} }
 func (f *fakeMachine) Balloon() (uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -306,4 +306,21 @@ func FuzzExecute(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A guest that changes its balloon as fast as it can costs a client one event a second, and the last value arrives.
+func TestBalloonEventsAreFew(t *testing.T) {
+	s, _, path := serve(t)
+	p := dial(t, path, true)
+	const changes = 5000 // far more than a client's queue takes
+	for i := range changes {
+		s.Emit(Event{Name: EventBalloon, Data: map[string]int{"actual": i + 1}})
+	}
+	var got []string
+	for len(got) == 0 || !strings.Contains(got[len(got)-1], fmt.Sprintf(`"actual":%d`, changes)) {
+		got = append(got, p.line())
+	}
+	if len(got) > 20 {
+		t.Errorf("%d events", len(got))
+	}
 }

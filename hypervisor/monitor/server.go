@@ -23,6 +23,7 @@ type Server struct {
 	clients map[*client]struct{}
 	closed  bool
 	running sync.WaitGroup
+	balloon throttle // a guest can change its balloon's size many thousand times a second
 }
 
 // New serves machine on the listening unix stream socket fd, which it takes over.
@@ -32,6 +33,7 @@ func New(fd int, machine Machine, logf func(string, ...any)) (*Server, error) {
 	}
 	unix.CloseOnExec(fd)
 	s := &Server{machine: machine, logf: logf, listen: os.NewFile(uintptr(fd), "monitor"), clients: map[*client]struct{}{}}
+	s.balloon.pass = s.emit
 	s.running.Add(1)
 	go s.accept()
 	return s, nil
@@ -84,7 +86,16 @@ func (s *Server) serve(fd int) {
 }
 
 // Emit sends an event to every client that has negotiated. It does not block: a client that cannot keep up is dropped.
+// BALLOON_CHANGE goes out once a second at most, the last one always.
 func (s *Server) Emit(e Event) {
+	if e.Name == EventBalloon {
+		s.balloon.put(e)
+		return
+	}
+	s.emit(e)
+}
+
+func (s *Server) emit(e Event) {
 	now := time.Now()
 	msg := map[string]any{
 		"event":     e.Name,
@@ -109,6 +120,7 @@ func (s *Server) Emit(e Event) {
 
 // Close tells clients nothing more, waits a moment for what was sent to leave, and ends.
 func (s *Server) Close() {
+	s.balloon.close()
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.clients {

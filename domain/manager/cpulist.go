@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"virtd/domain"
-	"virtd/domain/xmltree"
 )
 
 // cpuList writes a bit map of CPUs the way libvirt's cpuset attributes do: 0-3,5.
@@ -43,22 +42,4 @@ func parseCPUList(text string) ([]byte, error) {
 		cpus[i/8] |= 1 << (i % 8)
 	}
 	return cpus, nil
-}
-
-// pinned returns def with a <vcpupin> for the vCPU.
-func pinned(def *domain.Definition, vcpu int, set string) (*domain.Definition, error) {
-	doc := def.Tree()
-	tune := doc.Root.Ensure("cputune")
-	var pin *xmltree.Node
-	for _, p := range tune.All("vcpupin") {
-		if p.Attr("vcpu") == strconv.Itoa(vcpu) {
-			pin = p
-		}
-	}
-	if pin == nil {
-		pin = xmltree.New("vcpupin", "vcpu", strconv.Itoa(vcpu))
-		tune.Append(pin)
-	}
-	pin.SetAttr("cpuset", set)
-	return domain.Parse(doc.String(), domain.Options{Stored: true, Live: def.ID() >= 0, Emulator: def.View().Devices.Emulator})
 }

@@ -125,7 +125,7 @@ func (d *Domain) PinVCPU(ctx context.Context, vcpu int, cpus []byte, flags Affec
 		if vcpu < 0 || vcpu >= def.VCPUs() {
 			return nil, virterr.New(virterr.InvalidArg, "vcpu %d is out of range of live cpu count %d", vcpu, def.VCPUs())
 		}
-		return pinned(def, vcpu, set)
+		return def.SetVCPUPin(vcpu, set)
 	}
 	return d.change(ctx, "pin-vcpu", flags, edit, func(ctx context.Context, r *run) error {
 		return r.inst.PinVCPU(ctx, vcpu, cpus)

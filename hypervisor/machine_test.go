@@ -219,6 +219,13 @@ func TestResetWhilePaused(t *testing.T) {
 	m.wantEnd(ExitShutdown)
 }
 
+// TestStopBeforeStart: a machine that was built and never started can be ended.
+func TestStopBeforeStart(t *testing.T) {
+	m := buildGuest(t, guestHello, nil)
+	m.Stop(ExitQuit, "not wanted")
+	m.wantEnd(ExitQuit)
+}
+
 func TestRefusedConfig(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"version":   func(c *Config) { c.Version = ConfigVersion + 1 },

@@ -31,8 +31,8 @@ type runner struct {
 	parked   int
 	ended    int
 	quit     bool
+	launched bool
 	cpus     []*vcpu
-	failed   error // of a thread
 }
 
 func (r *runner) init() {
@@ -42,6 +42,7 @@ func (r *runner) init() {
 
 // launch starts the threads, parked.
 func (r *runner) launch() {
+	r.launched = true
 	for _, c := range r.cpus {
 		go c.thread()
 	}
@@ -85,6 +86,9 @@ func (r *runner) start() {
 
 // shutdown ends all threads and waits for them.
 func (r *runner) shutdown() {
+	if !r.launched {
+		return
+	}
 	r.requestStop()
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -84,16 +84,14 @@ func (e *engine) shell() {
 	e.Expect("# ", time.Minute)
 }
 
-// run types a command and returns what it printed.
+// run types a command and returns what it printed. What the terminal echoes has quotes inside the markers.
 func (e *engine) run(cmd string) string {
 	e.t.Helper()
-	e.Send(cmd + "; echo RC''=$?\n")
+	e.Send("echo BE''GIN; " + cmd + "; echo RC''=$?\n")
+	e.Expect("BEGIN\r\n", 2*time.Minute)
 	out := e.Expect("RC=", 2*time.Minute)
 	if rc := strings.TrimSpace(e.Expect("\n", time.Minute)); rc != "0" {
 		e.t.Fatalf("%s: exit status %s\n%s", cmd, rc, out)
-	}
-	if _, rest, ok := strings.Cut(out, "\n"); ok {
-		out = rest // the echo of what was typed
 	}
 	return strings.ReplaceAll(out, "\r", "")
 }

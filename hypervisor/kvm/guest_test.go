@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"runtime"
@@ -334,6 +335,25 @@ func TestTripleFault(t *testing.T) {
 	if r := g.run(); r != ExitShutdown {
 		t.Errorf("exit %d, want shutdown", r)
 	}
+}
+
+// TestLongMode runs 64-bit code behind identity page tables.
+func TestLongMode(t *testing.T) {
+	// movabs rax,0x1122334455667788; mov r9,rax; shr r9,56; mov rax,r9; out 0x42,al; out 0xf4,al
+	g := newGuest(t, 1, "48b888776655443322114989c149c1e9384c89c8e642e6f4ebfe")
+	entry := func(at int, v uint64) { binary.LittleEndian.PutUint64(g.ram[at:], v) }
+	entry(0x9000, 0xa000|3)
+	entry(0xa000, 0xb000|3)
+	entry(0xb000, 0x83) // 2 MiB page at 0
+	s, err := g.cpu[0].SRegs()
+	g.check(err)
+	data := Segment{Limit: 0xffffffff, Selector: 16, Type: 3, Present: 1, DB: 1, S: 1, G: 1}
+	s.DS, s.ES, s.SS, s.FS, s.GS = data, data, data, data, data
+	s.CS = Segment{Limit: 0xffffffff, Selector: 8, Type: 11, Present: 1, L: 1, S: 1, G: 1}
+	s.CR0, s.CR3, s.CR4, s.EFER = 0x80000011, 0x9000, 0x20, 0x500
+	g.check(g.cpu[0].SetSRegs(s))
+	g.wantOut(0x42, "\x11")
+	g.wantDone()
 }
 
 // TestKick stops a guest that never exits by itself, many times, from another thread.

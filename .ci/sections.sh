@@ -105,8 +105,8 @@ lab_packages() { grep -rlE --include='*_test.go' '^func TestLab' . | xargs -rn1 
 lab_package() {
   local p=$1 rc=0 log
   shift
-  log=$OUT/lab-$(tr / - <<<"$p").log
-  say "lab: $p"
+  log=$OUT/lab-$(tr -c 'a-zA-Z0-9\n' - <<<"$p $*").log
+  say "lab: $p $*"
   lab/test.sh "$p" "$@" >"$log" 2>&1 || rc=$?
   local last pass fail
   last=$(grep -E '^lab .*: [0-9]+ passed, [0-9]+ failed$' "$log" | tail -1 || true)
@@ -116,7 +116,7 @@ lab_package() {
   [ $rc = 0 ] || [ "$fail" -gt 0 ] || fail=1
   PASSED=$((PASSED + pass)) FAILED=$((FAILED + fail))
   [ "$fail" = 0 ] || tail -80 "$log"
-  say "lab: $p: $pass passed, $fail failed"
+  say "lab: $p $*: $pass passed, $fail failed"
 }
 
 lab() {

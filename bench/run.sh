@@ -15,7 +15,7 @@ revision=$(git describe --always --dirty)
 worst=0
 for b in "$@"; do
   rc=0
-  LAB_HUGE=260 LAB_TIMEOUT=${LAB_TIMEOUT:-1100} LAB_ENV="BENCH_REVISION=$revision BENCH_MACHINE=lab" \
+  LAB_SLOTS=0 LAB_HUGE=260 LAB_TIMEOUT=${LAB_TIMEOUT:-1100} LAB_ENV="BENCH_REVISION=$revision BENCH_MACHINE=lab" \
     lab/lab.sh run -w "$out" ./bench -n "$rounds" -vmm ./virtd-vmm "$b" || rc=$?
   [ $rc -le $worst ] || worst=$rc
 done

@@ -23,9 +23,8 @@
 #   LAB_IOMMU=intel|none   LAB_DEVICES=1|0   LAB_CPU   LAB_APPEND (kernel arguments)   LAB_EXTRA (qemu arguments)
 #   LAB_ENV="NAME=VALUE ..." (environment of CMD)   LAB_VERBOSE=0
 # One lab runs at a time per cache folder; the others wait for $LAB/lock. LAB_SLOTS=2 lets two run where speed does not
-# matter.
+# matter, LAB_SLOTS=0 waits until no other runs.
 set -euo pipefail
-: "${LAB_SLOTS:=1}"
 umask 022
 
 HERE=$(dirname "$(readlink -f "$0")")
@@ -46,8 +45,10 @@ LAB_APPEND=${LAB_APPEND:-}
 LAB_EXTRA=${LAB_EXTRA:-}
 LAB_ENV=${LAB_ENV:-}
 LAB_VERBOSE=${LAB_VERBOSE:-0}
+LAB_SLOTS=${LAB_SLOTS:-1}
 
 KERNELS="6.1 6.12"
+CONSOLE=$LAB/last-console.log # last-console1.log for the second of two labs
 ROOT=$LAB/root       # Debian userland: L1's root file system, and the programs run on this machine
 IMAGES=$LAB/images   # what L1 sees as /opt/lab, and L1's own initrd
 
@@ -72,18 +73,35 @@ images() {
   build_tools_disk
 }
 
-# Only what is missing is built, so this is cheap when everything is there.
-ensure() { with_lock build; }
-
-# with_lock COMMAND... : one build or run at a time. A second lab in the same process tree would wait for ever,
-# so the holder says so to its children.
-with_lock() {
+# ensure COMMAND builds what is missing or old, which takes no time when nothing is. Images are replaced only while no
+# lab runs.
+ensure() {
   mkdir -p "$LAB"
+  [ "${LAB_LOCKED:-}" != "$LAB" ] || return 0
+  exec 5>"$LAB/lock-build"
+  flock 5
+  (PROBE=1 && "$@") >/dev/null 2>&1 || (
+    exec 6>"$LAB/lock1" 7>"$LAB/lock"
+    flock 6 && flock 7
+    "$@"
+  )
+  exec 5>&-
+}
+
+# with_slot COMMAND... runs a lab: one at a time, or LAB_SLOTS, or none other at all with LAB_SLOTS=0. A second lab in
+# the same process tree would wait for ever, so the holder says so to its children.
+with_slot() {
   if [ "${LAB_LOCKED:-}" = "$LAB" ]; then "$@"; return; fi
   local slot said=
+  SLOT=
+  if [ "$LAB_SLOTS" = 0 ]; then
+    exec 6>"$LAB/lock1"
+    flock 6
+  fi
   until false; do
-    for slot in $(seq 0 $((LAB_SLOTS - 1))); do
-      exec 7>"$LAB/lock${slot/#0/}"
+    for slot in $(seq 0 $((LAB_SLOTS > 0 ? LAB_SLOTS - 1 : 0))); do
+      SLOT=${slot/#0/}
+      exec 7>"$LAB/lock$SLOT"
       flock -n 7 && break 2
     done
     [ -n "$said" ] || log "waiting for another lab run ($LAB/lock)"
@@ -91,21 +109,22 @@ with_lock() {
     sleep 0.5
   done
   LAB_LOCKED=$LAB
+  CONSOLE=$LAB/last-console$SLOT.log
   "$@"
 }
 
 case ${1:-} in
-build) ensure ;;
-images) with_lock images ;;
-run) shift; ensure; with_lock run "$@" ;;
-shell) ensure; with_lock shell ;;
-selftest) ensure; selftest ;;
-tool) shift; [ -e "$ROOT/.ok" ] || ensure; tool "$@" ;;
+build) ensure build ;;
+images) ensure images ;;
+run) shift; ensure build; with_slot run "$@" ;;
+shell) ensure build; with_slot shell ;;
+selftest) ensure build; with_slot selftest ;;
+tool) shift; [ -e "$ROOT/.ok" ] || ensure build_userland; tool "$@" ;;
 path)
   case ${2:-} in
   guest*) echo "$IMAGES/opt/$2" ;;
   *) echo "$LAB${2:+/$2}" ;;
   esac
   ;;
-*) sed -n '2,31p' "$0"; exit 2 ;;
+*) sed -n '2,26p' "$0"; exit 2 ;;
 esac

@@ -67,8 +67,13 @@ unpack() {
   done
 }
 
-# stamp FILE TEXT: succeeds when FILE already says TEXT, that is, when what it stands for is up to date.
-stamp() { [ "$(cat "$1" 2>/dev/null)" = "$2" ]; }
+# stamp FILE TEXT: succeeds when FILE already says TEXT, that is, when what it stands for is up to date. With PROBE set
+# it ends the shell when it is not.
+stamp() {
+  [ "$(cat "$1" 2>/dev/null)" != "$2" ] || return 0
+  [ -z "${PROBE:-}" ] || exit 1
+  return 1
+}
 
 # sum FILE...: one checksum over the scripts that a built thing depends on.
 sum() { cat "$@" | sha256sum | cut -c1-16; }

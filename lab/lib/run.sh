@@ -83,7 +83,7 @@ run() {
   cat "$CTL/out" & c1=$!
   cat "$CTL/err" >&2 & c2=$!
   exec 8<>"$CTL/out" 9<>"$CTL/err"
-  launch "$CTL" "$share" -serial "file:$LAB/last-console.log" -device virtio-serial-pci \
+  launch "$CTL" "$share" -serial "file:$CONSOLE" -device virtio-serial-pci \
     -chardev "file,id=co,path=$CTL/out,append=on" -device virtserialport,chardev=co,name=lab.out \
     -chardev "file,id=ce,path=$CTL/err,append=on" -device virtserialport,chardev=ce,name=lab.err \
     </dev/null 2> >(grep -v 'is not connected to host network' >&2) || rc=$?
@@ -91,12 +91,12 @@ run() {
   wait $c1 $c2 || true
   if [ $rc = 124 ]; then
     log "timeout after ${LAB_TIMEOUT}s; the end of the console:"
-    tail -5 "$LAB/last-console.log" >&2
+    tail -5 "$CONSOLE" >&2
     exit 124
   fi
   if [ ! -s "$CTL/rc" ]; then
     log "no exit status from L1 (qemu's: $rc); the end of the console:"
-    tail -15 "$LAB/last-console.log" >&2
+    tail -15 "$CONSOLE" >&2
     exit 125
   fi
   exit "$(cat "$CTL/rc")"

@@ -30,6 +30,7 @@ func main() {
 	// Few large objects, many page-sized ones that live long: collect early and give memory back.
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(24 << 20)
+	relaxTimers()
 	// The log may be a pipe to a virtd that is gone, and the terminal may close: neither ends the guest.
 	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
 	os.Exit(run())

@@ -172,6 +172,7 @@ func Start(c Command) (*Process, error) {
 	if c.Cgroup != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(c.Cgroup.Fd())
 	}
+	defer relaxTimers()()
 	own, err := os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), attr)
 	if errors.Is(err, os.ErrPermission) && c.UID >= 0 {
 		own, err = startByDescriptor(c, attr)

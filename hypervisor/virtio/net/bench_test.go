@@ -1,0 +1,58 @@
+package net
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// BenchmarkWake measures what it costs to wake a worker for one packet each way, with pauses as a guest makes them: the
+// time of the processor for all threads, switches of threads, and system calls left to the reader's imagination.
+func BenchmarkWake(b *testing.B) {
+	for _, gap := range []time.Duration{0, 50 * time.Microsecond, 500 * time.Microsecond} {
+		b.Run(gap.String(), func(b *testing.B) {
+			f := newFixture(b, 1, allNet)
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			buf, out := f.rxBuffer(2048), f.put(make([]byte, 100))
+			packet := make([]byte, 100)
+			for range 32 {
+				f.rx(0).Add(buf)
+			}
+			var before, after unix.Rusage
+			unix.Getrusage(unix.RUSAGE_SELF, &before)
+			for b.Loop() {
+				unix.Write(f.host[0], packet)
+				f.rx(0).WaitUsed(b)
+				f.rx(0).Add(buf)
+				f.tx(0).Add(out)
+				if f.tx(0).WantsKick() {
+					f.tx(0).Kick()
+				}
+				waitHost(b, f)
+				f.tx(0).Collect()
+				for end := time.Now().Add(gap); time.Now().Before(end); {
+				}
+			}
+			unix.Getrusage(unix.RUSAGE_SELF, &after)
+			n := float64(b.N)
+			b.ReportMetric(float64(after.Stime.Nano()+after.Utime.Nano()-before.Stime.Nano()-before.Utime.Nano())/n-float64(gap), "cpu-ns/op")
+			b.ReportMetric(float64(after.Nvcsw+after.Nivcsw-before.Nvcsw-before.Nivcsw)/n, "switches/op")
+		})
+	}
+}
+
+func waitHost(b *testing.B, f *fixture) {
+	fds := []unix.PollFd{{Fd: int32(f.host[0]), Events: unix.POLLIN}}
+	for {
+		if n, err := unix.Poll(fds, 10000); err == nil && n == 1 {
+			break
+		} else if err != unix.EINTR {
+			b.Fatalf("no packet: %d, %v", n, err)
+		}
+	}
+	var p [256]byte
+	unix.Read(f.host[0], p[:])
+}

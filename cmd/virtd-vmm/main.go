@@ -90,7 +90,11 @@ func load(fd int, path string) (*hypervisor.Config, map[hypervisor.FileName]int,
 // execute runs the machine to its end and writes the exit record.
 func execute(c *hypervisor.Config, files map[hypervisor.FileName]int) hypervisor.ExitRecord {
 	// A vCPU's thread needs a P the moment it leaves KVM_RUN; so do queues.
-	runtime.GOMAXPROCS(c.CPU.Count + len(c.Disks) + 2*len(c.NICs) + 4)
+	queues := 0
+	for i := range c.NICs {
+		queues += c.NICs[i].Queues + 1
+	}
+	runtime.GOMAXPROCS(c.CPU.Count + len(c.Disks) + queues + 4)
 	recordFD := -1
 	if c.ExitRecord != "" {
 		fd, ok := files[c.ExitRecord]

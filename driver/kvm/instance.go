@@ -36,6 +36,8 @@ type instance struct {
 	handler func(driver.Event)
 	early   []driver.Event
 	closed  bool
+
+	nonsense sync.Once // logged
 }
 
 // maxEarly bounds the events kept before Listen. The guest does not run then.
@@ -236,7 +238,9 @@ func (i *instance) event(e qmp.Event) {
 		Operation string `json:"operation"`
 	}
 	if len(e.Data) > 0 && json.Unmarshal(e.Data, &data) != nil {
-		i.d.log.Warn("an engine sent an event that makes no sense", "domain", i.name, "event", printable(e.Name))
+		i.nonsense.Do(func() {
+			i.d.log.Warn("an engine sends events that make no sense; they are left out", "domain", i.name, "event", printable(e.Name))
+		})
 		return
 	}
 	switch e.Name {

@@ -459,3 +459,31 @@ func TestWindowsFor(t *testing.T) {
 		}
 	}
 }
+
+// TestAccessesDoNotAllocate: configuration accesses and MSI-X masking are vCPU exits.
+func TestAccessesDoNotAllocate(t *testing.T) {
+	b := newBoard(t)
+	f, m := testFunction(t, b.controller, true)
+	if err := b.Add(Address{Slot: 3}, f); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Assign(testWindows); err != nil {
+		t.Fatal(err)
+	}
+	write(f.ConfigWrite, 4, 2, commandMemory|commandMaster)
+	write(f.ConfigWrite, m.at+2, 2, msixEnable)
+	c := NewConfigPorts(b.Root, nil)
+	address, data, mask := make([]byte, 4), make([]byte, 2), make([]byte, 4)
+	binary.LittleEndian.PutUint32(address, configEnable|3<<11|regCommand)
+	bar := f.decoders[1].at
+	if n := testing.AllocsPerRun(100, func() {
+		c.Write(0, address)
+		c.Read(4, data)
+		c.Write(4, data)
+		b.memory.Read(testWindows.ECAM+(3<<15), data)
+		mask[0] ^= msixMasked
+		b.memory.Write(bar+12, mask)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

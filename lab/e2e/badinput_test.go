@@ -89,11 +89,13 @@ func TestLabBadDocuments(t *testing.T) {
 	name := h.defineXML("doc", xml)
 	before := h.vctl("dumpxml", "--inactive", name)
 	for _, c := range []struct{ name, old, text, want string }{
-		{"broken", "</vcpu>", "</vcpus>", "line 4"},
-		{"element", "<cpu mode", "<devices2/><cpu mode", "devices2"},
-		{"device", "<serial type", "<tpm model='tpm-tis'/><serial type", "tpm"},
-		{"size", "unit='MiB'", "unit='bogus'", "bogus"},
-		{"vcpus", "<vcpu>1", "<vcpu>0", "vcpu"},
+		{"broken", "</vcpu>", "</vcpus>", "line 4, column "},
+		{"security", "<cpu mode", "<launchSecurity type='sev'/><cpu mode", "element <launchSecurity> (domain/launchSecurity) is not supported"},
+		{"device", "<serial type", "<tpm model='tpm-tis'/><serial type", "element <tpm> (domain/devices/tpm) is not supported"},
+		{"size", "unit='MiB'", "unit='bogus'", "line 3, column 3: <memory>: unknown unit 'bogus'"},
+		{"vcpus", "<vcpu>1", "<vcpu>65", "line 4, column 3: 65 vCPUs are more than the machine's limit of 64"},
+		{"name", "<name>doc", "<name>a/b", "line 2, column 3"},
+		{"same", "<vcpu>1", "<vcpu>2", "domain 'doc' already exists with uuid"},
 	} {
 		if !strings.Contains(xml, c.old) {
 			t.Fatalf("%s: the document has no %s", c.name, c.old)
@@ -101,6 +103,9 @@ func TestLabBadDocuments(t *testing.T) {
 		file := h.file(c.name+".xml", strings.Replace(xml, c.old, c.text, 1))
 		h.refuses(c.want, "vctl", "define", file)
 		h.refuses(c.want, "virsh", "define", file)
+		if got := strings.Fields(h.vctl("list", "--all", "--name")); len(got) != 1 {
+			t.Errorf("%s: domains %q", c.name, got)
+		}
 	}
 	if after := h.vctl("dumpxml", "--inactive", name); after != before {
 		t.Errorf("the definition changed:\n%s", after)

@@ -23,11 +23,16 @@ func TestLabGuestEvents(t *testing.T) {
 		{name: "shutdown", run: "true", state: "shut off (shutdown)", events: []string{"Shutdown Finished after guest request", "Stopped Shutdown"}},
 		{name: "reboot", run: "true", args: "lab.then=reboot", state: "running", events: []string{"reboot"}, again: true},
 		{name: "rebootdestroy", run: "true", args: "lab.then=reboot", elements: "<on_reboot>destroy</on_reboot>", state: "shut off", events: []string{"Stopped"}},
+		{name: "triplefault", run: "true", args: "reboot=t lab.then=reboot", elements: "<on_reboot>destroy</on_reboot>", state: "shut off", events: []string{"Stopped"}},
+		{name: "triplefaultagain", run: "true", args: "reboot=t lab.then=reboot", state: "running", events: []string{"reboot"}, again: true},
 		{name: "panic", run: "modprobe -a pvpanic-mmio; echo c > /proc/sysrq-trigger", devices: "<panic model='isa'/>",
 			elements: "<on_crash>destroy</on_crash>", state: "shut off (crashed)", events: []string{"Crashed Panicked", "Stopped Crashed"}},
 		{name: "panickept", run: "modprobe -a pvpanic-mmio; echo c > /proc/sysrq-trigger", devices: "<panic model='isa'/>",
 			elements: "<on_crash>preserve</on_crash>", state: "crashed (panicked)", events: []string{"Crashed Panicked"}},
 	} {
+		if testing.Short() && c.name != "triplefaultagain" && c.name != "panic" {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			h.t = t
 			events := watchEvents(t, h)

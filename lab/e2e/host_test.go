@@ -64,7 +64,13 @@ func startHostAs(t *testing.T, user *syscall.Credential) *host {
 
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
 
-func (h *host) uri() string { return "qemu:///system?socket=" + h.path("sock/libvirt-sock") }
+func (h *host) uri() string {
+	kind := "system"
+	if h.user != nil {
+		kind = "session"
+	}
+	return "qemu:///" + kind + "?socket=" + h.path("sock/libvirt-sock")
+}
 
 // startDaemon starts virtd on the host's folder, again after stopDaemon.
 func (h *host) startDaemon() {

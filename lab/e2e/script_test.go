@@ -49,6 +49,9 @@ func runScript(t *testing.T, path string) {
 	for _, s := range parseScript(string(text)) {
 		start := time.Now()
 		got := r.step(t, s)
+		if strings.Contains(s.want, "$UUID") {
+			s.want = strings.ReplaceAll(s.want, "$UUID", h.uuid("demo"))
+		}
 		if !scriptMatches(s.want, got) {
 			t.Errorf("%s:%d: %s\ngot:\n%s\nwant:\n%s", path, s.line, s.command, got, s.want)
 		}
@@ -78,7 +81,11 @@ func parseScript(text string) []scriptStep {
 	return steps
 }
 
+// rule is the line under a table's head.
+var rule = regexp.MustCompile(`(?m)^-+$`)
+
 func scriptMatches(want, got string) bool {
+	want, got = rule.ReplaceAllString(want, "-"), rule.ReplaceAllString(got, "-")
 	expr := regexp.QuoteMeta(strings.TrimSpace(want))
 	expr = strings.ReplaceAll(expr, `<\*\*>`, `(?s:.*)`)
 	expr = strings.ReplaceAll(expr, `<\*>`, `[^\n]*`)

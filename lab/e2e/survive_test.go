@@ -128,7 +128,8 @@ func TestLabEngineIsConfined(t *testing.T) {
 	name := h.define(guest{name: "confined", kernel: labtest.Kernel("6.1"), memory: 128})
 	h.vctl("start", name)
 	h.expect(name, "LAB-GUEST: shell", 150*time.Second)
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.engine(name)))
+	pid := h.engine(name)
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,5 +141,26 @@ func TestLabEngineIsConfined(t *testing.T) {
 	}
 	if uid := field(t, status, `Uid:\s+(\d+)`); uid == 0 {
 		t.Error("the engine runs as root")
+	}
+	for _, kind := range []string{"net", "ipc", "pid"} {
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ours, _ := os.Readlink("/proc/self/ns/" + kind); ours == theirs {
+			t.Errorf("the engine is in the host's %s namespace", kind)
+		}
+	}
+	links, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pid))
+	if err != nil || strings.Count(string(links), ":") != 1 || !strings.Contains(string(links), "lo:") {
+		t.Errorf("the engine sees more network than its own loopback:\n%s (%v)", links, err)
+	}
+	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil || !strings.Contains(string(cgroup), h.uuid(name)) {
+		t.Errorf("the engine is in cgroup %s (%v)", cgroup, err)
+	}
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err != nil || field(t, string(limits), `Max core file size\s+(\d+)`) != 0 {
+		t.Errorf("a core file would hold guest memory:\n%s (%v)", limits, err)
 	}
 }

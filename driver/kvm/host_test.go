@@ -87,8 +87,8 @@ func newHostWith(t *testing.T, engine string) *host {
 		}
 		h.m.Close()
 		os.RemoveAll(dir)
-		for _, g := range h.cgroups("") {
-			os.Remove(g)
+		if g := h.cgroups(""); len(g) != 0 {
+			t.Error("left over:", g)
 		}
 		if t.Failed() {
 			t.Log(h.log.String())
@@ -197,9 +197,14 @@ func (h *host) engines() []int {
 	return pids
 }
 
+// cgroupParent is the name of the cgroup that this host's engines are under.
+func (h *host) cgroupParent() string {
+	return fmt.Sprintf("virtd-engines-%08x", crc32.ChecksumIEEE([]byte(filepath.Join(h.dir, "run"))))
+}
+
 // cgroups lists this host's cgroups: the parent, and what below it matches.
 func (h *host) cgroups(pattern string) []string {
-	name := fmt.Sprintf("virtd-engines-%08x", crc32.ChecksumIEEE([]byte(filepath.Join(h.dir, "run"))))
+	name := h.cgroupParent()
 	hybrid, _ := filepath.Glob("/sys/fs/cgroup/unified/" + name + pattern)
 	unified, _ := filepath.Glob("/sys/fs/cgroup/" + name + pattern)
 	return append(hybrid, unified...)

@@ -15,8 +15,8 @@ import (
 
 // Cgroups makes a cgroup (version 2) for each engine under one parent directory.
 type Cgroups struct {
-	parent      string
-	controllers []string // that engines' cgroups have
+	root, parent string
+	controllers  []string // that engines' cgroups have
 }
 
 // wantedControllers are what engines' cgroups should have: to see an out-of-memory kill, to count and to weigh.
@@ -30,18 +30,27 @@ func OpenCgroups(name string) (*Cgroups, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cgroups{parent: filepath.Join(root, name)}
+	c := &Cgroups{root: root, parent: filepath.Join(root, name)}
+	if c.controllers, err = c.makeParent(); err != nil {
+		return nil, err
+	}
+	_ = unix.Rmdir(c.parent) // it is there while an engine is, or it was not ours to remove
+	return c, nil
+}
+
+// makeParent makes the parent, if it is not there, and returns the controllers that cgroups below it get.
+func (c *Cgroups) makeParent() (controllers []string, err error) {
 	if err := os.MkdirAll(c.parent, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make a cgroup for engines: %w", err)
 	}
 	for _, w := range wantedControllers {
 		enable := []byte("+" + w)
-		_ = os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), enable, 0o644) // others may own the root: then see what there is
+		_ = os.WriteFile(filepath.Join(c.root, "cgroup.subtree_control"), enable, 0o644) // others may own the root: then see what there is
 		if os.WriteFile(filepath.Join(c.parent, "cgroup.subtree_control"), enable, 0o644) == nil {
-			c.controllers = append(c.controllers, w)
+			controllers = append(controllers, w)
 		}
 	}
-	return c, nil
+	return controllers, nil
 }
 
 // Missing returns the wanted controllers that this host does not offer.
@@ -80,7 +89,16 @@ func cgroupRoot(mountinfo string) (string, error) {
 // New makes the cgroup of one engine and returns its path and its open directory, to be born in.
 func (c *Cgroups) New(name string) (string, *os.File, error) {
 	path := filepath.Join(c.parent, name)
-	if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+	var err error
+	for range 10 { // the end of another engine may take the empty parent away in between
+		if _, err = c.makeParent(); err != nil {
+			return "", nil, err
+		}
+		if err = os.Mkdir(path, 0o755); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return "", nil, fmt.Errorf("cannot make a cgroup for the engine: %w", err)
 	}
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -93,6 +111,9 @@ func (c *Cgroups) New(name string) (string, *os.File, error) {
 // List returns the paths of the engines' cgroups.
 func (c *Cgroups) List() ([]string, error) {
 	entries, err := os.ReadDir(c.parent)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	var list []string
 	for _, e := range entries {
 		if e.IsDir() {
@@ -102,11 +123,13 @@ func (c *Cgroups) List() ([]string, error) {
 	return list, err
 }
 
-// RemoveCgroup removes the cgroup of an engine that has ended. The kernel takes a moment to empty it.
+// RemoveCgroup removes the cgroup of an engine that has ended, and with the last one the parent. The kernel takes a moment
+// to empty it.
 func RemoveCgroup(path string) error {
 	var err error
 	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
 		if err = unix.Rmdir(path); err == nil || errors.Is(err, unix.ENOENT) {
+			_ = unix.Rmdir(filepath.Dir(path)) // busy while there are others
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) {

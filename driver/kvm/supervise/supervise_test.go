@@ -146,7 +146,6 @@ func TestBirthInCgroup(t *testing.T) {
 	if err != nil {
 		t.Skip("needs a cgroup2 hierarchy it may write: ", err)
 	}
-	defer os.Remove(c.parent)
 	path, dir, err := c.New("one")
 	if err != nil {
 		t.Fatal(err)
@@ -168,6 +167,9 @@ func TestBirthInCgroup(t *testing.T) {
 	}
 	if err := RemoveCgroup(path); err != nil {
 		t.Fatal("what is gone is no error:", err)
+	}
+	if _, err := os.Stat(c.parent); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the parent outlives the last engine:", err)
 	}
 }
 

@@ -35,8 +35,13 @@ func (c control) Quit(reason string) { go c.Stop(ExitQuit, reason) }
 // SetPoweroffAction implements monitor.Machine.
 func (c control) SetPoweroffAction(reset bool) { c.resetAtPoweroff.Store(reset) }
 
-// CPUs implements monitor.Machine.
+// CPUs implements monitor.Machine. A client can be connected before the machine started: it waits, because a vCPU without
+// its thread is of no use to who wants to pin it.
 func (c control) CPUs() []monitor.CPU {
+	select {
+	case <-c.runner.up:
+	case <-c.done:
+	}
 	var out []monitor.CPU
 	for i, v := range c.runner.cpus {
 		out = append(out, monitor.CPU{Index: i, APICID: uint32(v.v.ID()), ThreadID: v.v.TID(), Exits: v.exits.Load()})

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"virtd/hypervisor/monitor"
 )
 
 func TestPowerOff(t *testing.T) {
@@ -217,6 +219,22 @@ func TestResetWhilePaused(t *testing.T) {
 	}
 	m.serial.Write([]byte("q"))
 	m.wantEnd(ExitShutdown)
+}
+
+// TestThreadsAreNamedOnceTheyExist: who asks for the vCPUs' threads before the machine started gets them when it has.
+func TestThreadsAreNamedOnceTheyExist(t *testing.T) {
+	m := buildGuest(t, guestHello, func(c *Config) { c.Paused = true; c.CPU.Count, c.CPU.Online = 2, 2; c.CPU.Topology.Cores = 2 })
+	asked := make(chan []monitor.CPU)
+	go func() { asked <- m.Control().CPUs() }()
+	if err := m.Start(); err != nil {
+		t.Fatal(err)
+	}
+	cpus := <-asked
+	if len(cpus) != 2 || cpus[0].ThreadID == 0 || cpus[1].ThreadID == 0 {
+		t.Errorf("CPUs %+v", cpus)
+	}
+	m.Stop(ExitQuit, "seen")
+	m.wantEnd(ExitQuit)
 }
 
 // TestStopBeforeStart: a machine that was built and never started can be ended.

@@ -32,11 +32,13 @@ type runner struct {
 	ended    int
 	quit     bool
 	launched bool
+	up       chan struct{} // closed when every thread has begun
 	cpus     []*vcpu
 }
 
 func (r *runner) init() {
 	r.change.L = &r.mu
+	r.up = make(chan struct{})
 	r.stopping.Store(true)
 }
 
@@ -47,6 +49,7 @@ func (r *runner) launch() {
 		go c.thread()
 	}
 	r.waitParked()
+	close(r.up)
 }
 
 // requestStop asks all threads to park and does not wait. Any thread may call it, a vCPU's own too.

@@ -125,7 +125,7 @@ lab() {
   local p pass fail
   lab/lab.sh build
   rm -f "$OUT/lab-e2e.count"
-  export LAB_SLOTS=2 LAB_TIMEOUT=${LAB_TIMEOUT:-1100}
+  export LAB_SLOTS=2 LAB_TIMEOUT=${LAB_TIMEOUT:-1700}
   (
     PASSED=0 FAILED=0
     lab_package lab/e2e -short >"$OUT/lab-e2e.out" 2>&1

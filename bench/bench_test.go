@@ -47,7 +47,7 @@ func TestRollupRefusesProcessWithoutGuest(t *testing.T) {
 func TestSameMachineForBoth(t *testing.T) {
 	g := guest{kernel: "/k", initrd: "/i", args: "lab.net=x", memory: 64, huge: true, tap: "tap9", mac: "52:54:00:00:00:01",
 		disks: []disk{{path: "/a", serial: "labtools", readOnly: true}, {path: "/b", serial: "data"}}}
-	qemu := g.qemu()
+	qemu := g.qemu(boardTrimmed)
 	p, err := g.virtd(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -1,5 +1,6 @@
 #!/bin/bash
-# test.sh - run the tests that need the lab: those named TestLab... in packages that use lab/labtest.
+# test.sh - run the tests that need the lab: those named TestLab... in packages that use lab/labtest. With -run and -skip
+# it runs others: those that need /dev/kvm, on a machine without one.
 #
 #   lab/test.sh PACKAGE[,PACKAGE...]|all [-run REGEXP] [-v] [-short] [-count N] [-skip REGEXP]
 #
@@ -9,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-[ $# -gt 0 ] || { sed -n '2,9p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,10p' "$0"; exit 2; }
 name=$1
 shift
 run='^TestLab' verbose='' flags=()
@@ -40,7 +41,7 @@ mkdir -p "$work/bin"
 export CGO_ENABLED=0
 n=0
 for p in $packages; do
-  grep -qs 'func TestLab' "$p"/*_test.go || { echo "test.sh: $p has no TestLab... function" >&2; exit 2; }
+  grep -qsE 'func Test' "$p"/*_test.go || { echo "test.sh: $p has no tests" >&2; exit 2; }
   n=$((n + 1))
   mkdir -p "$work/$n"
   echo "$p" >"$work/$n/name"
@@ -48,7 +49,7 @@ for p in $packages; do
   [ ! -d "$p/testdata" ] || cp -r "$p/testdata" "$work/$n/"
   # the programs that its tests ask labtest.Binary for
   for c in virtd vctl virtd-vmm; do
-    [ -e "$work/bin/$c" ] || ! grep -qE "Binary\(.*\"$c\"" "$p"/*_test.go ||
+    [ -e "$work/bin/$c" ] || ! grep -qE "Binary\(.*\"$c\"|VIRTD_LAB_BIN.*\"$c\"" "$p"/*_test.go ||
       go build -trimpath -ldflags='-s -w' -o "$work/bin/$c" "./cmd/$c"
   done
 done
@@ -61,7 +62,7 @@ limit=$((LAB_TIMEOUT - 25))
   echo 'cp -r bin /tmp/lab-bin; export VIRTD_LAB_BIN=/tmp/lab-bin; export GOMAXPROCS=${GOMAXPROCS:-4}'
   echo 'for d in [0-9]*; do'
   echo '  cp -r "$d" "/tmp/lab-$d"; cd "/tmp/lab-$d"; echo "=== PACKAGE $(cat name)"'
-  printf '  ./test -test.v -test.timeout=%ss -test.run %q' "$limit" "$run"
+  printf '  "$PWD/test" -test.v -test.timeout=%ss -test.run %q' "$limit" "$run"
   [ ${#flags[@]} = 0 ] || printf ' %q' "${flags[@]}"
   echo '; echo "=== STATUS $?"; cd /share'
   echo 'done'

@@ -166,7 +166,7 @@ func (h *host) waitState(d *manager.Domain, state manager.State, reason manager.
 func (h *host) pid(d *manager.Domain) int {
 	h.t.Helper()
 	for _, p := range h.engines() {
-		if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p)); err == nil && strings.Contains(cwd, "kvm.test") {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p)); err == nil && filepath.Base(exe) == filepath.Base(h.engine) {
 			return p
 		}
 	}

@@ -115,7 +115,12 @@ func (v *VCPU) CPUID() ([]CPUIDEntry, error) {
 	if _, err := ioctlPtr(v.fd, reqGetCPUID2, c); err != nil {
 		return nil, fmt.Errorf("read CPUID of vCPU %d: %w", v.id, err)
 	}
-	return append([]CPUIDEntry(nil), c.entries[:c.n]...), nil
+	n := int(c.n)
+	// Kernels before 6.3 leave n as it was; entries they did not write are zero, as no entry but the first is.
+	for n > 1 && c.entries[n-1] == (CPUIDEntry{}) {
+		n--
+	}
+	return append([]CPUIDEntry(nil), c.entries[:n]...), nil
 }
 
 // MSRs returns the model-specific registers of the given indices that the vCPU has; those that KVM cannot read are

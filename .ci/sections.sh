@@ -165,3 +165,9 @@ lab() {
   read -r pass fail <"$OUT/lab-e2e.count" || { pass=0 fail=1; }
   PASSED=$((PASSED + pass)) FAILED=$((FAILED + fail))
 }
+
+# demo: as whoever runs this, and as an ordinary user of the lab.
+demo() {
+  check demo demo/demo.sh
+  check demo-unprivileged demo/unprivileged.sh
+}

@@ -74,7 +74,9 @@ start_virtd() {
   cat "$work/virtd.log"; echo "virtd did not start" >&2; exit 1
 }
 
-vctl() { "$bin/vctl" -c "qemu:///system?socket=$work/libvirt-sock" "$@"; }
+# a virtd that is not root's serves sessions
+case $(id -u) in 0) instance=system ;; *) instance=session ;; esac
+vctl() { "$bin/vctl" -c "qemu:///$instance?socket=$work/libvirt-sock" "$@"; }
 run() { printf '$ vctl %s\n' "$*"; vctl "$@"; }
 
 cleanup() {

@@ -118,7 +118,10 @@ func (g *labGuest) run(cmd string) string {
 
 func (g *labGuest) ask(command string) string {
 	g.t.Helper()
-	fmt.Fprintln(g.qmp, command)
+	g.qmp.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := fmt.Fprintln(g.qmp, command); err != nil {
+		g.t.Fatalf("%s: %v", command, err)
+	}
 	return g.reply(command)
 }
 

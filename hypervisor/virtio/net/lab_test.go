@@ -82,6 +82,8 @@ for i in $(seq ` + fmt.Sprint(streams) + `); do (cat </dev/tcp/10.9.0.1/7000 >/t
 wait
 for i in $(seq ` + fmt.Sprint(streams) + `); do cat /tmp/x$i >/dev/tcp/10.9.0.1/7001 & done
 wait
+# what was written is still on its way: a connection is through when the other side has acknowledged its end
+for i in $(seq 200); do awk 'NR > 1 { print $4 }' /proc/net/tcp | grep -qE '^(01|04|09|0B)' || break; sleep 1; done
 grep -E 'virtio[0-9]+-(in|out)put' /proc/interrupts | sed 's/^/AFTER /'
 exit 0
 `
@@ -170,9 +172,12 @@ func newPeer(t *testing.T, size int) *peer {
 	p.listen(t, "10.9.0.1:7000", func(c net.Conn) { io.Copy(c, bytes.NewReader(p.data)) })
 	p.listen(t, "10.9.0.1:7001", func(c net.Conn) {
 		h := md5.New()
-		io.Copy(h, c)
+		n, err := io.Copy(h, c)
 		p.mu.Lock()
 		p.got = append(p.got, hex.EncodeToString(h.Sum(nil)))
+		if n != int64(size) {
+			t.Errorf("a stream of %d bytes came back with %d: %v", size, n, err)
+		}
 		p.mu.Unlock()
 	})
 	return p

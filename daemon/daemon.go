@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"net"
+	"net/netip"
 	"sync"
 
 	libvirt "github.com/digitalocean/go-libvirt"
@@ -32,6 +34,9 @@ type Config struct {
 	URI       string                                 // qemu:///system or qemu:///session
 	HostCheck func(context.Context) hostcheck.Report // nil: HOST_CHECK is not supported
 	Log       *slog.Logger                           // nil: slog.Default
+
+	// Neighbours returns the addresses this host knows behind a link-layer address; nil: none.
+	Neighbours func(net.HardwareAddr) ([]netip.Addr, error)
 }
 
 // Daemon holds what is common to all connections. Make one with New, Register its procedures, and Close it after the rpc
@@ -57,6 +62,9 @@ func New(cfg Config) *Daemon {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.Neighbours == nil {
+		cfg.Neighbours = func(net.HardwareAddr) ([]netip.Addr, error) { return nil, nil }
+	}
 	if cfg.Emulator == "" {
 		cfg.Emulator = domain.DefaultEmulator
 	}
@@ -81,6 +89,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerMemory(reg)
 	d.registerVCPUs(reg)
 	d.registerStats(reg)
+	d.registerDevices(reg)
 	d.registerConsole(reg)
 	d.registerEvents(reg)
 	d.registerQEMU(reg)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -89,6 +90,12 @@ func newTestbed(t testing.TB) *testbed {
 	}
 	d := daemon.New(daemon.Config{
 		Manager: b.mgr, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
+		Neighbours: func(mac net.HardwareAddr) ([]netip.Addr, error) {
+			if mac.String() != "52:54:00:12:34:56" {
+				return nil, nil
+			}
+			return []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fe80::5054:ff:fe12:3456")}, nil
+		},
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "load kvm"}}}
 		},
@@ -198,6 +205,11 @@ func (b *testbed) writeXML(t testing.TB) {
 	if err := os.Chmod(filepath.Join(b.dir, "editor.sh"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	b.write(t, "disk-b.xml", "<disk type='file' device='disk'><source file='/srv/b.img'/><target dev='vdb' bus='virtio'/></disk>\n")
+	b.write(t, "rng.xml", "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\n")
+	b.write(t, "balloon.xml", "<memballoon model='virtio'/>\n")
+	b.write(t, "graphics.xml", "<graphics type='vnc'/>\n")
+	b.write(t, "nic-other-bridge.xml", "<interface type='bridge'><mac address='52:54:00:12:34:56'/><source bridge='br9'/><model type='virtio'/></interface>\n")
 	b.write(t, "broken.xml", "<domain type='kvm'>\n  <name>broken\n</domain>\n")
 	b.write(t, "unknown.xml", "<domain type='kvm'><name>u</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices><graphics type='vnc'/></devices></domain>\n")
 }

@@ -80,6 +80,12 @@ type Instance interface {
 	// SetStatsPeriod makes the balloon ask the guest for statistics every so many seconds; 0 is on demand.
 	SetStatsPeriod(ctx context.Context, seconds int) error
 
+	// ResizeDisk gives the disk with that alias another size, and its image too; SetLink plugs an interface's cable in or
+	// pulls it; InjectNMI interrupts the guest as a dump button does.
+	ResizeDisk(ctx context.Context, alias string, bytes uint64) error
+	SetLink(ctx context.Context, alias string, up bool) error
+	InjectNMI(ctx context.Context) error
+
 	// BlockStats returns counters by disk alias, NetStats by interface alias.
 	BlockStats(ctx context.Context) (map[string]BlockStats, error)
 	NetStats(ctx context.Context) (map[string]NetStats, error)

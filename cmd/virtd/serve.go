@@ -42,6 +42,7 @@ func serve(cfg config, log *slog.Logger) error {
 	defer mgr.Close()
 	d := daemon.New(daemon.Config{
 		Manager: mgr, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
+		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()
 	registry := rpc.NewRegistry()

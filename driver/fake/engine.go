@@ -20,6 +20,9 @@ type Engine struct {
 	frozen  bool   // the guest does not answer its balloon
 	period  int
 	pins    map[int][]byte
+	sizes   map[string]uint64 // of resized disks, by alias
+	links   map[string]bool   // as last set, by alias
+	nmis    int
 	guest   map[driver.MemoryStat]uint64
 	onOff   bool // the next power-off resets
 	exit    *driver.Exit
@@ -30,7 +33,7 @@ type Engine struct {
 func newEngine(d *Driver, key string, live *domain.Definition) *Engine {
 	return &Engine{
 		Live: live, d: d, key: key, state: driver.MachinePaused, actual: live.CurrentMemory() * 1024,
-		pins: map[int][]byte{}, guest: map[driver.MemoryStat]uint64{},
+		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, guest: map[driver.MemoryStat]uint64{},
 	}
 }
 
@@ -46,6 +49,28 @@ func (e *Engine) ended() *driver.Exit {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.exit
+}
+
+// Link returns what the guest was told last about the cable of the interface with that alias, and whether it was.
+func (e *Engine) Link(alias string) (up, told bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	up, told = e.links[alias]
+	return up, told
+}
+
+// DiskSize returns the size that the disk with that alias was given, 0 for none.
+func (e *Engine) DiskSize(alias string) uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.sizes[alias]
+}
+
+// NMIs returns how many non-maskable interrupts the guest got.
+func (e *Engine) NMIs() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.nmis
 }
 
 // Emit reports an event to whoever is connected, and returns when it was handled.

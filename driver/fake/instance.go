@@ -210,6 +210,36 @@ func (i *instance) SetStatsPeriod(ctx context.Context, seconds int) error {
 	return nil
 }
 
+func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) error {
+	if err := i.ask(ctx, "ResizeDisk"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.sizes[alias] = bytes
+	return nil
+}
+
+func (i *instance) SetLink(ctx context.Context, alias string, up bool) error {
+	if err := i.ask(ctx, "SetLink"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.links[alias] = up
+	return nil
+}
+
+func (i *instance) InjectNMI(ctx context.Context) error {
+	if err := i.ask(ctx, "InjectNMI"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.nmis++
+	return nil
+}
+
 func (i *instance) BlockStats(ctx context.Context) (map[string]driver.BlockStats, error) {
 	if err := i.ask(ctx, "BlockStats"); err != nil {
 		return nil, err

@@ -117,6 +117,21 @@ func (i *instance) SetStatsPeriod(ctx context.Context, seconds int) error {
 	return i.execute(ctx, "x-virtd-balloon-stats-period", map[string]int{"seconds": seconds}, nil)
 }
 
+// ResizeDisk implements driver.Instance.
+func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) error {
+	return i.execute(ctx, "block_resize", map[string]any{"device": alias, "size": bytes}, nil)
+}
+
+// SetLink implements driver.Instance.
+func (i *instance) SetLink(ctx context.Context, alias string, up bool) error {
+	return i.execute(ctx, "set_link", map[string]any{"name": alias, "up": up}, nil)
+}
+
+// InjectNMI implements driver.Instance.
+func (i *instance) InjectNMI(ctx context.Context) error {
+	return i.execute(ctx, "inject-nmi", nil, nil)
+}
+
 // Monitor implements driver.Instance.
 func (i *instance) Monitor(ctx context.Context, command string, hmp bool) (string, error) {
 	if hmp {

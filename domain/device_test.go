@@ -1,0 +1,145 @@
+package domain
+
+import (
+	"strings"
+	"testing"
+
+	"virtd/virterr"
+)
+
+const deviceDomain = `<domain type='kvm'><name>d</name><memory unit='MiB'>64</memory><os><type>hvm</type><kernel>/k</kernel></os>
+  <devices>
+    <!-- the root disk -->
+    <disk type='file' device='disk'><source file='/a.img'/><target dev='vda' bus='virtio'/></disk>
+    <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><model type='virtio'/></interface>
+    <interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br0'/><model type='virtio'/></interface>
+  </devices></domain>`
+
+func device(t *testing.T, text string) *Device {
+	t.Helper()
+	v, err := ParseDevice(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func deviceFixture(t *testing.T) *Definition {
+	t.Helper()
+	d, err := Parse(deviceDomain, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestAttachDetachRestores(t *testing.T) {
+	d := deviceFixture(t)
+	v := device(t, `<disk type='file' device='disk'><source file='/b.img'/><target dev='vdb' bus='virtio'/></disk>`)
+	more, err := d.AttachDevice(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := more.View().Devices.Disks[1]
+	if disk.Target.Dev != "vdb" || disk.Address == nil || disk.Address.PCI == nil {
+		t.Fatalf("attached: %+v", disk)
+	}
+	if len(d.View().Devices.Disks) != 1 {
+		t.Error("the definition that was edited changed")
+	}
+	less, err := more.DetachDevice(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// the root port that the disk got stays, as in libvirt
+	if text := less.XML(0); strings.Contains(text, "vdb") || !strings.Contains(text, "the root disk") {
+		t.Errorf("after detaching:\n%s", text)
+	}
+}
+
+func TestUpdateKeepsTheAddress(t *testing.T) {
+	d := deviceFixture(t)
+	before := d.View().Devices.Interfaces[1].Address.PCI
+	d, err := d.UpdateDevice(device(t, `<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br7'/><model type='virtio'/></interface>`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nic := d.View().Devices.Interfaces[1]
+	if nic.Source.Bridge.Bridge != "br7" || *nic.Address.PCI.Bus != *before.Bus || *nic.Address.PCI.Slot != *before.Slot {
+		t.Errorf("updated: %+v at %+v, was at %+v", nic.Source.Bridge, nic.Address.PCI, before)
+	}
+}
+
+func TestOnlyLinkDiffers(t *testing.T) {
+	d := deviceFixture(t)
+	for text, want := range map[string]bool{
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><link state='down'/></interface>`:                           true,
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br0'/><link state='up'/></interface>`:       true,
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br1'/><link state='down'/></interface>`:     false,
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><mtu size='9000'/><link state='down'/></interface>`:         false,
+		`<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/><link state='up'/></interface>`: false,
+	} {
+		if got, err := d.OnlyLinkDiffers(device(t, text)); err != nil || got != want {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+}
+
+func TestDeviceErrors(t *testing.T) {
+	d := deviceFixture(t)
+	for _, c := range []struct {
+		name, text string
+		do         func(*Device) (*Definition, error)
+		code       virterr.Code
+		says       string
+	}{
+		{"target taken", `<disk><source file='/b'/><target dev='vda'/></disk>`, d.AttachDevice, virterr.OperationInvalid, "target vda already exists"},
+		{"no such target", `<disk><target dev='vdz'/></disk>`, d.DetachDevice, virterr.DeviceMissing, "no target device vdz"},
+		{"no such address", `<interface><mac address='52:54:00:00:00:09'/></interface>`, d.DetachDevice, virterr.DeviceMissing, "no device matching MAC address 52:54:00:00:00:09 found"},
+		{"which interface", `<interface type='bridge'/>`, d.DetachDevice, virterr.OperationFailed, "2 devices match"},
+		{"no rng", `<rng model='virtio'/>`, d.DetachDevice, virterr.DeviceMissing, "matching rng device not found"},
+		{"balloon", `<memballoon model='virtio'/>`, d.AttachDevice, virterr.OperationUnsupported, "attach of device 'memballoon'"},
+		{"not a device", `<name>x</name>`, d.AttachDevice, virterr.OperationUnsupported, "attach of device 'name'"},
+		{"not there yet", `<disk type='network'><source protocol='rbd' name='x'/><target dev='vdb' bus='virtio'/></disk>`, d.AttachDevice, virterr.ConfigUnsupported, "network"},
+		{"update of rng", `<rng model='virtio'/>`, d.UpdateDevice, virterr.OperationUnsupported, "update of device 'rng'"},
+	} {
+		if _, err := c.do(device(t, c.text)); !virterr.Is(err, c.code) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if _, err := ParseDevice("<disk>"); !virterr.Is(err, virterr.XMLError) {
+		t.Errorf("broken document: %v", err)
+	}
+}
+
+// FuzzDevice attaches, finds and detaches arbitrary documents: none may panic, and what was attached is found again.
+func FuzzDevice(f *testing.F) {
+	for _, s := range []string{
+		`<disk type='file' device='disk'><source file='/b.img'/><target dev='vdb' bus='virtio'/></disk>`,
+		`<interface type='bridge'><source bridge='br0'/><model type='virtio'/></interface>`,
+		`<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`, `<disk/>`, `<interface><mac/></interface>`,
+		`<disk><target dev='vda'/></disk>`, `<serial type='pty'/>`, `<a/>`, ``,
+	} {
+		f.Add(s)
+	}
+	d, err := Parse(deviceDomain, Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		v, err := ParseDevice(text)
+		if err != nil {
+			return
+		}
+		_, _ = d.UpdateDevice(v)
+		_, _ = d.DetachDevice(v)
+		_, _ = d.OnlyLinkDiffers(v)
+		more, err := d.AttachDevice(v)
+		if err != nil {
+			return
+		}
+		if _, err := Parse(more.XML(XMLInactive), Options{}); err != nil {
+			t.Errorf("what AttachDevice made is refused: %v", err)
+		}
+	})
+}

@@ -1,0 +1,59 @@
+package manager
+
+import (
+	"context"
+	"testing"
+
+	"virtd/driver/fake"
+	"virtd/virterr"
+)
+
+func TestLiveDeviceChanges(t *testing.T) {
+	ctx := context.Background()
+	f := newFixture(t, &fake.Driver{}, newMemStore())
+	d := f.define("a", "")
+	for _, dev := range []string{
+		`<interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><model type='virtio'/></interface>`,
+		`<disk type='file' device='disk'><source file='/c.img'/><target dev='vdc' bus='virtio'/></disk>`,
+	} {
+		if err := d.AttachDevice(ctx, dev, AffectConfig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Start(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	e := f.drv.Engine("a") // the fixture's interface is net0
+
+	if err := d.UpdateDevice(ctx, `<interface><mac address='52:54:00:00:00:01'/><link state='down'/></interface>`, AffectLive); err != nil {
+		t.Fatal(err)
+	}
+	if up, told := e.Link("net1"); up || !told {
+		t.Errorf("the guest's cable is in: %v, told: %v", up, told)
+	}
+	if stored, err := d.definition(); err != nil || stored.View().Devices.Interfaces[1].Link != nil {
+		t.Errorf("a live change is stored: %v", err)
+	}
+	if err := d.ResizeDisk(ctx, "vdc", 1000); err != nil || e.DiskSize("virtio-disk2") != 1024 {
+		t.Errorf("resize by target: %v, %d bytes", err, e.DiskSize("virtio-disk2"))
+	}
+	if err := d.ResizeDisk(ctx, "/c.img", 1<<20); err != nil || e.DiskSize("virtio-disk2") != 1<<20 {
+		t.Errorf("resize by path: %v, %d bytes", err, e.DiskSize("virtio-disk2"))
+	}
+	if err := d.InjectNMI(ctx); err != nil || e.NMIs() != 1 {
+		t.Errorf("NMI: %v, %d", err, e.NMIs())
+	}
+	for what, err := range map[string]error{
+		"attach": d.AttachDevice(ctx, `<rng model='virtio'/>`, AffectLive),
+		"both":   d.AttachDevice(ctx, `<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`, affectBoth),
+		"detach": d.DetachDevice(ctx, `<disk><target dev='vdc'/></disk>`, AffectCurrent),
+		"update": d.UpdateDevice(ctx, `<interface><mac address='52:54:00:00:00:01'/><source bridge='br7'/></interface>`, AffectLive),
+	} {
+		if !virterr.Is(err, virterr.OperationUnsupported) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if stored, err := d.definition(); err != nil || len(stored.View().Devices.RNGs) != 0 {
+		t.Errorf("a refused change is stored: %v", err)
+	}
+}

@@ -16,7 +16,7 @@ worst=0
 for b in "$@"; do
   rc=0
   # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have. (With one,
-  # the emulated host stopped for good under fio, three times of three, whichever engine was at work.)
+  # the emulated host stopped for good while fio ran in our guest, three times of three; why is not known.)
   case $b in disk | network) smp=2 ;; *) smp=1 ;; esac
   LAB_SMP=$smp LAB_SLOTS=0 LAB_HUGE=260 LAB_TIMEOUT=${LAB_TIMEOUT:-1100} LAB_ENV="BENCH_REVISION=$revision BENCH_MACHINE=lab" \
     lab/lab.sh run -w "$out" ./bench -n "$rounds" -vmm ./virtd-vmm "$b" || rc=$?

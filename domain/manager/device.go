@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"strings"
 
 	"virtd/domain"
 	"virtd/driver"
@@ -16,47 +17,46 @@ const deviceFlagKnown = affectBoth | DeviceForce
 
 // AttachDevice adds a device to the persistent configuration. A running domain cannot get one: OperationUnsupported.
 func (d *Domain) AttachDevice(ctx context.Context, xml string, flags Affect) error {
-	return d.editDevice(ctx, "attach", xml, flags, (*domain.Definition).AttachDevice)
+	return d.editDevice(ctx, "Attach", xml, flags, (*domain.Definition).AttachDevice)
 }
 
 // DetachDevice removes a device from the persistent configuration. A running domain cannot lose one: OperationUnsupported.
 func (d *Domain) DetachDevice(ctx context.Context, xml string, flags Affect) error {
-	return d.editDevice(ctx, "detach", xml, flags, (*domain.Definition).DetachDevice)
+	return d.editDevice(ctx, "Detach", xml, flags, (*domain.Definition).DetachDevice)
 }
 
 func (d *Domain) editDevice(ctx context.Context, verb, xml string, flags Affect,
 	edit func(*domain.Definition, *domain.Device) (*domain.Definition, error)) error {
-	if err := checkFlags(flags, deviceFlagKnown, "qemuDomain"+verb+"DeviceFlags"); err != nil {
-		return err
-	}
-	dev, err := domain.ParseDevice(xml)
-	if err != nil {
-		return err
-	}
-	live, _, err := d.targets(flags)
+	dev, live, err := d.device(xml, flags, "qemuDomain"+verb+"DeviceFlags")
 	if err != nil {
 		return err
 	}
 	if live {
 		return virterr.New(virterr.OperationUnsupported,
-			"live %s of device '%s' is not supported; change the configuration (--config), which the next start uses", verb, dev.Kind())
+			"live %s of device '%s' is not supported; change the configuration (--config), which the next start uses",
+			strings.ToLower(verb), dev.Kind())
 	}
-	return d.change(ctx, verb+"-device", AffectConfig, func(def *domain.Definition) (*domain.Definition, error) {
+	return d.change(ctx, strings.ToLower(verb)+"-device", AffectConfig, func(def *domain.Definition) (*domain.Definition, error) {
 		return edit(def, dev)
 	}, nil)
+}
+
+// device reads the arguments of a call about one device. live says that the running domain is meant, perhaps among others.
+func (d *Domain) device(xml string, flags Affect, function string) (dev *domain.Device, live bool, err error) {
+	if err := checkFlags(flags, deviceFlagKnown, function); err != nil {
+		return nil, false, err
+	}
+	if dev, err = domain.ParseDevice(xml); err != nil {
+		return nil, false, err
+	}
+	live, _, err = d.targets(flags)
+	return dev, live, err
 }
 
 // UpdateDevice replaces a disk or an interface of the persistent configuration. In a running domain it plugs an interface's
 // cable in or pulls it; every other difference is OperationUnsupported.
 func (d *Domain) UpdateDevice(ctx context.Context, xml string, flags Affect) error {
-	if err := checkFlags(flags, deviceFlagKnown, "qemuDomainUpdateDeviceFlags"); err != nil {
-		return err
-	}
-	dev, err := domain.ParseDevice(xml)
-	if err != nil {
-		return err
-	}
-	live, _, err := d.targets(flags)
+	dev, live, err := d.device(xml, flags, "qemuDomainUpdateDeviceFlags")
 	if err != nil {
 		return err
 	}

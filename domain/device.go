@@ -94,16 +94,16 @@ func (d *Definition) UpdateDevice(v *Device) (*Definition, error) {
 	})
 }
 
-// OnlyLinkDiffers tells whether v describes an interface of d in all but whether its cable is plugged in, which is what a
-// running domain can change. DeviceMissing if d has no such interface.
-func (d *Definition) OnlyLinkDiffers(v *Device) (bool, error) {
+// OnlyLinkDiffers finds the interface of d that v describes and tells whether v differs only in whether its cable is plugged
+// in, which is what a running domain can change. mac is the interface's address. DeviceMissing if d has no such interface.
+func (d *Definition) OnlyLinkDiffers(v *Device) (mac string, only bool, err error) {
 	n, err := v.find(d.doc.Root.Child("devices"))
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
 	said := v.node.Clone()
 	said.RemoveAll("link")
-	return says(said, n), nil
+	return n.Child("mac").Attr("address"), says(said, n), nil
 }
 
 // rebuild returns the definition with f's changes to <devices>, read as strictly as what a user defines.

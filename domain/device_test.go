@@ -79,8 +79,8 @@ func TestOnlyLinkDiffers(t *testing.T) {
 		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><mtu size='9000'/><link state='down'/></interface>`:         false,
 		`<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/><link state='up'/></interface>`: false,
 	} {
-		if got, err := d.OnlyLinkDiffers(device(t, text)); err != nil || got != want {
-			t.Errorf("%s: %v, %v", text, got, err)
+		if mac, got, err := d.OnlyLinkDiffers(device(t, text)); err != nil || got != want || mac != "52:54:00:00:00:02" {
+			t.Errorf("%s: %v of %s, %v", text, got, mac, err)
 		}
 	}
 }
@@ -133,7 +133,7 @@ func FuzzDevice(f *testing.F) {
 		}
 		_, _ = d.UpdateDevice(v)
 		_, _ = d.DetachDevice(v)
-		_, _ = d.OnlyLinkDiffers(v)
+		_, _, _ = d.OnlyLinkDiffers(v)
 		more, err := d.AttachDevice(v)
 		if err != nil {
 			return

@@ -90,7 +90,7 @@ func linkOnly(live *domain.Definition, dev *domain.Device) (nicName, error) {
 	if dev.Kind() != "interface" {
 		return nicName{}, refuse
 	}
-	only, err := live.OnlyLinkDiffers(dev)
+	mac, only, err := live.OnlyLinkDiffers(dev)
 	if err != nil {
 		return nicName{}, err
 	}
@@ -99,13 +99,11 @@ func linkOnly(live *domain.Definition, dev *domain.Device) (nicName, error) {
 	}
 	devices := live.View().Devices
 	for i := range devices.Interfaces {
-		n := &devices.Interfaces[i]
-		if n.MAC == nil || n.Alias == nil || dev.MAC() != "" && n.MAC.Address != dev.MAC() {
-			continue
+		if n := &devices.Interfaces[i]; n.MAC != nil && n.Alias != nil && n.MAC.Address == mac {
+			return nicName{mac, n.Alias.Name}, nil
 		}
-		return nicName{n.MAC.Address, n.Alias.Name}, nil
 	}
-	return nicName{}, virterr.New(virterr.DeviceMissing, "no device matching MAC address %s found", dev.MAC())
+	return nicName{}, virterr.New(virterr.InternalError, "interface %s of a running domain has no alias", mac)
 }
 
 // ResizeDisk changes the size of a running domain's disk, which is named by its target or its path, to bytes, rounded up to

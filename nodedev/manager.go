@@ -128,10 +128,10 @@ func (m *Manager) follow() {
 		switch {
 		case errors.Is(err, ErrMissed):
 			m.resync()
+		case errors.Is(err, os.ErrClosed):
+			return
 		case err != nil:
-			if !errors.Is(err, os.ErrClosed) {
-				m.log.Error("device events end; devices are looked for whenever a client asks", "error", err)
-			}
+			m.log.Error("device events end; devices are looked for whenever a client asks", "error", err)
 			m.mu.Lock()
 			m.stale = true
 			m.mu.Unlock()

@@ -233,3 +233,40 @@ func TestAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestUeventSocket: the kernel repeats a device's event when its uevent file is written to, which the socket receives.
+func TestUeventSocket(t *testing.T) {
+	const file = "/sys/class/net/lo/uevent"
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("cannot make events: %v", err)
+	}
+	defer f.Close()
+	m := open(t, Local())
+	if m.source == nil {
+		t.Skip("this process may not receive device events")
+	}
+	events := make(chan Event, 100)
+	m.Subscribe(func(e Event) {
+		select {
+		case events <- e:
+		default:
+		}
+	})
+	if _, err := f.WriteString("change"); err != nil {
+		t.Skipf("cannot make events: %v", err)
+	}
+	for end := time.After(20 * time.Second); ; {
+		select {
+		case e := <-events:
+			if e == (Event{Changed, "net_lo_00_00_00_00_00_00"}) {
+				if m.Close(); m.stale {
+					t.Error("closing the socket is taken for a failure")
+				}
+				return
+			}
+		case <-end:
+			t.Fatal("the event does not arrive")
+		}
+	}
+}

@@ -70,8 +70,8 @@ func (m *monitor) Receive() (Uevent, error) {
 			return rerr != unix.EAGAIN
 		})
 		switch {
-		case err != nil:
-			return Uevent{}, err
+		case err != nil: // there is no deadline, so it was closed
+			return Uevent{}, os.ErrClosed
 		case errors.Is(rerr, unix.ENOBUFS):
 			return Uevent{}, ErrMissed
 		case errors.Is(rerr, unix.EINTR):

@@ -109,10 +109,15 @@ func TestReadsBack(t *testing.T) {
 	i := slices.IndexFunc(pf.Capabilities, func(c libvirtxml.NodeDevicePCISubCapability) bool { return c.VirtFunctions != nil })
 	if i < 0 || pf.Capabilities[i].VirtFunctions.MaxCount != 7 || len(pf.Capabilities[i].VirtFunctions.Address) != 2 {
 		t.Errorf("virtual functions: %+v", pf.Capabilities)
+	} else if a := pf.Capabilities[i].VirtFunctions.Address; *a[1].Domain != 0 || *a[1].Bus != 1 || *a[1].Slot != 0x10 || *a[1].Function != 2 {
+		t.Errorf("second virtual function: %+v", a[1])
 	}
 	vf := read("pci_0000_01_10_2")
 	if vf.Parent != "pci_0000_00_02_0" || vf.Driver == nil || vf.Driver.Name != "igbvf" {
 		t.Errorf("virtual function: %+v", vf)
+	}
+	if p := vf.Capability.PCI.Capabilities; len(p) != 1 || p[0].PhysFunction == nil || *p[0].PhysFunction.Address.Bus != 1 || *p[0].PhysFunction.Address.Slot != 0 {
+		t.Errorf("physical function: %+v", p)
 	}
 }
 

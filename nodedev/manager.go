@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -148,6 +149,9 @@ func (m *Manager) follow() {
 func (m *Manager) apply(u Uevent) {
 	m.order.Lock()
 	defer m.order.Unlock()
+	if path.Base(path.Dir(u.Path)) == FCHost { // the kernel says later than with the host's own event that it is on Fibre Channel
+		u = Uevent{Action: "change", Path: path.Dir(path.Dir(u.Path))}
+	}
 	var n *node
 	ok := false
 	if u.Action != "remove" {
@@ -233,19 +237,18 @@ func sorted(index map[string]Device) []Device {
 	return out
 }
 
-// fresh looks at sysfs where no uevents keep the index right.
-func (m *Manager) fresh() {
+// blind reports whether no uevents keep the index right, so that sysfs must be looked at for each question.
+func (m *Manager) blind() bool {
 	m.mu.Lock()
-	stale := m.source == nil || m.stale
-	m.mu.Unlock()
-	if stale {
-		m.resync()
-	}
+	defer m.mu.Unlock()
+	return m.source == nil || m.stale
 }
 
 // List returns all devices by name.
 func (m *Manager) List() []Device {
-	m.fresh()
+	if m.blind() {
+		m.resync()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := make([]Device, 0, len(m.index))
@@ -258,14 +261,31 @@ func (m *Manager) List() []Device {
 
 // Lookup finds a device by its name.
 func (m *Manager) Lookup(name string) (Device, error) {
-	m.fresh()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	path, ok := m.names[name]
+	d, ok := m.indexed(name)
+	if m.blind() && !(ok && m.exists(d)) { // what is still there needs no look at everything
+		m.resync()
+		d, ok = m.indexed(name)
+	}
 	if !ok {
 		return Device{}, notFound(name)
 	}
-	return m.index[path], nil
+	return d, nil
+}
+
+func (m *Manager) indexed(name string) (Device, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, ok := m.names[name]
+	return m.index[at], ok
+}
+
+// exists asks sysfs whether a device is still there and has still its name.
+func (m *Manager) exists(d Device) bool {
+	if d.Kind == System {
+		return true
+	}
+	n, ok := m.host.identify(d.Path)
+	return ok && n.Name == d.Name
 }
 
 // LookupFCHost finds the SCSI host with these world wide names.

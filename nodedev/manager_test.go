@@ -131,6 +131,30 @@ func TestWithoutEvents(t *testing.T) {
 	if _, err := m.Lookup("net_dummy0_52_54_00_00_00_01"); err != nil {
 		t.Error(err)
 	}
+	if err := os.RemoveAll(filepath.Join(cfg.Sys, dummy)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Lookup("net_dummy0_52_54_00_00_00_01"); !virterr.Is(err, virterr.NoNodeDevice) {
+		t.Errorf("after it is gone: %v", err)
+	}
+	if parent, err := m.Parent("pci_0000_01_00_0"); err != nil || parent != "pci_0000_00_02_0" {
+		t.Errorf("parent %q, %v", parent, err)
+	}
+}
+
+// TestFibreChannelComesLater: the kernel tells of a SCSI host before it has made it one on Fibre Channel.
+func TestFibreChannelComesLater(t *testing.T) {
+	m, source, root, events := followed(t)
+	const host = "devices/pci0000:00/0000:00:1f.2/ata1/host0"
+	if d, err := m.Lookup("scsi_host0"); err != nil || d.Has(FCHost) {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	nodedevtest.Build(t, root, "@ "+host+"/fc_host/host0\nsubsystem -> class/fc_host\nport_name 0x10\nnode_name 0x20")
+	source.messages <- Uevent{"add", host + "/fc_host/host0"}
+	expect(t, events, Event{Changed, "scsi_host0"})
+	if d, err := m.LookupFCHost("20", "10"); err != nil || d.Name != "scsi_host0" {
+		t.Errorf("%+v, %v", d, err)
+	}
 }
 
 // TestSourceFails: a socket that breaks leaves a manager that looks for itself.

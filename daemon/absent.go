@@ -11,8 +11,8 @@ import (
 )
 
 // registerAbsent answers for what can be defined on a libvirt host and cannot here yet: virtual networks, storage pools,
-// secrets and filters. That none exist is the truth, and clients start with these lists. Things that every host has, such as
-// its devices and interfaces, are not answered for: an empty list of them would be a lie.
+// secrets and filters. That none exist is the truth, and clients start with these lists. What every host has, such as its
+// interfaces, is not answered for: an empty list of them would be a lie.
 func (d *Daemon) registerAbsent(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectListAllNetworks, empty[libvirt.ConnectListAllNetworksArgs, libvirt.ConnectListAllNetworksRet])
 	on(reg, rpc.ProcConnectNumOfNetworks, empty[none, libvirt.ConnectNumOfNetworksRet])

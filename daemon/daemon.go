@@ -14,6 +14,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/manager"
 	"virtd/hostcheck"
+	"virtd/nodedev"
 	"virtd/rpc"
 	"virtd/virterr"
 )
@@ -29,6 +30,7 @@ const (
 type Config struct {
 	Manager   *manager.Manager
 	Node      *nodeinfo.Node                         // nil: this host
+	Devices   *nodedev.Manager                       // the host's devices; nil: not supported
 	CPU       domain.HostCPU                         // what host-model is here; nil: not told
 	Emulator  string                                 // the engine's path, for capabilities and <emulator>
 	URI       string                                 // qemu:///system or qemu:///session
@@ -42,13 +44,14 @@ type Config struct {
 // Daemon holds what is common to all connections. Make one with New, Register its procedures, and Close it after the rpc
 // server is done.
 type Daemon struct {
-	cfg    Config
-	mgr    *manager.Manager
-	node   *nodeinfo.Node
-	log    *slog.Logger
-	events *subscriptions
+	cfg     Config
+	mgr     *manager.Manager
+	node    *nodeinfo.Node
+	devices *nodedev.Manager // nil: not supported
+	log     *slog.Logger
+	events  *subscriptions
 
-	unsubscribe func()
+	unsubscribe []func()
 
 	capsOnce sync.Once
 	capsCPU  *domain.CPUModel // what the host CPU is, asked once
@@ -71,18 +74,26 @@ func New(cfg Config) *Daemon {
 	if cfg.URI == "" {
 		cfg.URI = "qemu:///system"
 	}
-	d := &Daemon{cfg: cfg, mgr: cfg.Manager, node: cfg.Node, log: cfg.Log, events: newSubscriptions()}
-	d.unsubscribe = d.mgr.Subscribe(d.deliver)
+	d := &Daemon{cfg: cfg, mgr: cfg.Manager, node: cfg.Node, devices: cfg.Devices, log: cfg.Log, events: newSubscriptions()}
+	d.unsubscribe = append(d.unsubscribe, d.mgr.Subscribe(d.deliver))
+	if d.devices != nil {
+		d.unsubscribe = append(d.unsubscribe, d.devices.Subscribe(d.deliverDevice))
+	}
 	return d
 }
 
 // Close stops delivering events.
-func (d *Daemon) Close() { d.unsubscribe() }
+func (d *Daemon) Close() {
+	for _, f := range d.unsubscribe {
+		f()
+	}
+}
 
 // Register adds the procedures to a registry.
 func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerConnect(reg)
 	d.registerHost(reg)
+	d.registerNodeDevices(reg)
 	d.registerDomains(reg)
 	d.registerLifecycle(reg)
 	d.registerDefinition(reg)

@@ -18,7 +18,6 @@ const (
 	lastDomainEvent  = 27
 	lastNetworkEvent = 1
 	lastPoolEvent    = 1
-	lastDeviceEvent  = 1
 	lastSecretEvent  = 1
 )
 
@@ -28,6 +27,7 @@ const callbacksPerClient = 1024
 func (d *Daemon) registerEvents(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectDomainEventCallbackRegisterAny, d.domainEventRegister)
 	on(reg, rpc.ProcConnectDomainEventCallbackDeregisterAny, d.domainEventDeregister)
+	d.registerNodeDeviceEvents(reg)
 	// What follows never happens yet, but clients take the refusal to register for a broken connection.
 	on(reg, rpc.ProcConnectNetworkEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNetworkEventRegisterAnyArgs) (*libvirt.ConnectNetworkEventRegisterAnyRet, error) {
 		id, err := d.events.addSilent(c.Conn, a.EventID, lastNetworkEvent)
@@ -41,13 +41,6 @@ func (d *Daemon) registerEvents(reg *rpc.Registry) {
 		return &libvirt.ConnectStoragePoolEventRegisterAnyRet{CallbackID: id}, err
 	})
 	on(reg, rpc.ProcConnectStoragePoolEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectStoragePoolEventDeregisterAnyArgs) (*none, error) {
-		return nil, d.events.remove(c.Conn, a.CallbackID)
-	})
-	on(reg, rpc.ProcConnectNodeDeviceEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNodeDeviceEventRegisterAnyArgs) (*libvirt.ConnectNodeDeviceEventRegisterAnyRet, error) {
-		id, err := d.events.addSilent(c.Conn, a.EventID, lastDeviceEvent)
-		return &libvirt.ConnectNodeDeviceEventRegisterAnyRet{CallbackID: id}, err
-	})
-	on(reg, rpc.ProcConnectNodeDeviceEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNodeDeviceEventDeregisterAnyArgs) (*none, error) {
 		return nil, d.events.remove(c.Conn, a.CallbackID)
 	})
 	on(reg, rpc.ProcConnectSecretEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventRegisterAnyArgs) (*libvirt.ConnectSecretEventRegisterAnyRet, error) {
@@ -87,6 +80,9 @@ func filter(dom libvirt.OptDomain) *uuid.UUID {
 const (
 	eventMonitor = -1 // the QEMU program's
 	eventSilent  = -2 // of things that do not exist yet
+
+	eventDeviceLifecycle = -3 // of the host's devices
+	eventDeviceUpdate    = -4
 )
 
 // subscription is one client's wish to be told of one kind of event.
@@ -96,6 +92,7 @@ type subscription struct {
 	event  int32          // libvirt's number, or one of ours
 	domain *uuid.UUID     // nil: of all domains
 	name   *regexp.Regexp // of eventMonitor; nil: all
+	device string         // of the events of devices; "": of all devices
 }
 
 // subscriptions are those of all connections.
@@ -156,6 +153,21 @@ func (s *subscriptions) wanting(event int32, domain uuid.UUID) []*subscription {
 	for _, list := range s.byConn {
 		for _, sub := range list {
 			if sub.event == event && (sub.domain == nil || *sub.domain == domain) {
+				out = append(out, sub)
+			}
+		}
+	}
+	return out
+}
+
+// wantingDevice returns the subscriptions for an event of one of the host's devices.
+func (s *subscriptions) wantingDevice(event int32, device string) []*subscription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*subscription
+	for _, list := range s.byConn {
+		for _, sub := range list {
+			if sub.event == event && (sub.device == "" || sub.device == device) {
 				out = append(out, sub)
 			}
 		}

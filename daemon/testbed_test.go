@@ -19,6 +19,8 @@ import (
 	"virtd/domain/store"
 	"virtd/driver/fake"
 	"virtd/hostcheck"
+	"virtd/nodedev"
+	"virtd/nodedev/nodedevtest"
 	"virtd/rpc"
 	"virtd/rpc/client"
 )
@@ -31,6 +33,9 @@ type testbed struct {
 	driver *fake.Driver
 	mgr    *manager.Manager
 	server *rpc.Server
+
+	sys     string  // the host's devices, as sysfs has them
+	uevents uevents // what the kernel says of them
 
 	registry *rpc.Registry
 }
@@ -88,8 +93,9 @@ func newTestbed(t testing.TB) *testbed {
 	if err := b.mgr.Open(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+	devices := b.devices(t, log)
 	d := daemon.New(daemon.Config{
-		Manager: b.mgr, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
+		Manager: b.mgr, Devices: devices, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
 		Neighbours: func(mac net.HardwareAddr) ([]netip.Addr, error) {
 			if mac.String() != "52:54:00:12:34:56" {
 				return nil, nil
@@ -113,9 +119,38 @@ func newTestbed(t testing.TB) *testbed {
 			t.Errorf("shutdown: %v", err)
 		}
 		d.Close()
+		devices.Close()
 		b.mgr.Close()
 	})
 	return b
+}
+
+// uevents plays the kernel's part in what happens to devices.
+type uevents chan nodedev.Uevent
+
+func (u uevents) Receive() (nodedev.Uevent, error) {
+	e, ok := <-u
+	if !ok {
+		return e, os.ErrClosed
+	}
+	return e, nil
+}
+
+func (u uevents) Close() error { close(u); return nil }
+
+// devices are those of the host that package nodedev's tests have.
+func (b *testbed) devices(t testing.TB, log *slog.Logger) *nodedev.Manager {
+	t.Helper()
+	b.uevents = make(uevents)
+	b.sys = nodedevtest.Load(t, "../nodedev/testdata/host.tree")
+	m, err := nodedev.Open(nodedev.Config{
+		Sys: b.sys, PCIIDs: []string{"../nodedev/testdata/pci.ids"}, UUID: "6b1a2f4e-0000-4000-8000-0123456789ab", Log: log,
+		Listen: func() (nodedev.Source, error) { return b.uevents, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 func (b *testbed) listen(t testing.TB, path string, policy rpc.Policy) {

@@ -21,12 +21,12 @@ type rule struct {
 var rules = []rule{
 	{
 		from: "hypervisor",
-		not:  []string{"libvirt.org/go/libvirtxml", "encoding/xml", "github.com/vishvananda/netlink", "virtd/rpc", "virtd/domain", "virtd/driver", "virtd/daemon", "virtd/network"},
+		not:  []string{"libvirt.org/go/libvirtxml", "encoding/xml", "github.com/vishvananda/netlink", "virtd/rpc", "virtd/domain", "virtd/driver", "virtd/daemon", "virtd/network", "virtd/nodedev"},
 		why:  "the engine gets a Config and open files; whoever plans them is not its business",
 	},
 	{
 		from: "cmd/virtd-vmm",
-		not:  []string{"libvirt.org/go/libvirtxml", "encoding/xml", "net/http", "github.com/vishvananda/netlink", "virtd/rpc", "virtd/domain", "virtd/driver", "virtd/daemon", "virtd/network"},
+		not:  []string{"libvirt.org/go/libvirtxml", "encoding/xml", "net/http", "github.com/vishvananda/netlink", "virtd/rpc", "virtd/domain", "virtd/driver", "virtd/daemon", "virtd/network", "virtd/nodedev"},
 		why:  "it imports hypervisor/ and little else",
 	},
 	{
@@ -45,8 +45,13 @@ var rules = []rule{
 		why:  "drivers are called by managers, never by the wire",
 	},
 	{
+		from: "nodedev",
+		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/driver", "virtd/hypervisor", "virtd/domain/manager"},
+		why:  "what devices the host has does not depend on who asks or what uses them",
+	},
+	{
 		from: "cmd/vctl",
-		not:  []string{"virtd/hypervisor", "virtd/driver", "virtd/daemon", "github.com/vishvananda/netlink"},
+		not:  []string{"virtd/hypervisor", "virtd/driver", "virtd/daemon", "virtd/nodedev", "github.com/vishvananda/netlink"},
 		why:  "vctl never touches host state itself, so remote connections always work",
 	},
 }

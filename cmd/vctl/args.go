@@ -20,6 +20,18 @@ func optionsFirst(a *cli.App, args []string) []string {
 	if cmd == nil {
 		return args
 	}
+	for len(cmd.Subcommands) > 0 { // the options of a group's command follow its name
+		next := commandIndex(cmd.Flags, args[at:])
+		if next < 0 {
+			return args
+		}
+		at += next
+		sub := subcommand(cmd, args[at])
+		if sub == nil {
+			return args
+		}
+		cmd = sub
+	}
 	options, operands := []string{}, []string{}
 	rest := args[at+1:]
 	for i := 0; i < len(rest); i++ {
@@ -40,6 +52,15 @@ func optionsFirst(a *cli.App, args []string) []string {
 	}
 	out := append([]string{}, args[:at+1]...)
 	return append(append(out, options...), operands...)
+}
+
+func subcommand(group *cli.Command, name string) *cli.Command {
+	for _, c := range group.Subcommands {
+		if c.HasName(name) {
+			return c
+		}
+	}
+	return nil
 }
 
 // commandIndex is where the command's name stands among args, or -1.

@@ -20,6 +20,10 @@ func TestOptionsFirst(t *testing.T) {
 		"vctl list --all":                        "vctl list --all",
 		"vctl event demo -n 2":                   "vctl event -n 2 demo",
 		"vctl --output json domstate d --reason": "vctl --output json domstate --reason d",
+		"vctl nodedev list --cap net --tree":     "vctl nodedev list --cap net --tree",
+		"vctl nodedev dumpxml d --help":          "vctl nodedev dumpxml --help d",
+		"vctl nodedev":                           "vctl nodedev",
+		"vctl nodedev nonsense a --b":            "vctl nodedev nonsense a --b",
 	} {
 		if got := strings.Join(optionsFirst(a, strings.Fields(in)), " "); got != want {
 			t.Errorf("%s\n got %s\nwant %s", in, got, want)

@@ -78,6 +78,12 @@ func parses(args []string) string {
 	a := app(strings.NewReader(""), new(strings.Builder), new(strings.Builder))
 	reached := false
 	for _, c := range a.Commands {
+		if len(c.Subcommands) > 0 { // a group does nothing itself
+			for _, sub := range c.Subcommands {
+				sub.Action = func(*cli.Context) error { reached = true; return nil }
+			}
+			continue
+		}
 		c.Action = func(*cli.Context) error { reached = true; return nil }
 	}
 	if err := a.Run(optionsFirst(a, args)); err != nil {

@@ -21,6 +21,8 @@ import (
 	"virtd/driver"
 	"virtd/driver/fake"
 	"virtd/hostcheck"
+	"virtd/nodedev"
+	"virtd/nodedev/nodedevtest"
 	"virtd/rpc"
 )
 
@@ -49,7 +51,11 @@ func newBed(t *testing.T) *bed {
 		t.Fatal(err)
 	}
 	host := fstest.MapFS{"proc/sys/kernel/hostname": {Data: []byte("testhost\n")}}
-	d := daemon.New(daemon.Config{Manager: mgr, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
+	devices, err := nodedev.Open(nodedev.Config{Sys: nodedevtest.Load(t, "../../nodedev/testdata/host.tree"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := daemon.New(daemon.Config{Manager: mgr, Devices: devices, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "modprobe kvm_amd"}}}
 		}})
@@ -68,6 +74,7 @@ func newBed(t *testing.T) *bed {
 			t.Errorf("shutdown: %v", err)
 		}
 		d.Close()
+		devices.Close()
 		mgr.Close()
 	})
 	return b

@@ -15,12 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/daemon"
+	"virtd/daemon/nodeinfo"
 	"virtd/domain"
 	"virtd/domain/manager"
 	"virtd/domain/store"
 	"virtd/driver/kvm"
 	"virtd/hypervisor"
 	"virtd/network/bridge"
+	"virtd/nodedev"
 	"virtd/release"
 	"virtd/rpc"
 )
@@ -40,8 +42,12 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer mgr.Close()
+	devices := openDevices(log)
+	if devices != nil {
+		defer devices.Close()
+	}
 	d := daemon.New(daemon.Config{
-		Manager: mgr, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
+		Manager: mgr, Devices: devices, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()
@@ -129,6 +135,18 @@ func openManager(ctx context.Context, cfg config, log *slog.Logger) (*manager.Ma
 		return nil, nil, fmt.Errorf("find the domains that run: %w", err)
 	}
 	return mgr, hostCPU{}, nil
+}
+
+// openDevices looks at the host's devices. Guests do not need the list, so virtd runs without it where there is no sysfs.
+func openDevices(log *slog.Logger) *nodedev.Manager {
+	cfg := nodedev.Local()
+	cfg.UUID, cfg.Log = nodeinfo.Local().UUID().String(), log
+	devices, err := nodedev.Open(cfg)
+	if err != nil {
+		log.Warn("the host's devices are not listed", "error", err)
+		return nil
+	}
+	return devices
 }
 
 // takeLock keeps a second virtd away from the same directories. The lock goes with the process.

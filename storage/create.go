@@ -55,13 +55,13 @@ func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags 
 	if err != nil {
 		return Volume{}, err
 	}
-	r, err := parseVolume(text, &src)
-	if err != nil {
-		return Volume{}, err
-	}
 	if src.format != "raw" {
 		return Volume{}, failure(virterr.ConfigUnsupported, "volume '%s' is %s: copying is supported for raw volumes only so far",
 			from.Name, src.format)
+	}
+	r, err := parseVolume(text, &src)
+	if err != nil {
+		return Volume{}, err
 	}
 	in, err := openRegular(from.Path, os.O_RDONLY)
 	if err != nil {

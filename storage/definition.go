@@ -29,11 +29,11 @@ type definition struct {
 	name   string
 	target string
 	perms  permissions
-	source *xmltree.Node // kept and printed back: a directory has no source, but old command lines give dashes for one
 }
 
 // poolWords is the vocabulary of a pool's document: the children of each element. An element that is not here would change
-// what the pool is, so it is refused rather than dropped; source and those without children here are not looked into.
+// what the pool is, so it is refused rather than dropped. Those without children here are not looked into: a directory has
+// no source, and libvirt too drops what old command lines give for one (pool-define-as NAME dir - - - - TARGET).
 var poolWords = map[string]string{
 	"pool":        " name uuid capacity allocation available source target ",
 	"target":      " path permissions timestamps ",
@@ -61,7 +61,7 @@ func parsePool(text string) (*definition, error) {
 	if err := onlyWords(root, poolWords); err != nil {
 		return nil, err
 	}
-	d := &definition{name: root.Child("name").Trimmed(), perms: noPermissions(), source: root.Child("source")}
+	d := &definition{name: root.Child("name").Trimmed(), perms: noPermissions()}
 	if d.name == "" {
 		return nil, malformed(root, "missing pool source name element")
 	}
@@ -160,11 +160,7 @@ func (d *definition) xml(sizes poolSizes, perms permissions) string {
 	appendSize(root, "capacity", sizes.capacity)
 	appendSize(root, "allocation", sizes.allocation)
 	appendSize(root, "available", sizes.available)
-	if d.source != nil {
-		root.Append(d.source.Clone())
-	} else {
-		root.Append(xmltree.NewText("source", "\n  ")) // as libvirt prints it
-	}
+	root.Append(xmltree.NewText("source", "\n  ")) // as libvirt prints it
 	target := root.Append(xmltree.New("target"))
 	target.Append(xmltree.NewText("path", d.target))
 	perms.append(target)

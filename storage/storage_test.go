@@ -313,4 +313,3 @@ func bytesOf(t *testing.T, path string) []byte {
 	}
 	return b
 }
-

@@ -75,7 +75,7 @@ func (r *request) readSizes(root *xmltree.Node, copyOf *image) (err error) {
 		r.capacity = max(r.capacity, copyOf.capacity) // libvirt copies everything whatever the document says
 	}
 	if r.capacity > 1<<62 {
-		return malformed(capacity, "capacity of %d bytes is larger than any file can be", r.capacity)
+		return malformed(root, "capacity of %d bytes is larger than any file can be", r.capacity)
 	}
 	r.allocation = r.capacity
 	if a := root.Child("allocation"); a != nil {

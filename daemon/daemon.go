@@ -13,6 +13,7 @@ import (
 	"virtd/domain/manager"
 	"virtd/hostcheck"
 	"virtd/rpc"
+	"virtd/storage"
 	"virtd/virterr"
 )
 
@@ -26,6 +27,7 @@ const (
 // Config is what a Daemon works with.
 type Config struct {
 	Manager   *manager.Manager
+	Storage   *storage.Manager                       // nil: no procedures for storage
 	Node      *nodeinfo.Node                         // nil: this host
 	CPU       domain.HostCPU                         // what host-model is here; nil: not told
 	Emulator  string                                 // the engine's path, for capabilities and <emulator>
@@ -43,7 +45,7 @@ type Daemon struct {
 	log    *slog.Logger
 	events *subscriptions
 
-	unsubscribe func()
+	unsubscribe []func()
 
 	capsOnce sync.Once
 	capsCPU  *domain.CPUModel // what the host CPU is, asked once
@@ -64,12 +66,19 @@ func New(cfg Config) *Daemon {
 		cfg.URI = "qemu:///system"
 	}
 	d := &Daemon{cfg: cfg, mgr: cfg.Manager, node: cfg.Node, log: cfg.Log, events: newSubscriptions()}
-	d.unsubscribe = d.mgr.Subscribe(d.deliver)
+	d.unsubscribe = append(d.unsubscribe, d.mgr.Subscribe(d.deliver))
+	if cfg.Storage != nil {
+		d.unsubscribe = append(d.unsubscribe, cfg.Storage.Subscribe(d.deliverPool))
+	}
 	return d
 }
 
 // Close stops delivering events.
-func (d *Daemon) Close() { d.unsubscribe() }
+func (d *Daemon) Close() {
+	for _, end := range d.unsubscribe {
+		end()
+	}
+}
 
 // Register adds the procedures to a registry.
 func (d *Daemon) Register(reg *rpc.Registry) {
@@ -83,6 +92,8 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerStats(reg)
 	d.registerConsole(reg)
 	d.registerEvents(reg)
+	d.registerStoragePools(reg)
+	d.registerStorageVolumes(reg)
 	d.registerQEMU(reg)
 	d.registerAbsent(reg)
 	d.registerPrivate(reg)

@@ -20,6 +20,7 @@ import (
 	"virtd/hostcheck"
 	"virtd/rpc"
 	"virtd/rpc/client"
+	"virtd/storage"
 )
 
 // testbed is a daemon over engines in memory, on a socket.
@@ -29,6 +30,7 @@ type testbed struct {
 	ro     string // read-only
 	driver *fake.Driver
 	mgr    *manager.Manager
+	pools  *storage.Manager
 	server *rpc.Server
 
 	registry *rpc.Registry
@@ -87,8 +89,12 @@ func newTestbed(t testing.TB) *testbed {
 	if err := b.mgr.Open(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+	b.pools, err = storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := daemon.New(daemon.Config{
-		Manager: b.mgr, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
+		Manager: b.mgr, Storage: b.pools, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "load kvm"}}}
 		},
@@ -106,6 +112,7 @@ func newTestbed(t testing.TB) *testbed {
 			t.Errorf("shutdown: %v", err)
 		}
 		d.Close()
+		b.pools.Close()
 		b.mgr.Close()
 	})
 	return b
@@ -182,6 +189,18 @@ const demoXML = `<domain type='kvm'>
 </domain>
 `
 
+const poolXML = `<pool type='dir'>
+  <name>vms</name>
+  <uuid>22222222-3333-4444-8555-666666666666</uuid>
+  <target>
+    <path>POOL</path>
+    <permissions>
+      <mode>0750</mode>
+    </permissions>
+  </target>
+</pool>
+`
+
 // writeXML puts documents and an image into the testbed's directory, for scripts.
 func (b *testbed) writeXML(t testing.TB) {
 	t.Helper()
@@ -198,6 +217,11 @@ func (b *testbed) writeXML(t testing.TB) {
 	if err := os.Chmod(filepath.Join(b.dir, "editor.sh"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	b.write(t, "pool.xml", replace(poolXML, "POOL", filepath.Join(b.dir, "vms")))
+	b.write(t, "pool-logical.xml", "<pool type='logical'><name>vg</name><target><path>/dev/vg</path></target></pool>\n")
+	b.write(t, "vol.xml", "<volume><name>fromxml.img</name><capacity unit='MiB'>3</capacity><allocation>0</allocation></volume>\n")
+	b.write(t, "vol-qcow2.xml", "<volume><name>q.qcow2</name><capacity>1024</capacity><target><format type='qcow2'/></target></volume>\n")
+	b.write(t, "data.bin", "0123456789abcdef")
 	b.write(t, "broken.xml", "<domain type='kvm'>\n  <name>broken\n</domain>\n")
 	b.write(t, "unknown.xml", "<domain type='kvm'><name>u</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices><graphics type='vnc'/></devices></domain>\n")
 }

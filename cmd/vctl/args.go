@@ -20,6 +20,13 @@ func optionsFirst(a *cli.App, args []string) []string {
 	if cmd == nil {
 		return args
 	}
+	if len(cmd.Subcommands) > 0 { // of a group, the options are those of the command behind it
+		if at+1 >= len(args) || cmd.Command(args[at+1]) == nil {
+			return args
+		}
+		at++
+		cmd = cmd.Command(args[at])
+	}
 	options, operands := []string{}, []string{}
 	rest := args[at+1:]
 	for i := 0; i < len(rest); i++ {

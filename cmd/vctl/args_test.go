@@ -18,6 +18,10 @@ func TestOptionsFirst(t *testing.T) {
 		"vctl start -- --odd --console":          "vctl start -- --odd --console",
 		"vctl nonsense a --b":                    "vctl nonsense a --b",
 		"vctl list --all":                        "vctl list --all",
+		"vctl pool list --all":                   "vctl pool list --all",
+		"vctl pool":                              "vctl pool",
+		"vctl pool nonsense a --b":               "vctl pool nonsense a --b",
+		"vctl vol resize v 5M --shrink -p x":     "vctl vol resize --shrink -p x v 5M",
 		"vctl event demo -n 2":                   "vctl event -n 2 demo",
 		"vctl --output json domstate d --reason": "vctl --output json domstate --reason d",
 	} {

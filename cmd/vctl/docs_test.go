@@ -78,7 +78,12 @@ func parses(args []string) string {
 	a := app(strings.NewReader(""), new(strings.Builder), new(strings.Builder))
 	reached := false
 	for _, c := range a.Commands {
-		c.Action = func(*cli.Context) error { reached = true; return nil }
+		if len(c.Subcommands) == 0 {
+			c.Action = func(*cli.Context) error { reached = true; return nil }
+		}
+		for _, sub := range c.Subcommands {
+			sub.Action = func(*cli.Context) error { reached = true; return nil }
+		}
 	}
 	if err := a.Run(optionsFirst(a, args)); err != nil {
 		return err.Error()

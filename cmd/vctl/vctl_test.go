@@ -22,6 +22,7 @@ import (
 	"virtd/driver/fake"
 	"virtd/hostcheck"
 	"virtd/rpc"
+	"virtd/storage"
 )
 
 // bed is a daemon over engines in memory, and the vctl that talks to it.
@@ -49,7 +50,11 @@ func newBed(t *testing.T) *bed {
 		t.Fatal(err)
 	}
 	host := fstest.MapFS{"proc/sys/kernel/hostname": {Data: []byte("testhost\n")}}
-	d := daemon.New(daemon.Config{Manager: mgr, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
+	pools, err := storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "modprobe kvm_amd"}}}
 		}})
@@ -68,6 +73,7 @@ func newBed(t *testing.T) *bed {
 			t.Errorf("shutdown: %v", err)
 		}
 		d.Close()
+		pools.Close()
 		mgr.Close()
 	})
 	return b

@@ -45,6 +45,11 @@ var rules = []rule{
 		why:  "drivers are called by managers, never by the wire",
 	},
 	{
+		from: "storage",
+		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/driver", "virtd/hypervisor", "virtd/domain/manager"},
+		why:  "pools know neither who asks nor which domains use their files",
+	},
+	{
 		from: "cmd/vctl",
 		not:  []string{"virtd/hypervisor", "virtd/driver", "virtd/daemon", "github.com/vishvananda/netlink"},
 		why:  "vctl never touches host state itself, so remote connections always work",

@@ -79,7 +79,7 @@ func (v Volume) setSize(ctx context.Context, size uint64, allocate bool) error {
 			return failure(virterr.OperationUnsupported, "the filesystem of '%s' cannot reserve space; its size is changed", v.Path)
 		}
 		if err != nil {
-			return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, v.Path, err)
+			return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, v.Path, cause(err))
 		}
 	}
 	if err := f.Sync(); err != nil {
@@ -99,7 +99,7 @@ func (v Volume) Delete() error {
 		return noVolume(v.Name)
 	}
 	if err := unix.Unlink(v.Path); err != nil {
-		return failure(virterr.SystemError, "cannot unlink file '%s': %w", v.Path, err)
+		return failure(virterr.SystemError, "cannot unlink file '%s': %w", v.Path, cause(err))
 	}
 	return syncDir(dirOf(v.Path))
 }

@@ -72,7 +72,7 @@ func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags 
 		if flags&CreateReflink != 0 {
 			if err := unix.IoctlFileClone(int(f.Fd()), int(in.Fd())); err != nil {
 				return failure(virterr.SystemError, "failed to clone files from '%s': the pool's filesystem must be able to "+
-					"share blocks, such as btrfs or xfs, and hold both: %w", from.Path, err)
+					"share blocks, such as btrfs or xfs, and hold both: %w", from.Path, cause(err))
 			}
 			return extend(f, r.capacity)
 		}
@@ -175,7 +175,7 @@ func own(f *os.File, path string, perms permissions) error {
 		mode = defaultVolumeMode
 	}
 	if err := unix.Fchmod(int(f.Fd()), uint32(mode)); err != nil {
-		return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", path, mode, err)
+		return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", path, mode, cause(err))
 	}
 	return nil
 }

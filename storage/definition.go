@@ -205,8 +205,3 @@ func fromStorage(err error) error {
 	e.From = virterr.FromStorage
 	return &e
 }
-
-// failure is an error of this package.
-func failure(code virterr.Code, format string, args ...any) error {
-	return virterr.NewFrom(virterr.FromStorage, code, format, args...)
-}

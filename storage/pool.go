@@ -149,15 +149,6 @@ func (d *definition) hint(err error) string {
 	return ""
 }
 
-// cause is the kernel's word without the call and the path, which the texts here give themselves.
-func cause(err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return err
-}
-
 // Stop makes the volumes unavailable; the files stay. A transient pool is forgotten.
 func (p *Pool) Stop() error {
 	p.m.mu.Lock()
@@ -264,7 +255,7 @@ func (d *definition) build() error {
 		mode = defaultPoolMode
 	case errors.Is(err, fs.ErrExist):
 		if st, serr := os.Stat(d.target); serr != nil || !st.IsDir() {
-			return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, unix.ENOTDIR)
+			return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, cause(unix.ENOTDIR))
 		}
 	case err != nil:
 		return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, cause(err))
@@ -276,7 +267,7 @@ func (d *definition) build() error {
 	}
 	if mode >= 0 {
 		if err := unix.Chmod(d.target, uint32(mode)); err != nil { // os.Chmod has other bits for setgid and sticky
-			return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", d.target, mode, err)
+			return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", d.target, mode, cause(err))
 		}
 	}
 	return nil
@@ -294,7 +285,7 @@ func (p *Pool) Delete() error {
 		if errors.Is(err, unix.ENOTEMPTY) {
 			hint = " (only an empty directory is removed: delete its volumes first, or undefine the pool and leave the directory)"
 		}
-		return failure(virterr.SystemError, "failed to remove pool '%s': %w%s", p.def.target, err, hint)
+		return failure(virterr.SystemError, "failed to remove pool '%s': %w%s", p.def.target, cause(err), hint)
 	}
 	p.emit(Deleted)
 	return nil

@@ -38,7 +38,7 @@ type records struct{ state, run string }
 func openRecords(state, run string) (*records, error) {
 	for _, dir := range []string{state, run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, failure(virterr.SystemError, "cannot create directory '%s': %w", dir, err)
+			return nil, failure(virterr.SystemError, "cannot create directory '%s': %w", dir, cause(err))
 		}
 	}
 	return &records{state, run}, nil
@@ -54,7 +54,7 @@ type problem struct {
 func (r *records) read(dir string) ([]*definition, []problem, error) {
 	list, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, nil, failure(virterr.SystemError, "cannot read directory '%s': %w", dir, err)
+		return nil, nil, failure(virterr.SystemError, "cannot read directory '%s': %w", dir, cause(err))
 	}
 	var defs []*definition
 	var problems []problem
@@ -143,7 +143,7 @@ func writeFile(path, text string) error {
 	}
 	if err != nil {
 		_ = os.Remove(temp)
-		return failure(virterr.SystemError, "cannot write '%s': %w", path, err)
+		return failure(virterr.SystemError, "cannot write '%s': %w", path, cause(err))
 	}
 	return syncDir(dir)
 }
@@ -170,7 +170,7 @@ func removeFile(path string) error {
 		return nil
 	}
 	if err != nil {
-		return failure(virterr.SystemError, "cannot remove '%s': %w", path, err)
+		return failure(virterr.SystemError, "cannot remove '%s': %w", path, cause(err))
 	}
 	return syncDir(filepath.Dir(path))
 }
@@ -185,7 +185,7 @@ func syncDir(dir string) error {
 		}
 	}
 	if err != nil {
-		return failure(virterr.SystemError, "cannot sync directory '%s', so the change may not survive a power cut: %w", dir, err)
+		return failure(virterr.SystemError, "cannot sync directory '%s', so the change may not survive a power cut: %w", dir, cause(err))
 	}
 	return nil
 }

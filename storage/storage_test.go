@@ -104,7 +104,7 @@ func TestPoolLifecycle(t *testing.T) {
 	if p.Active() || !p.Persistent() || p.Autostart() {
 		t.Error("a defined pool is not at rest")
 	}
-	wants(t, p.Start(0), virterr.SystemError, "cannot open directory '"+b.path("deep/a")+"': no such file or directory")
+	wants(t, p.Start(0), virterr.SystemError, "cannot open directory '"+b.path("deep/a")+"': No such file or directory")
 	wants(t, p.Stop(), virterr.OperationInvalid, "storage pool 'a' is not active")
 	ok(t, p.Build())
 	if st, err := os.Stat(b.path("deep/a")); err != nil || st.Mode().Perm() != 0o711 {
@@ -124,7 +124,7 @@ func TestPoolLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	ok(t, p.Stop())
-	wants(t, p.Delete(), virterr.SystemError, "failed to remove pool '"+b.path("deep/a")+"': directory not empty")
+	wants(t, p.Delete(), virterr.SystemError, "failed to remove pool '"+b.path("deep/a")+"': Directory not empty")
 	ok(t, os.Remove(b.path("deep/a/f")))
 	ok(t, p.Delete())
 	ok(t, p.Undefine())
@@ -286,9 +286,9 @@ func TestPoolOverAFile(t *testing.T) {
 	b := newBed(t)
 	ok(t, os.WriteFile(b.path("f"), nil, 0o600))
 	p := must[*Pool](t)(b.Define(b.xml("f", "f")))
-	wants(t, p.Build(), virterr.SystemError, "not a directory")
-	wants(t, p.Start(0), virterr.SystemError, "not a directory")
-	wants(t, p.Delete(), virterr.SystemError, "not a directory")
+	wants(t, p.Build(), virterr.SystemError, "Not a directory")
+	wants(t, p.Start(0), virterr.SystemError, "Not a directory")
+	wants(t, p.Delete(), virterr.SystemError, "Not a directory")
 }
 
 func TestBuildPermissions(t *testing.T) {

@@ -48,7 +48,7 @@ func TestCreateVolume(t *testing.T) {
 	}
 	ok(t, os.Mkdir(b.path("p/dir"), 0o700))
 	_, err = p.CreateVolume(ctx, volumeXML("dir", "1", ""), 0)
-	wants(t, err, virterr.SystemError, "cannot create path '"+b.path("p/dir")+"': file exists")
+	wants(t, err, virterr.SystemError, "cannot create path '"+b.path("p/dir")+"': File exists")
 	ok(t, os.Symlink(b.path("outside"), b.path("p/link")))
 	if _, err = p.CreateVolume(ctx, volumeXML("link", "1", ""), 0); err == nil {
 		t.Error("creation followed a link")

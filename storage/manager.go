@@ -244,23 +244,47 @@ func (m *Manager) Create(text string, flags StartFlags) (*Pool, error) {
 	if err := flags.check(); err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	p, err := m.admit(d)
+	p, err := m.admitNew(d)
 	if err != nil {
 		return nil, err
 	}
-	if p != nil && p.active {
-		return nil, failure(virterr.OperationInvalid, "pool is already active as '%s'", p.def.name)
+	p.job.Lock()
+	defer p.job.Unlock()
+	if err := d.prepare(flags); err != nil {
+		return nil, err
 	}
-	if p == nil {
-		p = &Pool{m: m, id: d.uuid, def: d}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now, err := m.admitInactive(d); err != nil {
+		return nil, err
+	} else if now != nil {
+		p = now // which was defined meanwhile
 	}
-	if err := p.start(d, flags); err != nil {
+	if err := p.activate(d); err != nil {
 		return nil, err
 	}
 	m.pools[d.uuid] = p
 	return p, nil
+}
+
+// admitNew returns the pool that a document is about to start: the stopped one with its UUID, or one that nobody knows yet.
+func (m *Manager) admitNew(d *definition) (*Pool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, err := m.admitInactive(d)
+	if err == nil && p == nil {
+		p = &Pool{m: m, id: d.uuid, def: d}
+	}
+	return p, err
+}
+
+// admitInactive is admit for a document that is to be started.
+func (m *Manager) admitInactive(d *definition) (*Pool, error) {
+	p, err := m.admit(d)
+	if err == nil && p != nil && p.active {
+		return nil, failure(virterr.OperationInvalid, "pool is already active as '%s'", p.def.name)
+	}
+	return p, err
 }
 
 // admit decides whether a document may become a pool, and returns the one that has its UUID already, if any.

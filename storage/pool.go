@@ -2,9 +2,11 @@ package storage
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -16,6 +18,10 @@ import (
 type Pool struct {
 	m  *Manager
 	id uuid.UUID
+
+	// job is held while the pool's directory is checked, made or removed, which can take as long as its filesystem likes.
+	// m.mu is never held meanwhile, so that one dead mount does not keep anybody from the other pools.
+	job sync.Mutex
 
 	// Guarded by m.mu.
 	def        *definition // what applies now
@@ -97,27 +103,35 @@ func (p *Pool) Start(flags StartFlags) error {
 	if err := flags.check(); err != nil {
 		return err
 	}
-	p.m.mu.Lock()
-	defer p.m.mu.Unlock()
-	if err := p.gone(); err != nil {
+	p.job.Lock()
+	defer p.job.Unlock()
+	d, err := p.inactive("already")
+	if err != nil {
 		return err
 	}
-	if p.active {
-		return failure(virterr.OperationInvalid, "storage pool '%s' is already active", p.def.name)
+	if err := d.prepare(flags); err != nil {
+		return err
 	}
-	return p.start(p.def, flags)
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if err := p.mustBeInactive("already"); err != nil {
+		return err
+	}
+	return p.activate(d)
 }
 
-// start starts the pool as d says; the manager's lock is held.
-func (p *Pool) start(d *definition, flags StartFlags) error {
+// prepare makes the directory, where the flags say so, and checks it.
+func (d *definition) prepare(flags StartFlags) error {
 	if flags&BuildAtStart != 0 {
 		if err := d.build(); err != nil {
 			return err
 		}
 	}
-	if err := d.usable(); err != nil {
-		return err
-	}
+	return d.usable()
+}
+
+// activate notes that the pool is active as d says; the manager's lock is held.
+func (p *Pool) activate(d *definition) error {
 	if err := p.m.records.setActive(d); err != nil {
 		return err
 	}
@@ -129,14 +143,28 @@ func (p *Pool) start(d *definition, flags StartFlags) error {
 	return nil
 }
 
+// inactive returns the definition of a pool that is stopped.
+func (p *Pool) inactive(word string) (*definition, error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	return p.def, p.mustBeInactive(word)
+}
+
+// tell queues a lifecycle event.
+func (p *Pool) tell(what Lifecycle) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.emit(what)
+}
+
 // usable fails unless the pool's directory can be read.
 func (d *definition) usable() error {
-	f, err := os.Open(d.target)
+	f, err := os.OpenFile(d.target, os.O_RDONLY|unix.O_DIRECTORY, 0) // O_DIRECTORY: a fifo would wait for its other end
 	if err != nil {
 		return failure(virterr.SystemError, "cannot open directory '%s': %w%s", d.target, cause(err), d.hint(err))
 	}
 	defer f.Close()
-	if _, err := f.ReadDir(1); err != nil && err.Error() != "EOF" {
+	if _, err := f.ReadDir(1); err != nil && !errors.Is(err, io.EOF) {
 		return failure(virterr.SystemError, "cannot read directory '%s': %w", d.target, cause(err))
 	}
 	return nil
@@ -196,6 +224,8 @@ func (p *Pool) mustBeInactive(word string) error {
 
 // Undefine removes the definition. The directory and the volumes stay.
 func (p *Pool) Undefine() error {
+	p.job.Lock()
+	defer p.job.Unlock()
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if err := p.mustBeInactive("still"); err != nil {
@@ -231,15 +261,16 @@ func (p *Pool) SetAutostart(on bool) error {
 
 // Build makes the pool's directory, and the directories above it that are missing.
 func (p *Pool) Build() error {
-	p.m.mu.Lock()
-	defer p.m.mu.Unlock()
-	if err := p.mustBeInactive("already"); err != nil {
+	p.job.Lock()
+	defer p.job.Unlock()
+	d, err := p.inactive("already")
+	if err != nil {
 		return err
 	}
-	if err := p.def.build(); err != nil {
+	if err := d.build(); err != nil {
 		return err
 	}
-	p.emit(Created)
+	p.tell(Created)
 	return nil
 }
 
@@ -275,31 +306,36 @@ func (d *definition) build() error {
 
 // Delete removes the pool's directory, if it is empty.
 func (p *Pool) Delete() error {
-	p.m.mu.Lock()
-	defer p.m.mu.Unlock()
-	if err := p.mustBeInactive("still"); err != nil {
+	p.job.Lock()
+	defer p.job.Unlock()
+	d, err := p.inactive("still")
+	if err != nil {
 		return err
 	}
-	if err := unix.Rmdir(p.def.target); err != nil {
+	if err := unix.Rmdir(d.target); err != nil {
 		hint := ""
 		if errors.Is(err, unix.ENOTEMPTY) {
 			hint = " (only an empty directory is removed: delete its volumes first, or undefine the pool and leave the directory)"
 		}
-		return failure(virterr.SystemError, "failed to remove pool '%s': %w%s", p.def.target, cause(err), hint)
+		return failure(virterr.SystemError, "failed to remove pool '%s': %w%s", d.target, cause(err), hint)
 	}
-	p.emit(Deleted)
+	p.tell(Deleted)
 	return nil
 }
 
 // Refresh checks that the directory can be read. There is nothing else to refresh: lists are made from the directory itself.
 
 func (p *Pool) Refresh() error {
+	d, err := p.started()
+	if err != nil {
+		return err
+	}
+	if err := d.usable(); err != nil {
+		return err
+	}
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if err := p.mustBeActive(); err != nil {
-		return err
-	}
-	if err := p.def.usable(); err != nil {
 		return err
 	}
 	p.refreshed()

@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -289,6 +291,73 @@ func TestPoolOverAFile(t *testing.T) {
 	wants(t, p.Build(), virterr.SystemError, "Not a directory")
 	wants(t, p.Start(0), virterr.SystemError, "Not a directory")
 	wants(t, p.Delete(), virterr.SystemError, "Not a directory")
+}
+
+// While one pool's directory does not answer, everybody else is answered.
+func TestStuckPool(t *testing.T) {
+	b := newBed(t)
+	p, q := b.pool("stuck"), b.pool("fine")
+	p.job.Lock() // as a call is that waits for a dead mount
+	defer p.job.Unlock()
+	ok(t, p.Stop())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if n := len(b.List(0)); n != 2 {
+			t.Errorf("%d pools", n)
+		}
+		ok(t, q.Stop())
+		ok(t, q.Start(0))
+		must[string](t)(p.XML(false))
+		must[Info](t)(p.Info())
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the others wait too")
+	}
+}
+
+// Clients at once: one wins, and the records are whole.
+func TestRaces(t *testing.T) {
+	b := newBed(t)
+	ok(t, os.Mkdir(b.path("a"), 0o700))
+	var started, created atomic.Int32
+	var all sync.WaitGroup
+	p := must[*Pool](t)(b.Define(b.xml("a", "a")))
+	for range 8 {
+		all.Go(func() {
+			if p.Start(0) == nil {
+				started.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	for range 8 {
+		all.Go(func() {
+			if _, err := p.CreateVolume(ctx, volumeXML("v", "4096", ""), 0); err == nil {
+				created.Add(1)
+			} else if !virterr.Is(err, virterr.StorageVolExist) {
+				t.Error(err)
+			}
+		})
+		all.Go(func() { b.List(0); _, _ = p.Volumes() })
+	}
+	all.Wait()
+	if started.Load() != 1 || created.Load() != 1 {
+		t.Errorf("%d starts and %d creations of one thing", started.Load(), created.Load())
+	}
+	ok(t, p.Stop())
+	for range 8 {
+		all.Go(func() { _, _ = b.Create(b.xml("new", "a"), 0) })
+		all.Go(func() { _ = p.Undefine() })
+	}
+	all.Wait()
+	names := len(b.List(0))
+	b.reopen()
+	if names > 1 || len(b.List(0)) != names {
+		t.Errorf("%d pools, %d after a restart", names, len(b.List(0)))
+	}
 }
 
 func TestBuildPermissions(t *testing.T) {

@@ -74,7 +74,10 @@ func (v Volume) setSize(ctx context.Context, size uint64, allocate bool) error {
 		return err
 	}
 	if allocate && size > 0 {
-		err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
+		err := fits(f, size-min(size, taken(f)))
+		if err == nil {
+			err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
+		}
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return failure(virterr.OperationUnsupported, "the filesystem of '%s' cannot reserve space; its size is changed", v.Path)
 		}
@@ -86,6 +89,15 @@ func (v Volume) setSize(ctx context.Context, size uint64, allocate bool) error {
 		return failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, cause(err))
 	}
 	return nil
+}
+
+// taken is how much a file takes up.
+func taken(f *os.File) uint64 {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0
+	}
+	return uint64(st.Blocks) * 512
 }
 
 // Delete removes the volume's file; of a link, the link.

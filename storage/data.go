@@ -31,7 +31,10 @@ func reserve(ctx context.Context, f *os.File, size uint64) error {
 	if size == 0 {
 		return nil
 	}
-	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(size))
+	err := fits(f, size)
+	if err == nil {
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(size))
+	}
 	for errors.Is(err, unix.EINTR) {
 		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(size))
 	}
@@ -40,6 +43,19 @@ func reserve(ctx context.Context, f *os.File, size uint64) error {
 	}
 	if err != nil {
 		return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, f.Name(), cause(err))
+	}
+	return nil
+}
+
+// fits fails when the filesystem has not that much space left. The kernel would say so only after it had taken all there is,
+// from everybody else too.
+func fits(f *os.File, size uint64) error {
+	var s unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &s); err != nil {
+		return err
+	}
+	if size > s.Bfree*uint64(s.Frsize) {
+		return unix.ENOSPC
 	}
 	return nil
 }

@@ -77,6 +77,7 @@ func TestCreateOnFullDisk(t *testing.T) {
 	if _, err := os.Lstat(b.path("p/huge")); err == nil {
 		t.Error("the unfinished file is still there")
 	}
+	wants(t, err, virterr.SystemError, "No space left on device")
 	if got := must[Info](t)(p.Info()); got.Available+1<<28 < i.Available {
 		t.Errorf("space is gone: %d of %d", got.Available, i.Available)
 	}

@@ -10,20 +10,15 @@ import (
 	"virtd/virterr"
 )
 
-// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: virtual networks, storage pools,
-// secrets and filters. That none exist is the truth, and clients start with these lists. What every host has, such as its
-// interfaces, is not answered for: an empty list of them would be a lie.
+// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: virtual networks, secrets and
+// filters. That none exist is the truth, and clients start with these lists. What every host has, such as its interfaces, is
+// not answered for: an empty list of them would be a lie.
 func (d *Daemon) registerAbsent(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectListAllNetworks, empty[libvirt.ConnectListAllNetworksArgs, libvirt.ConnectListAllNetworksRet])
 	on(reg, rpc.ProcConnectNumOfNetworks, empty[none, libvirt.ConnectNumOfNetworksRet])
 	on(reg, rpc.ProcConnectListNetworks, empty[libvirt.ConnectListNetworksArgs, libvirt.ConnectListNetworksRet])
 	on(reg, rpc.ProcConnectNumOfDefinedNetworks, empty[none, libvirt.ConnectNumOfDefinedNetworksRet])
 	on(reg, rpc.ProcConnectListDefinedNetworks, empty[libvirt.ConnectListDefinedNetworksArgs, libvirt.ConnectListDefinedNetworksRet])
-	on(reg, rpc.ProcConnectListAllStoragePools, empty[libvirt.ConnectListAllStoragePoolsArgs, libvirt.ConnectListAllStoragePoolsRet])
-	on(reg, rpc.ProcConnectNumOfStoragePools, empty[none, libvirt.ConnectNumOfStoragePoolsRet])
-	on(reg, rpc.ProcConnectListStoragePools, empty[libvirt.ConnectListStoragePoolsArgs, libvirt.ConnectListStoragePoolsRet])
-	on(reg, rpc.ProcConnectNumOfDefinedStoragePools, empty[none, libvirt.ConnectNumOfDefinedStoragePoolsRet])
-	on(reg, rpc.ProcConnectListDefinedStoragePools, empty[libvirt.ConnectListDefinedStoragePoolsArgs, libvirt.ConnectListDefinedStoragePoolsRet])
 	on(reg, rpc.ProcConnectListAllSecrets, empty[libvirt.ConnectListAllSecretsArgs, libvirt.ConnectListAllSecretsRet])
 	on(reg, rpc.ProcConnectNumOfSecrets, empty[none, libvirt.ConnectNumOfSecretsRet])
 	on(reg, rpc.ProcConnectListSecrets, empty[libvirt.ConnectListSecretsArgs, libvirt.ConnectListSecretsRet])
@@ -37,18 +32,6 @@ func (d *Daemon) registerAbsent(reg *rpc.Registry) {
 	}))
 	on(reg, rpc.ProcNetworkLookupByUUID, missing[libvirt.NetworkLookupByUUIDArgs, libvirt.NetworkLookupByUUIDRet](func(a *libvirt.NetworkLookupByUUIDArgs) error {
 		return virterr.NewFrom(virterr.FromNetwork, virterr.NoNetwork, "no network with matching uuid '%s'", uuid.UUID(a.UUID))
-	}))
-	on(reg, rpc.ProcStoragePoolLookupByName, missing[libvirt.StoragePoolLookupByNameArgs, libvirt.StoragePoolLookupByNameRet](func(a *libvirt.StoragePoolLookupByNameArgs) error {
-		return virterr.NewFrom(virterr.FromStorage, virterr.NoStoragePool, "no storage pool with matching name '%s'", a.Name)
-	}))
-	on(reg, rpc.ProcStoragePoolLookupByUUID, missing[libvirt.StoragePoolLookupByUUIDArgs, libvirt.StoragePoolLookupByUUIDRet](func(a *libvirt.StoragePoolLookupByUUIDArgs) error {
-		return virterr.NewFrom(virterr.FromStorage, virterr.NoStoragePool, "no storage pool with matching uuid '%s'", uuid.UUID(a.UUID))
-	}))
-	on(reg, rpc.ProcStorageVolLookupByPath, missing[libvirt.StorageVolLookupByPathArgs, libvirt.StorageVolLookupByPathRet](func(a *libvirt.StorageVolLookupByPathArgs) error {
-		return virterr.NewFrom(virterr.FromStorage, virterr.NoStorageVol, "no storage vol with matching path '%s'", a.Path)
-	}))
-	on(reg, rpc.ProcStorageVolLookupByKey, missing[libvirt.StorageVolLookupByKeyArgs, libvirt.StorageVolLookupByKeyRet](func(a *libvirt.StorageVolLookupByKeyArgs) error {
-		return virterr.NewFrom(virterr.FromStorage, virterr.NoStorageVol, "no storage vol with matching key %s", a.Key)
 	}))
 	on(reg, rpc.ProcSecretLookupByUUID, missing[libvirt.SecretLookupByUUIDArgs, libvirt.SecretLookupByUUIDRet](func(a *libvirt.SecretLookupByUUIDArgs) error {
 		return virterr.NewFrom(virterr.FromSecret, virterr.NoSecret, "no secret with matching uuid '%s'", uuid.UUID(a.UUID))

@@ -16,6 +16,7 @@ import (
 	"virtd/hostcheck"
 	"virtd/nodedev"
 	"virtd/rpc"
+	"virtd/storage"
 	"virtd/virterr"
 )
 
@@ -29,6 +30,7 @@ const (
 // Config is what a Daemon works with.
 type Config struct {
 	Manager   *manager.Manager
+	Storage   *storage.Manager                       // nil: no procedures for storage
 	Node      *nodeinfo.Node                         // nil: this host
 	Devices   *nodedev.Manager                       // the host's devices; nil: not supported
 	CPU       domain.HostCPU                         // what host-model is here; nil: not told
@@ -79,13 +81,16 @@ func New(cfg Config) *Daemon {
 	if d.devices != nil {
 		d.unsubscribe = append(d.unsubscribe, d.devices.Subscribe(d.deliverDevice))
 	}
+	if cfg.Storage != nil {
+		d.unsubscribe = append(d.unsubscribe, cfg.Storage.Subscribe(d.deliverPool))
+	}
 	return d
 }
 
 // Close stops delivering events.
 func (d *Daemon) Close() {
-	for _, f := range d.unsubscribe {
-		f()
+	for _, end := range d.unsubscribe {
+		end()
 	}
 }
 
@@ -103,6 +108,8 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerDevices(reg)
 	d.registerConsole(reg)
 	d.registerEvents(reg)
+	d.registerStoragePools(reg)
+	d.registerStorageVolumes(reg)
 	d.registerQEMU(reg)
 	d.registerAbsent(reg)
 	d.registerPrivate(reg)

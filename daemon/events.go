@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/rpc"
+	"virtd/storage"
 	"virtd/virterr"
 )
 
@@ -17,7 +18,6 @@ import (
 const (
 	lastDomainEvent  = 27
 	lastNetworkEvent = 1
-	lastPoolEvent    = 1
 	lastSecretEvent  = 1
 )
 
@@ -28,19 +28,14 @@ func (d *Daemon) registerEvents(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectDomainEventCallbackRegisterAny, d.domainEventRegister)
 	on(reg, rpc.ProcConnectDomainEventCallbackDeregisterAny, d.domainEventDeregister)
 	d.registerNodeDeviceEvents(reg)
+	on(reg, rpc.ProcConnectStoragePoolEventRegisterAny, d.poolEventRegister)
+	on(reg, rpc.ProcConnectStoragePoolEventDeregisterAny, d.poolEventDeregister)
 	// What follows never happens yet, but clients take the refusal to register for a broken connection.
 	on(reg, rpc.ProcConnectNetworkEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNetworkEventRegisterAnyArgs) (*libvirt.ConnectNetworkEventRegisterAnyRet, error) {
 		id, err := d.events.addSilent(c.Conn, a.EventID, lastNetworkEvent)
 		return &libvirt.ConnectNetworkEventRegisterAnyRet{CallbackID: id}, err
 	})
 	on(reg, rpc.ProcConnectNetworkEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNetworkEventDeregisterAnyArgs) (*none, error) {
-		return nil, d.events.remove(c.Conn, a.CallbackID)
-	})
-	on(reg, rpc.ProcConnectStoragePoolEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectStoragePoolEventRegisterAnyArgs) (*libvirt.ConnectStoragePoolEventRegisterAnyRet, error) {
-		id, err := d.events.addSilent(c.Conn, a.EventID, lastPoolEvent)
-		return &libvirt.ConnectStoragePoolEventRegisterAnyRet{CallbackID: id}, err
-	})
-	on(reg, rpc.ProcConnectStoragePoolEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectStoragePoolEventDeregisterAnyArgs) (*none, error) {
 		return nil, d.events.remove(c.Conn, a.CallbackID)
 	})
 	on(reg, rpc.ProcConnectSecretEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventRegisterAnyArgs) (*libvirt.ConnectSecretEventRegisterAnyRet, error) {
@@ -56,11 +51,33 @@ func (d *Daemon) domainEventRegister(_ context.Context, c *rpc.Call, a *libvirt.
 	if a.EventID < 0 || a.EventID > lastDomainEvent {
 		return nil, unsupportedEvent(a.EventID)
 	}
-	id, err := d.events.add(&subscription{conn: c.Conn, event: a.EventID, domain: filter(a.Dom)})
+	id, err := d.events.add(&subscription{conn: c.Conn, event: a.EventID, object: filter(a.Dom)})
 	return &libvirt.ConnectDomainEventCallbackRegisterAnyRet{CallbackID: id}, err
 }
 
 func (d *Daemon) domainEventDeregister(_ context.Context, c *rpc.Call, a *libvirt.ConnectDomainEventCallbackDeregisterAnyArgs) (*none, error) {
+	return nil, d.events.remove(c.Conn, a.CallbackID)
+}
+
+func (d *Daemon) poolEventRegister(_ context.Context, c *rpc.Call, a *libvirt.ConnectStoragePoolEventRegisterAnyArgs) (*libvirt.ConnectStoragePoolEventRegisterAnyRet, error) {
+	sub := &subscription{conn: c.Conn}
+	switch storage.EventKind(a.EventID) {
+	case storage.EventLifecycle:
+		sub.event = eventPoolLifecycle
+	case storage.EventRefresh:
+		sub.event = eventPoolRefresh
+	default:
+		return nil, unsupportedEvent(a.EventID)
+	}
+	if len(a.Pool) > 0 {
+		id := uuid.UUID(a.Pool[0].UUID)
+		sub.object = &id
+	}
+	id, err := d.events.add(sub)
+	return &libvirt.ConnectStoragePoolEventRegisterAnyRet{CallbackID: id}, err
+}
+
+func (d *Daemon) poolEventDeregister(_ context.Context, c *rpc.Call, a *libvirt.ConnectStoragePoolEventDeregisterAnyArgs) (*none, error) {
 	return nil, d.events.remove(c.Conn, a.CallbackID)
 }
 
@@ -83,6 +100,8 @@ const (
 
 	eventDeviceLifecycle = -3 // of the host's devices
 	eventDeviceUpdate    = -4
+	eventPoolLifecycle   = -5 // storage pools have numbers of their own, which overlap with those of domains
+	eventPoolRefresh     = -6
 )
 
 // subscription is one client's wish to be told of one kind of event.
@@ -90,7 +109,7 @@ type subscription struct {
 	conn   *rpc.Conn
 	id     int32          // within the connection
 	event  int32          // libvirt's number, or one of ours
-	domain *uuid.UUID     // nil: of all domains
+	object *uuid.UUID     // the domain or pool; nil: all of them
 	name   *regexp.Regexp // of eventMonitor; nil: all
 	device string         // of the events of devices; "": of all devices
 }
@@ -145,14 +164,14 @@ func (s *subscriptions) drop(c *rpc.Conn) {
 	delete(s.nextID, c)
 }
 
-// wanting returns the subscriptions for an event of a domain.
-func (s *subscriptions) wanting(event int32, domain uuid.UUID) []*subscription {
+// wanting returns the subscriptions for an event of a domain or pool.
+func (s *subscriptions) wanting(event int32, object uuid.UUID) []*subscription {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*subscription
 	for _, list := range s.byConn {
 		for _, sub := range list {
-			if sub.event == event && (sub.domain == nil || *sub.domain == domain) {
+			if sub.event == event && (sub.object == nil || *sub.object == object) {
 				out = append(out, sub)
 			}
 		}

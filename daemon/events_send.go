@@ -5,6 +5,7 @@ import (
 
 	"virtd/domain/manager"
 	"virtd/rpc"
+	"virtd/storage"
 )
 
 // The numbers of domain events that have no constant in package manager.
@@ -73,6 +74,23 @@ func (d *Daemon) deliverMonitor(e manager.Event, dom libvirt.Domain) {
 func (d *Daemon) send(e manager.Event, event int32, procedure uint32, message func(callback int32) any) {
 	for _, sub := range d.events.wanting(event, e.Domain.UUID) {
 		d.sendTo(sub, rpc.ProgramRemote, procedure, message(sub.id))
+	}
+}
+
+// deliverPool sends an event of a storage pool to the clients that want it. It never blocks.
+func (d *Daemon) deliverPool(e storage.Event) {
+	pool := libvirt.StoragePool{Name: e.Name, UUID: libvirt.UUID(e.UUID)}
+	switch e.Kind {
+	case storage.EventLifecycle:
+		for _, sub := range d.events.wanting(eventPoolLifecycle, e.UUID) {
+			d.sendTo(sub, rpc.ProgramRemote, rpc.ProcStoragePoolEventLifecycle,
+				&libvirt.StoragePoolEventLifecycleMsg{CallbackID: sub.id, Pool: pool, Event: int32(e.Type)})
+		}
+	case storage.EventRefresh:
+		for _, sub := range d.events.wanting(eventPoolRefresh, e.UUID) {
+			d.sendTo(sub, rpc.ProgramRemote, rpc.ProcStoragePoolEventRefresh,
+				&libvirt.StoragePoolEventRefreshMsg{CallbackID: sub.id, Pool: pool})
+		}
 	}
 }
 

@@ -33,10 +33,18 @@ func FuzzProcedures(f *testing.F) {
 	seed(rpc.ProcDomainDefineXML, &libvirt.DomainDefineXMLArgs{XML: "<domain type='kvm'><name>x</name></domain>"})
 	seed(rpc.ProcDomainBlockStatsFlags, &libvirt.DomainBlockStatsFlagsArgs{Dom: dom, Path: "vda", Nparams: 3})
 	seed(rpc.ProcConnectGetDomainCapabilities, &libvirt.ConnectGetDomainCapabilitiesArgs{Machine: libvirt.OptString{"q35"}})
+	pool := fuzzedPool(f, b)
+	vol := libvirt.StorageVol{Pool: pool.Name, Name: "v"}
+	seed(rpc.ProcStorageVolCreateXML, &libvirt.StorageVolCreateXMLArgs{Pool: pool, XML: "<volume><name>v</name><capacity>4096</capacity></volume>"})
+	seed(rpc.ProcStorageVolResize, &libvirt.StorageVolResizeArgs{Vol: vol, Capacity: 8192})
+	seed(rpc.ProcStoragePoolGetXMLDesc, &libvirt.StoragePoolGetXMLDescArgs{Pool: pool, Flags: 1})
+	seed(rpc.ProcConnectStoragePoolEventRegisterAny, &libvirt.ConnectStoragePoolEventRegisterAnyArgs{Pool: libvirt.OptStoragePool{pool}})
 	f.Fuzz(func(t *testing.T, number uint16, body []byte) {
 		switch number {
-		case rpc.ProcConnectClose, rpc.ProcDomainOpenConsole:
-			return // the first ends the connection; the second leaves a stream that nobody reads
+		case rpc.ProcConnectClose, rpc.ProcDomainOpenConsole, rpc.ProcStorageVolUpload, rpc.ProcStorageVolDownload:
+			return // the first ends the connection; the others leave a stream that nobody reads
+		case rpc.ProcStoragePoolDefineXML, rpc.ProcStoragePoolCreateXML:
+			return // a pool can be over any directory of the host
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
@@ -52,4 +60,14 @@ func FuzzProcedures(f *testing.F) {
 			t.Fatalf("after %s (%v): %v", p.Name, err, err)
 		}
 	})
+}
+
+// fuzzedPool starts a pool in the testbed's directory.
+func fuzzedPool(f *testing.F, b *testbed) libvirt.StoragePool {
+	l := b.libvirt(f)
+	pool, err := l.StoragePoolCreateXML("<pool type='dir'><name>p</name><target><path>"+b.dir+"/pool</path></target></pool>", libvirt.StoragePoolCreateWithBuild)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return pool
 }

@@ -43,7 +43,7 @@ func (d *Daemon) monitorEventRegister(_ context.Context, c *rpc.Call, a *libvirt
 	if err := onlyFlags(a.Flags, monitorEventRegex|monitorEventNoCase, "virConnectDomainQemuMonitorEventRegister"); err != nil {
 		return nil, err
 	}
-	sub := &subscription{conn: c.Conn, event: eventMonitor, domain: filter(a.Dom)}
+	sub := &subscription{conn: c.Conn, event: eventMonitor, object: filter(a.Dom)}
 	if len(a.Event) > 0 {
 		expr := a.Event[0]
 		if a.Flags&monitorEventRegex == 0 {

@@ -23,6 +23,7 @@ import (
 	"virtd/nodedev/nodedevtest"
 	"virtd/rpc"
 	"virtd/rpc/client"
+	"virtd/storage"
 )
 
 // testbed is a daemon over engines in memory, on a socket.
@@ -32,6 +33,7 @@ type testbed struct {
 	ro     string // read-only
 	driver *fake.Driver
 	mgr    *manager.Manager
+	pools  *storage.Manager
 	server *rpc.Server
 
 	sys     string  // the host's devices, as sysfs has them
@@ -94,8 +96,12 @@ func newTestbed(t testing.TB) *testbed {
 		t.Fatal(err)
 	}
 	devices := b.devices(t, log)
+	b.pools, err = storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := daemon.New(daemon.Config{
-		Manager: b.mgr, Devices: devices, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
+		Manager: b.mgr, Storage: b.pools, Devices: devices, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
 		Neighbours: func(mac net.HardwareAddr) ([]netip.Addr, error) {
 			if mac.String() != "52:54:00:12:34:56" {
 				return nil, nil
@@ -120,6 +126,7 @@ func newTestbed(t testing.TB) *testbed {
 		}
 		d.Close()
 		devices.Close()
+		b.pools.Close()
 		b.mgr.Close()
 	})
 	return b
@@ -224,6 +231,18 @@ const demoXML = `<domain type='kvm'>
 </domain>
 `
 
+const poolXML = `<pool type='dir'>
+  <name>vms</name>
+  <uuid>22222222-3333-4444-8555-666666666666</uuid>
+  <target>
+    <path>POOL</path>
+    <permissions>
+      <mode>0750</mode>
+    </permissions>
+  </target>
+</pool>
+`
+
 // writeXML puts documents and an image into the testbed's directory, for scripts.
 func (b *testbed) writeXML(t testing.TB) {
 	t.Helper()
@@ -245,6 +264,11 @@ func (b *testbed) writeXML(t testing.TB) {
 	b.write(t, "balloon.xml", "<memballoon model='virtio'/>\n")
 	b.write(t, "graphics.xml", "<graphics type='vnc'/>\n")
 	b.write(t, "nic-other-bridge.xml", "<interface type='bridge'><mac address='52:54:00:12:34:56'/><source bridge='br9'/><model type='virtio'/></interface>\n")
+	b.write(t, "pool.xml", replace(poolXML, "POOL", filepath.Join(b.dir, "vms")))
+	b.write(t, "pool-logical.xml", "<pool type='logical'><name>vg</name><target><path>/dev/vg</path></target></pool>\n")
+	b.write(t, "vol.xml", "<volume><name>fromxml.img</name><capacity unit='MiB'>3</capacity><allocation>0</allocation></volume>\n")
+	b.write(t, "vol-qcow2.xml", "<volume><name>q.qcow2</name><capacity>1024</capacity><target><format type='qcow2'/></target></volume>\n")
+	b.write(t, "data.bin", "0123456789abcdef")
 	b.write(t, "broken.xml", "<domain type='kvm'>\n  <name>broken\n</domain>\n")
 	b.write(t, "unknown.xml", "<domain type='kvm'><name>u</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices><graphics type='vnc'/></devices></domain>\n")
 }

@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "write what virsh printed into testdata/
 //	$ EDITOR=x virsh edit ... sets the editor, a file in the testbed's directory
 //	! guest ACTION DOMAIN     makes the guest do something
 //	! wait STATE DOMAIN       waits for a state
+//	! same FILE TEXT          the file in the testbed's directory holds that
 func TestVirsh(t *testing.T) {
 	virsh, err := exec.LookPath("virsh")
 	if err != nil {
@@ -105,6 +106,11 @@ func (b *testbed) step(t *testing.T, virsh string, s step) string {
 	switch {
 	case fields[0] == "!" && fields[1] == "guest":
 		b.guest(t, fields[2], fields[3])
+		return ""
+	case fields[0] == "!" && fields[1] == "same":
+		if got, err := os.ReadFile(filepath.Join(b.dir, fields[2])); err != nil || string(got) != fields[3] {
+			t.Errorf("line %d: %s holds %q (%v), want %q", s.line, fields[2], got, err, fields[3])
+		}
 		return ""
 	case fields[0] == "!":
 		b.wait(t, fields[2], fields[3])

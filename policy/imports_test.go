@@ -50,6 +50,11 @@ var rules = []rule{
 		why:  "what devices the host has does not depend on who asks or what uses them",
 	},
 	{
+		from: "storage",
+		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/driver", "virtd/hypervisor", "virtd/domain/manager"},
+		why:  "pools know neither who asks nor which domains use their files",
+	},
+	{
 		from: "cmd/vctl",
 		not:  []string{"virtd/hypervisor", "virtd/driver", "virtd/daemon", "virtd/nodedev", "github.com/vishvananda/netlink"},
 		why:  "vctl never touches host state itself, so remote connections always work",

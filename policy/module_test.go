@@ -24,7 +24,7 @@ func TestFoldersExist(t *testing.T) {
 	for _, d := range []string{
 		"cmd/virtd", "cmd/vctl", "cmd/virtd-vmm", "domain", "driver", "driver/kvm", "driver/fake", "hypervisor/kvm",
 		"hypervisor/memory", "hypervisor/boot", "hypervisor/acpi", "hypervisor/pci", "hypervisor/virtio",
-		"hypervisor/chipset", "hypervisor/block", "hypervisor/monitor", "network/bridge", "rpc", "daemon",
+		"hypervisor/chipset", "hypervisor/block", "hypervisor/monitor", "network/bridge", "storage", "rpc", "daemon",
 		"xml/testdata", "lab", "bench", "docs",
 	} {
 		if fi, err := os.Stat(filepath.Join("..", d)); err != nil || !fi.IsDir() {

@@ -50,6 +50,7 @@ const (
 	AgentUnresponsive    Code = 86
 	ResourceBusy         Code = 87
 	AccessDenied         Code = 88
+	StorageVolExist      Code = 90
 	XMLInvalidSchema     Code = 92
 	AuthUnavailable      Code = 94
 	NoServer             Code = 95

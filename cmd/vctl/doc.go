@@ -1,4 +1,4 @@
-// Command vctl is virtd's own command line: it defines, starts, edits, balloons and watches domains, and opens their
+// Command vctl is virtd's own command line: it defines, starts, edits, balloons and watches domains, manages storage, and opens
 // consoles, over libvirt's wire protocol.
 //
 // It never touches host state itself: every command is a request to the daemon that the -c URI names, so it works the

@@ -24,6 +24,7 @@ import (
 	"virtd/nodedev"
 	"virtd/nodedev/nodedevtest"
 	"virtd/rpc"
+	"virtd/storage"
 )
 
 // bed is a daemon over engines in memory, and the vctl that talks to it.
@@ -55,7 +56,11 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := daemon.New(daemon.Config{Manager: mgr, Devices: devices, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
+	pools, err := storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Devices: devices, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "modprobe kvm_amd"}}}
 		}})
@@ -75,6 +80,7 @@ func newBed(t *testing.T) *bed {
 		}
 		d.Close()
 		devices.Close()
+		pools.Close()
 		mgr.Close()
 	})
 	return b

@@ -17,6 +17,7 @@ import (
 type config struct {
 	Session      bool
 	StateDir     string // definitions; survives a boot
+	ImagesDir    string // of the pool named default
 	RunDir       string // records of running domains, engines' sockets; does not
 	LogDir       string // engines' logs
 	SocketDir    string // where clients connect
@@ -53,6 +54,7 @@ func defaults(session bool, env func(string) string, home string) (config, error
 	}
 	if !session {
 		c.StateDir, c.RunDir, c.LogDir, c.SocketDir = "/var/lib/virtd", "/run/virtd", "/var/log/virtd", "/run/libvirt"
+		c.ImagesDir = "/var/lib/libvirt/images" // libvirt's, where tools and people look
 		return c, nil
 	}
 	runtime := env("XDG_RUNTIME_DIR")
@@ -65,6 +67,7 @@ func defaults(session bool, env func(string) string, home string) (config, error
 	}
 	c.StateDir, c.LogDir = filepath.Join(data, "virtd"), filepath.Join(data, "virtd/log")
 	c.RunDir, c.SocketDir = filepath.Join(runtime, "virtd"), filepath.Join(runtime, "libvirt")
+	c.ImagesDir = filepath.Join(data, "libvirt/images")
 	c.SocketMode, c.SocketROMode, c.SocketGroup = 0o600, 0o600, ""
 	return c, nil
 }
@@ -72,6 +75,7 @@ func defaults(session bool, env func(string) string, home string) (config, error
 // settings are the names in the configuration file. Where libvirtd.conf has the same setting the name is the same.
 var settings = map[string]func(*config, string) error{
 	"state_dir":            text(func(c *config) *string { return &c.StateDir }),
+	"images_dir":           text(func(c *config) *string { return &c.ImagesDir }),
 	"run_dir":              text(func(c *config) *string { return &c.RunDir }),
 	"log_dir":              text(func(c *config) *string { return &c.LogDir }),
 	"unix_sock_dir":        text(func(c *config) *string { return &c.SocketDir }),

@@ -126,6 +126,28 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// A virtd with a state directory of its own makes its default pool there, not over the host's.
+func TestImagesDir(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", "/run/user/7")
+	t.Setenv("XDG_DATA_HOME", "/data")
+	none := t.TempDir() + "/virtd.conf"
+	if err := os.WriteFile(none, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"--session=false", "/var/lib/libvirt/images"},
+		{"--session=false --state-dir /s", "/s/images"},
+		{"--session=false --state-dir /s --images-dir /i", "/i"},
+		{"--session", "/data/libvirt/images"},
+		{"--session --state-dir /s", "/s/images"},
+	} {
+		c, _, err := parse(append([]string{"--config", none}, strings.Fields(tt.args)...), nil)
+		if err != nil || c.ImagesDir != tt.want {
+			t.Errorf("%s: %s, %v; want %s", tt.args, c.ImagesDir, err, tt.want)
+		}
+	}
+}
+
 func TestHelpAndVersion(t *testing.T) {
 	var out, errs strings.Builder
 	if code := run([]string{"--help"}, &out, &errs); code != 0 || !strings.Contains(out.String(), "--socket-dir DIR") || errs.Len() != 0 {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 
@@ -66,6 +67,7 @@ type option struct {
 
 var options = []option{
 	{"state-dir", "DIR", "definitions of domains (/var/lib/virtd)", settings["state_dir"]},
+	{"images-dir", "DIR", "of the pool named default (/var/lib/libvirt/images)", settings["images_dir"]},
 	{"run-dir", "DIR", "records and sockets of running domains (/run/virtd)", settings["run_dir"]},
 	{"log-dir", "DIR", "logs of the engines (/var/log/virtd)", settings["log_dir"]},
 	{"socket-dir", "DIR", "where clients connect (/run/libvirt)", settings["unix_sock_dir"]},
@@ -113,6 +115,9 @@ func parse(args []string, stderr io.Writer) (config, string, error) {
 				return cfg, "", fmt.Errorf("--%s: %w", o.name, err)
 			}
 		}
+	}
+	if plain, _ := defaults(*session, os.Getenv, home); cfg.StateDir != plain.StateDir && cfg.ImagesDir == plain.ImagesDir {
+		cfg.ImagesDir = filepath.Join(cfg.StateDir, "images") // a virtd with a place of its own leaves the host's alone
 	}
 	if *verbose {
 		cfg.LogLevel = "debug"

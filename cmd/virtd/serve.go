@@ -25,6 +25,7 @@ import (
 	"virtd/nodedev"
 	"virtd/release"
 	"virtd/rpc"
+	"virtd/storage"
 )
 
 // serve runs the daemon until a signal ends it. Guests are left running.
@@ -46,8 +47,13 @@ func serve(cfg config, log *slog.Logger) error {
 	if devices != nil {
 		defer devices.Close()
 	}
+	pools, err := openPools(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer pools.Close()
 	d := daemon.New(daemon.Config{
-		Manager: mgr, Devices: devices, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
+		Manager: mgr, Storage: pools, Devices: devices, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()
@@ -147,6 +153,22 @@ func openDevices(log *slog.Logger) *nodedev.Manager {
 		return nil
 	}
 	return devices
+}
+
+// openPools finds the storage pools and starts those that are marked for it. This comes before domains are started, whose
+// disks may be in them. What is wrong with a pool is no reason for domains not to be served.
+func openPools(cfg config, log *slog.Logger) (*storage.Manager, error) {
+	pools, err := storage.Open(storage.Config{
+		State: filepath.Join(cfg.StateDir, "storage"), Run: filepath.Join(cfg.RunDir, "storage"), Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := pools.EnsureDefault(cfg.ImagesDir); err != nil {
+		log.Error("cannot make the default storage pool", "directory", cfg.ImagesDir, "error", err)
+	}
+	pools.Autostart()
+	return pools, nil
 }
 
 // takeLock keeps a second virtd away from the same directories. The lock goes with the process.

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestStorageCommands is one day of a pool, as TestCommands is one of a domain.
+func TestStorageCommands(t *testing.T) {
+	b := newBed(t)
+	dir, file := filepath.Join(b.dir, "vms"), filepath.Join(b.dir, "file")
+	if err := os.WriteFile(file, []byte("0123456789"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	xml := filepath.Join(b.dir, "pool.xml")
+	if err := os.WriteFile(xml, []byte("<pool type='dir'><name>other</name><target><path>"+b.dir+"/other</path></target></pool>"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		line   string
+		status int
+		prints string
+	}{
+		{"pool list --all", 0, `^ Name   State   Autostart\n-+\n$`},
+		{"pool create vms " + dir, 0, `^Pool 'vms' created in `},
+		{"pool create vms " + dir + "/x", 1, `^error: failed to define pool 'vms': .*pool 'vms' already exists with uuid`},
+		{"pool create vms", 1, `requires <name> and <directory>`},
+		{"pool list", 0, `\n vms    active   yes\n$`},
+		{"pool info vms", 0, `Name: +vms\n(.*\n)*Available: +[\d.]+ .iB\n$`},
+		{"pool info nobody", 1, `failed to get pool 'nobody': .*no storage pool with matching name`},
+		{"pool dumpxml vms", 0, `<mode>0711</mode>`},
+		{"pool dumpxml vms --inactive", 0, `<pool type='dir'>`},
+		{"pool define " + xml, 0, `Pool 'other' defined from`},
+		{"pool start other", 1, `failed to start pool 'other': .*cannot open directory`},
+		{"pool start other --build", 0, `started`},
+		{"pool autostart other", 0, `changed`},
+		{"pool autostart other --disable", 0, `changed`},
+		{"pool refresh other", 0, `refreshed`},
+		{"pool nonsense", 1, `^error: unknown command: 'pool nonsense'; vctl pool --help`},
+		{"pool", 0, `list pools`},
+		{"vol list", 1, `failed to get pool 'default'`},
+		{"vol create a.img 1MiB -p vms", 0, `^Volume 'a.img' created in pool 'vms'\n$`},
+		{"vol create a.img 1MiB -p vms", 1, `storage volume 'a.img' exists already`},
+		{"vol create b.img 1000 -p vms", 1, `has no unit`},
+		{"vol create b<c>.img 1MiB --allocate -p vms", 0, `created`},
+		{"vol list -p vms", 0, `(?s) a.img +1.00 MiB +0 B .*b<c>.img`},
+		{"vol info a.img --pool vms", 0, `Capacity: +1.00 MiB`},
+		{"vol info " + dir + "/nothing", 1, `no storage vol with matching path`},
+		{"vol upload a.img " + file + " --offset 100 -p vms", 0, `written`},
+		{"vol download " + dir + "/a.img - --offset 102 --length 3", 0, `^234$`},
+		{"vol download a.img " + b.dir + "/out -p vms --offset 100 --length 10", 0, `saved in`},
+		{"vol download a.img " + b.dir + "/out -p vms", 1, `file exists`},
+		{"vol resize a.img 2MiB -p vms", 0, `has 2.00 MiB`},
+		{"vol resize a.img 1MiB -p vms", 1, `shrink`},
+		{"vol resize a.img 1MiB --shrink -p vms", 0, `has 1.00 MiB`},
+		{"vol dumpxml a.img -p vms", 0, `<format type='raw'/>`},
+		{"vol delete a.img -p vms", 0, `deleted`},
+		{"vol delete a.img -p vms", 1, `failed to get volume 'a.img'`},
+		{"pool undefine vms", 1, `still active`},
+		{"pool destroy vms", 0, `destroyed`},
+		{"pool undefine vms", 0, `undefined`},
+		{"pool list --inactive", 0, `-\n$`},
+	} {
+		stdout, stderr, status := b.run("", strings.Fields(c.line)...)
+		got := stdout
+		if c.status != 0 {
+			got = stderr
+		}
+		if status != c.status || !regexp.MustCompile(c.prints).MatchString(got) {
+			t.Errorf("vctl %s: status %d, want %d and %q\nstdout: %s\nstderr: %s", c.line, status, c.status, c.prints, stdout, stderr)
+		}
+	}
+	if got, err := os.ReadFile(b.dir + "/out"); err != nil || string(got) != "0123456789" {
+		t.Errorf("%q %v", got, err)
+	}
+	if _, err := os.Stat(dir + "/b<c>.img"); err != nil {
+		t.Errorf("undefining a pool took its files: %v", err)
+	}
+}
+
+func TestStorageJSON(t *testing.T) {
+	b := newBed(t)
+	b.run("", "pool", "create", "default", filepath.Join(b.dir, "images"))
+	b.run("", "vol", "create", "v", "3MiB")
+	out, stderr, _ := b.run("", "-o", "json", "pool", "list")
+	var pools []poolDescription
+	if err := json.Unmarshal([]byte(out), &pools); err != nil || len(pools) != 1 || pools[0].State != "active" || pools[0].Capacity == 0 {
+		t.Errorf("%v %+v %s", err, pools, stderr)
+	}
+	out, stderr, _ = b.run("", "-o", "json", "vol", "info", "v")
+	var vol volumeDescription
+	if err := json.Unmarshal([]byte(out), &vol); err != nil || vol.Capacity != 3<<20 || vol.Path != filepath.Join(b.dir, "images/v") {
+		t.Errorf("%v %+v %s", err, vol, stderr)
+	}
+}

@@ -1,0 +1,142 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/virterr"
+)
+
+// ResizeFlags say how a size is meant (virStorageVolResizeFlags).
+type ResizeFlags uint32
+
+// The flags of Resize.
+const (
+	ResizeAllocate ResizeFlags = 1 // reserve the space
+	ResizeDelta    ResizeFlags = 2 // the size is a difference
+	ResizeShrink   ResizeFlags = 4 // losing data is meant
+)
+
+// Resize changes a raw volume's capacity. With ResizeShrink and ResizeDelta the size is taken away.
+func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) error {
+	if extra := flags &^ (ResizeAllocate | ResizeDelta | ResizeShrink); extra != 0 {
+		return failure(virterr.InvalidArg, "unsupported flags (0x%x) in function virStorageVolResize", uint32(extra))
+	}
+	release, err := v.claim()
+	if err != nil {
+		return err
+	}
+	defer release()
+	im, err := v.inspect()
+	if err != nil {
+		return err
+	}
+	if im.format != "raw" {
+		return failure(virterr.ConfigUnsupported, "volume '%s' is %s: resizing is supported for raw volumes only so far", v.Name, im.format)
+	}
+	if flags&ResizeDelta != 0 {
+		size = add(im.capacity, size, flags&ResizeShrink != 0)
+	}
+	if size < im.capacity && flags&ResizeShrink == 0 {
+		return failure(virterr.InvalidArg, "Can't shrink capacity below current capacity unless shrink flag explicitly specified")
+	}
+	if size > im.capacity {
+		if info, err := v.pool.Info(); err != nil {
+			return err
+		} else if size-im.capacity > info.Available {
+			return failure(virterr.OperationFailed, "Not enough space left in storage pool")
+		}
+	}
+	return v.setSize(ctx, size, flags&ResizeAllocate != 0)
+}
+
+// add is a difference applied: not below 0, and not beyond what a number can hold.
+func add(to, size uint64, negative bool) uint64 {
+	switch {
+	case negative:
+		return to - min(to, size)
+	case to+size < to:
+		return 1<<64 - 1
+	}
+	return to + size
+}
+
+func (v Volume) setSize(ctx context.Context, size uint64, allocate bool) error {
+	f, err := openRegular(v.Path, os.O_RDWR)
+	if err != nil {
+		return failure(virterr.SystemError, "cannot open '%s': %w", v.Path, cause(err))
+	}
+	defer f.Close()
+	if err := extend(f, size); err != nil {
+		return err
+	}
+	if allocate && size > 0 {
+		err := fits(f, size-min(size, taken(f)))
+		if err == nil {
+			err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
+		}
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			return failure(virterr.OperationUnsupported, "the filesystem of '%s' cannot reserve space; its size is changed", v.Path)
+		}
+		if err != nil {
+			return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, v.Path, cause(err))
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, cause(err))
+	}
+	return nil
+}
+
+// taken is how much a file takes up.
+func taken(f *os.File) uint64 {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0
+	}
+	return uint64(st.Blocks) * 512
+}
+
+// Delete removes the volume's file; of a link, the link.
+func (v Volume) Delete() error {
+	release, err := v.claim()
+	if err != nil {
+		return err
+	}
+	defer release()
+	if !v.exists() {
+		return noVolume(v.Name)
+	}
+	if err := unix.Unlink(v.Path); err != nil {
+		return failure(virterr.SystemError, "cannot unlink file '%s': %w", v.Path, cause(err))
+	}
+	return syncDir(dirOf(v.Path))
+}
+
+// Wipe overwrites with zeros all that the volume's file takes up. What the disk below keeps of it is not in its power.
+func (v Volume) Wipe(ctx context.Context) error {
+	release, err := v.claim()
+	if err != nil {
+		return err
+	}
+	defer release()
+	if !v.exists() {
+		return noVolume(v.Name)
+	}
+	f, err := openRegular(v.Path, os.O_RDWR)
+	if err != nil {
+		return failure(virterr.SystemError, "cannot open '%s': %w", v.Path, cause(err))
+	}
+	defer f.Close()
+	err = extents(f, func(from, to int64) error { return zero(ctx, f, from, to) })
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return failure(virterr.SystemError, "cannot wipe '%s': %w", v.Path, cause(err))
+	}
+	return nil
+}

@@ -140,9 +140,7 @@ func (m *Machine) NMI() error {
 		return fmt.Errorf("inject an NMI: %w", ErrEnded)
 	}
 	for _, c := range m.runner.cpus {
-		if err := c.v.NMI(); err != nil {
-			return err
-		}
+		c.injectNMI()
 	}
 	return nil
 }

@@ -114,6 +114,27 @@ func TestHaltedGuestCanBeStopped(t *testing.T) {
 	m.wantEnd(ExitQuit)
 }
 
+// An NMI wakes a guest that halted with interrupts off; without a handler for it that is a triple fault. One that comes
+// while the machine is paused waits.
+func TestNMIWakesHaltedGuest(t *testing.T) {
+	for _, paused := range []bool{false, true} {
+		m := bootGuest(t, guestHalt, func(c *Config) { c.Paused = paused; c.OnReboot = ActionStop })
+		time.Sleep(50 * time.Millisecond) // until it halts; without that the test is weaker, not wrong
+		if err := m.NMI(); err != nil {
+			t.Fatal(err)
+		}
+		if paused {
+			if err := m.Resume(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.wantEnd(ExitReboot)
+		if err := m.NMI(); !errors.Is(err, ErrEnded) {
+			t.Errorf("NMI to an ended machine: %v", err)
+		}
+	}
+}
+
 func TestPowerButton(t *testing.T) {
 	m := bootGuest(t, guestButton, nil)
 	if err := m.PowerDown(); err != nil {

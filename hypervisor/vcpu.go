@@ -18,6 +18,7 @@ type vcpu struct {
 	v       *kvm.VCPU
 	initial *kvm.State // after power-on, to which a reset returns
 	exits   atomic.Uint64
+	nmi     atomic.Bool // an NMI is to be injected
 }
 
 // runner stops and starts all vCPU threads together.
@@ -138,6 +139,13 @@ func (c *vcpu) thread() {
 			}
 			continue
 		}
+		if c.nmi.Swap(false) {
+			c.v.ClearKick()
+			if err := c.v.NMI(); err != nil {
+				c.m.host.Logf("%v", err)
+			}
+			continue // to look at the request word: the kick may have been for it too
+		}
 		if err := c.v.Run(); err != nil {
 			c.interrupted(err)
 			continue
@@ -150,10 +158,21 @@ func (c *vcpu) thread() {
 // interrupted handles a Run that failed. EINTR has many causes; the loop looks at the request word after each.
 func (c *vcpu) interrupted(err error) {
 	switch {
-	case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+	case errors.Is(err, unix.EINTR):
+		if !c.m.runner.stopping.Load() {
+			c.v.ClearKick() // for an NMI that is injected already, else every Run would end at once
+		}
+	case errors.Is(err, unix.EAGAIN):
 	default:
 		c.m.crash(fmt.Sprintf("run vCPU %d: %v", c.v.ID(), err))
 	}
+}
+
+// injectNMI has the thread queue an NMI: KVM takes the request only from outside of KVM_RUN, which a halted guest never
+// leaves by itself.
+func (c *vcpu) injectNMI() {
+	c.nmi.Store(true)
+	c.v.Kick()
 }
 
 // exit handles one exit to the engine. It does not allocate for port and memory accesses.

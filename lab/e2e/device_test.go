@@ -40,14 +40,13 @@ until dmesg | grep -q 'NMI received'; do sleep 0.2; done; echo an NMI came
 		h.expect(name, "the cable is out", 30*time.Second)
 		h.virsh("domif-setlink", name, mac, "up")
 		h.expect(name, "the cable is in", 30*time.Second)
-		h.virsh("inject-nmi", name)
-		h.expect(name, "an NMI came", 30*time.Second)
 		if boot == "" {
 			h.refuses("live attach of device 'disk' is not supported", "virsh", "attach-disk", name, more, "vdb", "--live")
 			h.virsh("attach-disk", name, more, "vdb", "--config")
-		} else {
-			h.expect(name, boot, 30*time.Second)
 		}
+		h.virsh("inject-nmi", name) // the guest ends after it
+		h.expect(name, "an NMI came", 30*time.Second)
 		h.finish(name, 60*time.Second)
+		h.expect(name, boot, time.Second)
 	}
 }

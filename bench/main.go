@@ -34,6 +34,7 @@ var benchmarks = []benchmark{
 	{"idle", benchIdle},
 	{"disk", benchDisk},
 	{"network", benchNetwork},
+	{"start-variants", benchStartVariants},
 }
 
 func main() {

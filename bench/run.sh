@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 rounds=7
 [ "${1:-}" != -n ] || { rounds=$2; shift 2; }
-[ $# -gt 0 ] || set -- start memory idle disk network
+[ $# -gt 0 ] || set -- start memory idle disk network start-variants
 out=out/bench
 mkdir -p "$out"
 export CGO_ENABLED=0

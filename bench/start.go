@@ -7,22 +7,35 @@ import (
 	"virtd/bench/ab"
 )
 
+// startCase is one way to start a guest, and the peer to compare with.
+type startCase struct {
+	name, kernel string
+	huge         bool
+	peer         func(guest) (*engine, error)
+	bound        float64
+}
+
 // benchStart measures from the engine's exec to the first thing that user space says, for the ELF kernel that both
-// engines enter by PVH, on huge pages and on anonymous memory, and for the compressed kernel. The promise is about q35 as
-// it comes; next to its trimmed board, what is left is the guest's own work, which is the same on both sides.
+// engines enter by PVH, on huge pages. The promise is about q35 as it comes; next to its trimmed board, what is left is the
+// guest's own work, which is the same on both sides.
 func benchStart(h host) ([]ab.Result, error) {
-	var all []ab.Result
-	for _, c := range []struct {
-		name, kernel string
-		huge         bool
-		peer         func(guest) (*engine, error)
-		bound        float64
-	}{
+	return h.starts([]startCase{
 		{"start to user space, ELF, huge pages", "6.1/vmlinux", true, h.startPeerAsItComes, 0.45},
 		{"start to user space, ELF, huge pages, trimmed q35", "6.1/vmlinux", true, h.startPeer, 0},
+	})
+}
+
+// benchStartVariants measures the same on anonymous memory, and for the compressed kernel.
+func benchStartVariants(h host) ([]ab.Result, error) {
+	return h.starts([]startCase{
 		{"start to user space, ELF, anonymous memory", "6.1/vmlinux", false, h.startPeerAsItComes, 0},
 		{"start to user space, bzImage, huge pages", "6.1/vmlinuz", true, h.startPeerAsItComes, 0},
-	} {
+	})
+}
+
+func (h host) starts(cases []startCase) ([]ab.Result, error) {
+	var all []ab.Result
+	for _, c := range cases {
 		g := guest{kernel: filepath.Join(h.images, c.kernel), initrd: filepath.Join(h.images, "6.1/initrd-first"), memory: 128, huge: c.huge}
 		// from memory, and once before it counts: page caches are then warm for both
 		var err error

@@ -32,14 +32,14 @@ func TestLabBalloon(t *testing.T) {
 	if full < total*6/10 {
 		t.Fatalf("the engine has %d MiB resident after the guest touched its memory", full)
 	}
-	h.vctl("balloon", name, fmt.Sprintf("%dMiB", low), "--timeout", "120s")
+	h.vctl("balloon", name, fmt.Sprintf("%dMiB", low), "--timeout", "400s")
 	if got := stat(t, h, name, "actual"); got != low*1024 {
 		t.Errorf("dommemstat actual %d KiB, want %d", got, low*1024)
 	}
 	h.until(30*time.Second, "smaller resident memory", func() bool { return rss(t, pid) < low+120 })
 	h.until(30*time.Second, "free in the guest to follow", func() bool { return freeTotal(h.output(name)) < low })
 	h.until(30*time.Second, "available to follow", func() bool { return stat(t, h, name, "available") < low*1024 })
-	h.vctl("balloon", name, fmt.Sprintf("%dMiB", total), "--timeout", "120s")
+	h.vctl("balloon", name, fmt.Sprintf("%dMiB", total), "--timeout", "400s")
 	h.until(30*time.Second, "free in the guest to grow", func() bool { return freeTotal(h.output(name)) > total*8/10 })
 	if got := stat(t, h, name, "actual"); got != total*1024 {
 		t.Errorf("dommemstat actual %d KiB, want %d", got, total*1024)

@@ -29,6 +29,12 @@ func atShell(start func(guest) (*engine, error), g guest) (*engine, error) {
 		e.kill()
 		return nil, err
 	}
+	// The shell echoes long lines with many movements of the cursor, and the emulated host has stopped in the middle of
+	// such output, with either engine.
+	if _, err := e.command("set +o emacs; stty -echo"); err != nil {
+		e.kill()
+		return nil, err
+	}
 	return e, nil
 }
 

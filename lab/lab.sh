@@ -81,8 +81,8 @@ ensure() {
   exec 5>"$LAB/lock-build"
   flock 5
   (PROBE=1 && "$@") >/dev/null 2>&1 || (
-    exec 6>"$LAB/lock1" 7>"$LAB/lock"
-    flock 6 && flock 7
+    exec 6>"$LAB/lock-alone"
+    flock 6
     "$@"
   )
   exec 5>&-
@@ -94,10 +94,8 @@ with_slot() {
   if [ "${LAB_LOCKED:-}" = "$LAB" ]; then "$@"; return; fi
   local slot said=
   SLOT=
-  if [ "$LAB_SLOTS" = 0 ]; then
-    exec 6>"$LAB/lock1"
-    flock 6
-  fi
+  exec 6>"$LAB/lock-alone"
+  if [ "$LAB_SLOTS" = 0 ]; then flock 6; else flock -s 6; fi
   until false; do
     for slot in $(seq 0 $((LAB_SLOTS > 0 ? LAB_SLOTS - 1 : 0))); do
       SLOT=${slot/#0/}

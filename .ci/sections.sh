@@ -98,13 +98,31 @@ skips() {
     !/needs the lab/ { sub(/^ */, ""); print "    skipped " name ": " $0 }' | head -40
 }
 
-# fuzz: every Fuzz function of the tree, FUZZTIME each, behind its seeds.
+# fuzz: every Fuzz function of the tree, FUZZTIME each, behind its seeds. Two run at a time with a worker each, so that
+# one builds while the other searches.
 fuzz() {
+  local part pass fail
+  for part in 0 1; do
+    rm -f "$OUT/fuzz-$part.count"
+    fuzz_stream $part >"$OUT/fuzz-$part.out" 2>&1 &
+  done
+  wait
+  for part in 0 1; do
+    cat "$OUT/fuzz-$part.out"
+    read -r pass fail <"$OUT/fuzz-$part.count" || { pass=0 fail=1; }
+    PASSED=$((PASSED + pass)) FAILED=$((FAILED + fail))
+  done
+}
+
+# fuzz_stream PART: every second target
+fuzz_stream() {
   local file name pkg
+  PASSED=0 FAILED=0
   while IFS=: read -r file name; do
     pkg=./$(dirname "$file")
     check "fuzz-$(tr / - <<<"${pkg#./}")-$name" fuzz_target "$pkg" "$name"
-  done < <(fuzz_targets)
+  done < <(fuzz_targets | awk -v part="$1" 'NR % 2 == part')
+  echo "$PASSED $FAILED" >"$OUT/fuzz-$1.count"
 }
 
 # fuzz_target PACKAGE NAME. A worker of "go test" that is busy at the instant the time is over makes it fail with
@@ -112,7 +130,7 @@ fuzz() {
 fuzz_target() {
   local out try
   for try in 1 2 3; do
-    out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-5s}" -parallel 2 "$1" 2>&1) && break
+    out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-8s}" -parallel 1 "$1" 2>&1) && break
     if [ $try = 3 ] || grep -qE 'Failing input written|^panic:|fatal error:' <<<"$out" ||
       ! grep -qE '^ *context deadline exceeded$' <<<"$out"; then
       echo "$out"

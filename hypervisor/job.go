@@ -65,16 +65,16 @@ func (j *longJob) stopWait() {
 	}
 }
 
-// Job implements monitor.Machine.
+// Job implements monitor.Machine. The counters of a job that ended stay until the next.
 func (c control) Job() monitor.Job {
 	j := &c.job
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.kind == "" {
-		return monitor.Job{}
+	out := monitor.Job{Kind: j.kind, Total: j.total.Load(), Processed: j.looked.Load(), Written: j.written.Load()}
+	if j.kind != "" {
+		out.Elapsed = time.Since(j.started).Milliseconds()
 	}
-	return monitor.Job{Kind: j.kind, Elapsed: time.Since(j.started).Milliseconds(), Total: j.total.Load(), Processed: j.looked.Load(),
-		Written: j.written.Load()}
+	return out
 }
 
 // CancelJob implements monitor.Machine.

@@ -28,7 +28,7 @@
 //	                                       x-virtd-save-commit, the state is made void and the guest goes on
 //	x-virtd-save-commit                 -> the state stays valid; only x-virtd-quit may follow
 //	x-virtd-dump {live}                 with one descriptor: an ELF core file of the guest is written there
-//	x-virtd-job                         -> {kind: save|dump|"", elapsed-ms, total, processed, written} of what runs now
+//	x-virtd-job                         -> {kind: save|dump|"", elapsed-ms, total, processed, written} of what runs now, or ran last
 //	x-virtd-job-cancel                  -> a save or dump ends early and its reply is an error
 //	x-virtd-set-action {shutdown}       -> what the guest's next power-off does: reset (in place) or poweroff (leave)
 //

@@ -101,6 +101,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerNodeDevices(reg)
 	d.registerDomains(reg)
 	d.registerLifecycle(reg)
+	d.registerSave(reg)
 	d.registerDefinition(reg)
 	d.registerMemory(reg)
 	d.registerVCPUs(reg)

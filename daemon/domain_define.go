@@ -18,7 +18,6 @@ func (d *Daemon) registerDefinition(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainGetXMLDesc, d.domainGetXMLDesc)
 	on(reg, rpc.ProcDomainGetMetadata, d.domainGetMetadata)
 	on(reg, rpc.ProcDomainSetMetadata, d.domainSetMetadata)
-	on(reg, rpc.ProcDomainHasManagedSaveImage, d.domainHasManagedSaveImage)
 	on(reg, rpc.ProcDomainSnapshotNum, d.domainSnapshotNum)
 	on(reg, rpc.ProcDomainSnapshotListNames, d.domainSnapshotListNames)
 	on(reg, rpc.ProcDomainListAllSnapshots, d.domainListAllSnapshots)
@@ -90,15 +89,7 @@ func (d *Daemon) domainSetMetadata(ctx context.Context, _ *rpc.Call, a *libvirt.
 	return nil, dom.SetMetadata(ctx, manager.MetadataType(a.Type), optional(a.Metadata), optional(a.Key), optional(a.Uri), manager.Affect(a.Flags))
 }
 
-// What follows is true of every domain as long as nothing can save or snapshot one. Clients ask before they undefine.
-
-func (d *Daemon) domainHasManagedSaveImage(_ context.Context, _ *rpc.Call, a *libvirt.DomainHasManagedSaveImageArgs) (*libvirt.DomainHasManagedSaveImageRet, error) {
-	if err := noFlags(a.Flags, "virDomainHasManagedSaveImage"); err != nil {
-		return nil, err
-	}
-	_, err := d.domain(a.Dom)
-	return &libvirt.DomainHasManagedSaveImageRet{}, err
-}
+// What follows is true of every domain as long as nothing can snapshot one. Clients ask before they undefine.
 
 // snapshotFlags are all that lists of snapshots or checkpoints can be asked with.
 const snapshotFlags = 1<<11 - 1

@@ -88,7 +88,7 @@ func newTestbed(t testing.TB) *testbed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Log: log, QuitTimeout: time.Second})
+	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Log: log, QuitTimeout: time.Second, SaveDir: filepath.Join(b.dir, "save")})
 	if err != nil {
 		t.Fatal(err)
 	}

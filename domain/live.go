@@ -124,17 +124,20 @@ func (d *Definition) XML(flags XMLFlags) string {
 // stripLive removes what only a running domain has. In XML that comes from a user (ours is false) a tap name or path may
 // be a wish; only the names that hosts generate are removed then, as libvirt does.
 func stripLive(root *xmltree.Node, ours bool) {
-	root.RemoveAttr("id")
-	devices := root.Child("devices")
-	if devices == nil {
-		return
-	}
-	for _, dev := range devices.Elements() {
+	stripRun(root)
+	for _, dev := range root.Child("devices").Elements() {
 		for _, alias := range dev.All("alias") {
 			if !strings.HasPrefix(alias.Attr("name"), "ua-") {
 				alias.Remove()
 			}
 		}
+	}
+}
+
+// stripRun removes what one run of the domain got from its host, and keeps what the guest knows its devices by.
+func stripRun(root *xmltree.Node) {
+	root.RemoveAttr("id")
+	for _, dev := range root.Child("devices").Elements() {
 		switch {
 		case dev.Is("interface"):
 			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {

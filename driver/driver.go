@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -35,6 +36,10 @@ type Request struct {
 	// Record is called once the engine process exists and before it opens or runs anything, with what Adopt needs. It
 	// makes the record durable; its error ends the start. So there is never an engine that nobody knows of.
 	Record func(record json.RawMessage) error
+
+	// Incoming is the state of a machine to go on with, instead of booting: what Instance.Save wrote, at the file's
+	// position. It stays the caller's. An engine that cannot take it over does not start.
+	Incoming *os.File
 }
 
 // Instance is one running engine. All methods are safe for concurrent use, and each waits no longer than its context.
@@ -86,6 +91,15 @@ type Instance interface {
 	SetLink(ctx context.Context, alias string, up bool) error
 	InjectNMI(ctx context.Context) error
 
+	// Save halts the guest and writes its state to f, from f's position on; f stays the caller's. It takes long. When it
+	// fails, or ctx ends, the guest goes on as before; else it stands still for the Saved that is returned.
+	Save(ctx context.Context, f *os.File) (Saved, error)
+	// Dump writes an ELF core file of the guest to f, which is empty and stays the caller's. The guest is halted
+	// meanwhile; with live only for a moment. It takes long; when ctx ends it fails and the guest goes on.
+	Dump(ctx context.Context, f *os.File, live bool) error
+	// Progress returns how far the Save or Dump under way is.
+	Progress(ctx context.Context) (Progress, error)
+
 	// BlockStats returns counters by disk alias, NetStats by interface alias.
 	BlockStats(ctx context.Context) (map[string]BlockStats, error)
 	NetStats(ctx context.Context) (map[string]NetStats, error)
@@ -101,6 +115,32 @@ type Instance interface {
 	Monitor(ctx context.Context, command string, hmp bool) (string, error)
 	// OpenConsole connects to the host side of the serial port or console with that alias.
 	OpenConsole(alias string) (io.ReadWriteCloser, error)
+}
+
+// Saved is a guest that stands still, whose whole state is written. What was written is worth something only until the
+// guest goes on: the engine makes it void before. Exactly one of the methods is called.
+type Saved interface {
+	// Quit ends the engine and leaves the state as the guest's last; the Exit event with SavedDetail follows. When it
+	// fails the guest may stand still or run, and the state may be void.
+	Quit(ctx context.Context) error
+	// Resume makes the state void and lets the guest go on as before it was saved. That the engine loses its client does
+	// the same, so that nothing is lost when this process ends.
+	Resume(ctx context.Context) error
+}
+
+// SavedDetail is the Detail of the exit, with reason ExitQuit, of an engine whose guest was saved.
+const SavedDetail = "saved"
+
+// Reasons of Stopped for what Save and Dump do.
+const (
+	StoppedForSave = "save"
+	StoppedForDump = "dump"
+)
+
+// Progress is how far a Save or Dump is. Sizes are bytes; Total is the guest's RAM, Processed what of it was looked at,
+// Written what left.
+type Progress struct {
+	Total, Processed, Written uint64
 }
 
 // Status is what the machine does.

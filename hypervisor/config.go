@@ -30,6 +30,8 @@ type Config struct {
 	Monitor    FileName   `json:"monitor"` // listening unix stream socket
 	ExitRecord FileName   `json:"exitRecord"`
 	Paused     bool       `json:"paused,omitempty"` // do not run vCPUs before the monitor's cont
+	// Incoming is a saved machine to go on with instead of booting, read from the descriptor's position on.
+	Incoming FileName `json:"incoming,omitempty"`
 
 	CPU    CPU    `json:"cpu"`
 	Memory Memory `json:"memory"`

@@ -44,6 +44,13 @@ func (q *eventQueue) put(e guestEvent) {
 	}
 }
 
+// waiting reports whether there is an event to act on.
+func (q *eventQueue) waiting() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.pending != nil
+}
+
 func (q *eventQueue) take() *guestEvent {
 	q.mu.Lock()
 	defer q.mu.Unlock()

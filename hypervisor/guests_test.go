@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,6 +109,12 @@ func bootGuest(t *testing.T, code string, change func(*Config)) *testMachine {
 
 func buildGuest(t *testing.T, code string, change func(*Config)) *testMachine {
 	t.Helper()
+	return buildGuestWith(t, code, change, nil)
+}
+
+// buildGuestWith is buildGuest with more descriptors.
+func buildGuestWith(t *testing.T, code string, change func(*Config), more map[FileName]int) *testMachine {
+	t.Helper()
 	c := testConfig()
 	if change != nil {
 		change(c)
@@ -129,8 +136,10 @@ func buildGuest(t *testing.T, code string, change func(*Config)) *testMachine {
 	tm := &testMachine{t: t, serial: os.NewFile(uintptr(pair[1]), "serial")}
 	t.Cleanup(func() { tm.serial.Close() })
 	tm.serial.SetDeadline(time.Now().Add(time.Minute))
+	files := map[FileName]int{"kvm": kvmFD, "kernel": kernel, "serial": pair[0]}
+	maps.Copy(files, more)
 	tm.Machine, err = New(c, Host{
-		Files: map[FileName]int{"kvm": kvmFD, "kernel": kernel, "serial": pair[0]},
+		Files: files,
 		Logf:  t.Logf,
 		Event: func(e monitor.Event) { tm.mu.Lock(); tm.events = append(tm.events, e.Name); tm.mu.Unlock() },
 	})

@@ -49,9 +49,10 @@ func (m *Machine) Resume() error {
 	case StateRunning:
 		return nil
 	}
-	m.run()
-	m.status.set(StateRunning, "")
-	m.host.Event(monitor.Event{Name: monitor.EventResume})
+	if err := m.voidHeld(); err != nil {
+		return fmt.Errorf("resume: %w", err)
+	}
+	m.goOn()
 	return nil
 }
 
@@ -76,6 +77,9 @@ func (m *Machine) Reset() error {
 
 // reset brings the stopped machine back to power-on and lets it run when it did. The caller holds mu.
 func (m *Machine) reset(guest, run bool) error {
+	if err := m.voidHeld(); err != nil {
+		return err
+	}
 	m.events.take() // what the guest did before the reset is moot
 	if m.frozen.yes {
 		m.startTime()
@@ -147,6 +151,7 @@ func (m *Machine) NMI() error {
 
 // Stop ends the machine; detail is why, for the exit record. Stopping an ended machine does nothing.
 func (m *Machine) Stop(reason ExitReason, detail string) {
+	m.job.stop()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if state, _ := m.status.get(); state == StateShutdown {
@@ -162,6 +167,7 @@ func (m *Machine) Stop(reason ExitReason, detail string) {
 func (m *Machine) end(reason ExitReason, detail string) {
 	m.status.set(StateShutdown, string(reason))
 	m.runner.shutdown()
+	m.job.stopWait() // it may read RAM
 	m.record = ExitRecord{Reason: reason, Detail: detail, Time: time.Now()}
 	m.release()
 	m.ended.Do(func() { close(m.done) })

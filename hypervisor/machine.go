@@ -3,6 +3,7 @@ package hypervisor
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -54,6 +55,11 @@ type Machine struct {
 
 	mu     sync.Mutex // one change of state at a time
 	frozen frozenTime // while not running
+	held   *heldState // a saved state that is true as long as nothing runs
+
+	job         longJob
+	incoming    *os.File // the state to start from, until it is restored
+	restoredTSC uint64   // the first vCPU's counter in it
 
 	status statusWord
 	events eventQueue
@@ -97,6 +103,7 @@ func New(c *Config, h Host) (*Machine, error) {
 		{"board", m.makeBoard},
 		{"devices", m.makeDevices},
 		{"boot", m.openBoot},
+		{"saved state", m.openIncoming},
 		{"processors", m.makeVCPUs},
 	} {
 		if err := step.do(); err != nil {
@@ -180,14 +187,12 @@ func (m *Machine) openBoot() error {
 	return err
 }
 
-// Start confines the process, loads the guest and lets it run, unless Config.Paused. Call it once.
+// Start confines the process, loads the guest, or restores it from Config.Incoming, and lets it run, unless Config.Paused.
+// Call it once.
 func (m *Machine) Start() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.powerOn(); err != nil {
-		return err
-	}
-	if err := m.Confine(); err != nil {
+	if err := m.load(); err != nil {
 		return err
 	}
 	m.board.start()
@@ -200,6 +205,24 @@ func (m *Machine) Start() error {
 	}
 	m.run()
 	m.status.set(StateRunning, "")
+	return nil
+}
+
+// load brings the machine to its first instruction, or to the one it was saved before. What was saved is read by a process
+// that is confined already.
+func (m *Machine) load() error {
+	if m.incoming == nil {
+		if err := m.powerOn(); err != nil {
+			return err
+		}
+		return m.Confine()
+	}
+	if err := m.Confine(); err != nil {
+		return err
+	}
+	if err := m.restore(); err != nil {
+		return fmt.Errorf("restore the saved machine: %w", err)
+	}
 	return nil
 }
 
@@ -226,6 +249,13 @@ func (m *Machine) Record() ExitRecord { return m.record }
 
 // release frees everything. No vCPU thread runs any more.
 func (m *Machine) release() {
+	if m.held != nil {
+		m.held.file.Close()
+		m.held = nil
+	}
+	if m.incoming != nil {
+		m.incoming.Close()
+	}
 	m.devices.close()
 	m.board.close()
 	for _, c := range m.runner.cpus {

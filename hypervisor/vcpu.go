@@ -18,7 +18,8 @@ type vcpu struct {
 	v       *kvm.VCPU
 	initial *kvm.State // after power-on, to which a reset returns
 	exits   atomic.Uint64
-	nmi     atomic.Bool // an NMI is to be injected
+	nmi     atomic.Bool      // an NMI is to be injected
+	leaves  []kvm.CPUIDEntry // CPUID that came with a saved state, nil for the configuration's
 }
 
 // runner stops and starts all vCPU threads together.

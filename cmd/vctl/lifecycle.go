@@ -27,6 +27,7 @@ func lifecycleCommands() []*cli.Command {
 				&cli.BoolFlag{Name: "console", Usage: "connect to its console from the first byte"},
 				&cli.BoolFlag{Name: "paused", Usage: "leave it paused"},
 				&cli.BoolFlag{Name: "autodestroy", Usage: "destroy it when this connection ends"},
+				&cli.BoolFlag{Name: "force-boot", Usage: "discard its saved state, if there is one"},
 			},
 			Action: withDomain(start), BashComplete: completeDomains(inactiveDomain)},
 		lifecycleCommand("shutdown", "ask the guest to shut down (power button)", "shut down", "Domain '%s' is being shutdown", activeDomain, nil,
@@ -58,6 +59,9 @@ func start(c *cli.Context, s *session, d libvirt.Domain) error {
 	}
 	if c.Bool("autodestroy") {
 		flags |= libvirt.DomainStartAutodestroy
+	}
+	if c.Bool("force-boot") {
+		flags |= libvirt.DomainStartForceBoot
 	}
 	started, err := s.DomainCreateWithFlags(d, uint32(flags))
 	if err != nil { // and no domain to take the name from

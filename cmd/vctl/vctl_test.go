@@ -44,7 +44,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mgr, err := manager.New(manager.Config{Driver: b.driver, Store: st, Log: log, QuitTimeout: time.Second})
+	mgr, err := manager.New(manager.Config{Driver: b.driver, Store: st, Log: log, QuitTimeout: time.Second, SaveDir: filepath.Join(b.dir, "save")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,6 +103,7 @@ const testDomain = `<domain type='kvm'><name>demo</name><uuid>6b1a2f4e-0000-4000
 // TestCommands is one day of a domain: each line is a command, its exit status, and what it prints (a pattern).
 func TestCommands(t *testing.T) {
 	b := newBed(t)
+	t.Chdir(b.dir) // where files go that commands name
 	xml := filepath.Join(b.dir, "demo.xml")
 	if err := os.WriteFile(xml, []byte(testDomain), 0o600); err != nil {
 		t.Fatal(err)
@@ -143,7 +144,24 @@ func TestCommands(t *testing.T) {
 		{"balloon demo 300MiB --timeout 20s", 0, `^Domain 'demo' has 300 MiB\n$`},
 		{"balloon demo", 0, `^Actual: +300 MiB\nMaximum: +512 MiB\n`},
 		{"domstats demo", 0, `^Domain: 'demo'\n(  .*\n)*  balloon.current=307200\n`},
-		{"dumpxml demo", 0, `<domain type='kvm' id='1'>`},
+		{"dump demo core", 0, `^Domain 'demo' dumped to core\n$`},
+		{"dump demo", 1, `requires <file>`},
+		{"save demo image --running --paused", 1, `exclude each other`},
+		{"save demo image --paused", 0, `^Domain 'demo' saved to image\n$`},
+		{"domstate demo --reason", 0, `^shut off \(saved\)\n$`},
+		{"save demo image", 1, `^error: failed to save domain 'demo' to image: .*domain is not running`},
+		{"restore image", 0, `^Domain restored from image\n$`},
+		{"domstate demo --reason", 0, `^paused \(user\)\n$`},
+		{"restore image", 1, `^error: failed to restore domain from image: .*domain 'demo' is already active`},
+		{"managedsave demo --running", 0, `^Domain 'demo' saved; its next start goes on from there\n$`},
+		{"undefine demo", 1, `Refusing to undefine while domain managed save image exists`},
+		{"start demo", 0, `started`},
+		{"domstate demo --reason", 0, `^running \(restored\)\n$`},
+		{"managedsave demo", 0, `saved`},
+		{"managedsave-remove demo", 0, `is discarded`},
+		{"managedsave-remove demo", 1, `^error: failed to discard the saved state of domain 'demo'`},
+		{"start demo --force-boot", 0, `started`},
+		{"dumpxml demo", 0, `<domain type='kvm' id='[0-9]+'>`},
 		{"dumpxml demo --inactive", 0, `<domain type='kvm'>`},
 		{"undefine demo", 0, `has been undefined`},
 		{"destroy demo", 0, `^Domain 'demo' destroyed\n$`},

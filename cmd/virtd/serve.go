@@ -132,6 +132,7 @@ func openManager(ctx context.Context, cfg config, log *slog.Logger) (*manager.Ma
 	}
 	mgr, err := manager.New(manager.Config{
 		Driver: drv, Store: st, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
+		SaveDir: filepath.Join(cfg.StateDir, "save"),
 	})
 	if err != nil {
 		return nil, nil, err

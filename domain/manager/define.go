@@ -73,6 +73,9 @@ func (d *Domain) Undefine(ctx context.Context, flags UndefineFlags) error {
 	if !d.Persistent() {
 		return virterr.New(virterr.OperationInvalid, "cannot undefine transient domain")
 	}
+	if err := d.undefineSaved(flags); err != nil {
+		return err
+	}
 	def, err := d.definition()
 	if err != nil && d.Active() {
 		_, def, err = d.engine() // the stored file is unreadable: what runs serves as well

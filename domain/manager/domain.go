@@ -38,6 +38,15 @@ type Domain struct {
 	lastExit   string             // why it stopped, one line, for messages
 	id         int                // -1 when off; also in run while it has one
 	consoles   map[string]*consoleSession
+	saved      bool          // there is a managed save image
+	long       *longJob      // a save or dump under way
+	lastLong   *finishedLong // the one before
+}
+
+// end is how the end of a life is told.
+type end struct {
+	reason Reason
+	detail int // of the STOPPED event
 }
 
 // run is one life of a domain, from the engine's start to its end. A restart in place of the engine keeps it.
@@ -54,6 +63,8 @@ type run struct {
 	rebooting    bool   // the next power-off is half of a reboot
 	resetArmed   bool   // the engine was told to reset at the next power-off
 	sawShutdown  bool   // clients got the SHUTDOWN event of this end
+	restored     bool   // it began with a saved state
+	endAs        *end   // what an end that we bring about is called, nil for destroyed
 	balloon      uint64 // KiB the guest has, 0 unknown
 	startupError string
 	ended        bool // the status record is gone for good
@@ -218,12 +229,17 @@ func (d *Domain) XML(flags domain.XMLFlags) (string, error) {
 		}
 		return def.XML(flags), nil
 	}
+	return withMemory(live, memory).XML(flags), nil
+}
+
+// withMemory returns the live definition with the memory that the guest has, in KiB.
+func withMemory(live *domain.Definition, memory uint64) *domain.Definition {
 	if memory != live.CurrentMemory() && memory <= live.Memory() {
 		if now, err := live.SetMemory(memory); err == nil {
-			live = now
+			return now
 		}
 	}
-	return live.XML(flags), nil
+	return live
 }
 
 // OSType returns hvm.

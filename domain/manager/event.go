@@ -59,10 +59,10 @@ type LifecycleType int
 const (
 	LifecycleDefined     LifecycleType = 0 // details: 0 added, 1 updated, 2 renamed
 	LifecycleUndefined   LifecycleType = 1 // 0 removed, 1 renamed
-	LifecycleStarted     LifecycleType = 2 // 0 booted
-	LifecycleSuspended   LifecycleType = 3 // 0 paused, 2 I/O error
+	LifecycleStarted     LifecycleType = 2 // 0 booted, 2 restored
+	LifecycleSuspended   LifecycleType = 3 // 0 paused, 2 I/O error, 4 restored paused
 	LifecycleResumed     LifecycleType = 4 // 0 unpaused
-	LifecycleStopped     LifecycleType = 5 // 0 shutdown, 1 destroyed, 2 crashed, 5 failed
+	LifecycleStopped     LifecycleType = 5 // 0 shutdown, 1 destroyed, 2 crashed, 4 saved, 5 failed
 	LifecycleShutdown    LifecycleType = 6 // 0 finished, 1 by the guest, 2 by the host
 	LifecyclePMSuspended LifecycleType = 7
 	LifecycleCrashed     LifecycleType = 8 // 0 panicked
@@ -72,11 +72,12 @@ const (
 const (
 	DefinedAdded, DefinedUpdated, DefinedRenamed      = 0, 1, 2
 	UndefinedRemoved, UndefinedRenamed                = 0, 1
-	StartedBooted                                     = 0
+	StartedBooted, StartedRestored                    = 0, 2
 	SuspendedPaused, SuspendedIOError                 = 0, 2
+	SuspendedRestored                                 = 4
 	ResumedUnpaused                                   = 0
 	StoppedShutdown, StoppedDestroyed, StoppedCrashed = 0, 1, 2
-	StoppedFailed                                     = 5
+	StoppedSaved, StoppedFailed                       = 4, 5
 	ShutdownFinished, ShutdownByGuest, ShutdownByHost = 0, 1, 2
 	CrashedByPanic                                    = 0
 )

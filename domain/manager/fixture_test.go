@@ -18,6 +18,7 @@ type fixture struct {
 	t     *testing.T
 	drv   *fake.Driver
 	store store.Store
+	saves string
 	m     *Manager
 
 	mu     sync.Mutex
@@ -26,7 +27,7 @@ type fixture struct {
 
 func newFixture(t *testing.T, drv *fake.Driver, st store.Store) *fixture {
 	t.Helper()
-	f := &fixture{t: t, drv: drv, store: st}
+	f := &fixture{t: t, drv: drv, store: st, saves: t.TempDir()}
 	f.open()
 	t.Cleanup(func() {
 		if f.m != nil {
@@ -40,7 +41,7 @@ func (f *fixture) open() {
 	f.t.Helper()
 	m, err := New(Config{
 		Driver: f.drv, Store: f.store, BootID: "boot", Log: slog.New(slog.DiscardHandler),
-		JobTimeout: 5 * time.Second, CallTimeout: 5 * time.Second, QuitTimeout: 200 * time.Millisecond,
+		JobTimeout: 5 * time.Second, CallTimeout: 5 * time.Second, QuitTimeout: 200 * time.Millisecond, SaveDir: f.saves,
 	})
 	if err != nil {
 		f.t.Fatal(err)

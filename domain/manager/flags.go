@@ -15,17 +15,46 @@ type StartFlags uint32
 const (
 	StartPaused      StartFlags = 1
 	StartAutodestroy StartFlags = 2  // the caller destroys the domain when its connection closes
-	StartBypassCache StartFlags = 4  // accepted: there is no saved image to read
-	StartForceBoot   StartFlags = 8  // accepted: there is no saved image to discard
+	StartBypassCache StartFlags = 4  // of a managed save image: the host's page cache does not keep it
+	StartForceBoot   StartFlags = 8  // discard the managed save image, if there is one
 	StartValidate    StartFlags = 16 // CreateXML only
 	StartResetNVRAM  StartFlags = 32 // accepted: there is no NVRAM
 )
 
-// UndefineFlags are virDomainUndefineFlagsValues. All are accepted: there is no saved image, snapshot, checkpoint, NVRAM
-// or TPM state whose fate they could decide.
+// UndefineFlags are virDomainUndefineFlagsValues. All are accepted: but for the first, there is nothing whose fate they
+// could decide: no snapshot, checkpoint, NVRAM or TPM state.
 type UndefineFlags uint32
 
+// UndefineManagedSave removes the managed save image too.
+const UndefineManagedSave UndefineFlags = 1
+
 const undefineKnown UndefineFlags = 1 | 2 | 4 | 8 | 16 | 32 | 64
+
+// SaveFlags are virDomainSaveRestoreFlags.
+type SaveFlags uint32
+
+// Flags of Save, Restore, ManagedSave and the calls about images. Running and Paused say what the guest does after a
+// restore, instead of what it did when it was saved.
+const (
+	SaveBypassCache SaveFlags = 1 // the host's page cache does not keep the image
+	SaveRunning     SaveFlags = 2
+	SavePaused      SaveFlags = 4
+	SaveResetNVRAM  SaveFlags = 8 // accepted: there is no NVRAM
+	saveKnown                 = SaveBypassCache | SaveRunning | SavePaused
+)
+
+// DumpFlags are virDomainCoreDumpFlags.
+type DumpFlags uint32
+
+// Flags of CoreDump.
+const (
+	DumpCrash       DumpFlags = 1 // end the domain after it
+	DumpLive        DumpFlags = 2 // the guest runs meanwhile
+	DumpBypassCache DumpFlags = 4
+	DumpReset       DumpFlags = 8
+	DumpMemoryOnly  DumpFlags = 16
+	dumpKnown                 = DumpCrash | DumpLive | DumpBypassCache | DumpReset | DumpMemoryOnly
+)
 
 // DestroyFlags are virDomainDestroyFlagsValues.
 type DestroyFlags uint32

@@ -49,6 +49,8 @@ func (d *Domain) handle(r *run, e driver.Event) {
 		switch {
 		case r.starting:
 			d.booted(r)
+		case d.state == Paused && d.reason == PausedSave:
+			d.setRunning(RunningUnsaved)
 		case d.state == Paused && d.reason == PausedStartingUp: // a restart's new engine
 			d.setRunning(RunningBooted)
 		default:
@@ -56,9 +58,14 @@ func (d *Domain) handle(r *run, e driver.Event) {
 		}
 		d.statusLater()
 	case driver.Stopped:
-		if e.Reason == "io-error" {
+		switch e.Reason {
+		case "io-error":
 			d.setPaused(PausedIOError, SuspendedIOError)
-		} else {
+		case driver.StoppedForSave:
+			d.setPaused(PausedSave, SuspendedPaused)
+		case driver.StoppedForDump:
+			d.setPaused(PausedDump, SuspendedPaused)
+		default:
 			d.setPaused(PausedUser, SuspendedPaused)
 		}
 		d.statusLater()
@@ -84,7 +91,7 @@ func (d *Domain) handle(r *run, e driver.Event) {
 
 // poweringOff notes the end of the guest. The caller holds d.mu.
 func (d *Domain) poweringOff(r *run, guest bool) {
-	if r.sawShutdown || d.state == Crashed { // a crash is told as such
+	if r.sawShutdown || d.state == Crashed || r.endAs != nil { // a crash is told as such, and so is what we end ourselves
 		return
 	}
 	r.sawShutdown = true
@@ -161,6 +168,12 @@ func (d *Domain) exited(r *run, exit driver.Exit) {
 
 // outcome says what clients see of an exit. The caller holds the domain's mu.
 func (r *run) outcome(exit driver.Exit) (Reason, int) {
+	switch {
+	case exit.Reason == driver.ExitQuit && exit.Detail == driver.SavedDetail:
+		return ShutOffSaved, StoppedSaved
+	case r.endAs != nil && (exit.Reason == driver.ExitQuit || exit.Reason == driver.ExitKilled):
+		return r.endAs.reason, r.endAs.detail
+	}
 	switch exit.Reason {
 	case driver.ExitShutdown, driver.ExitReboot:
 		if r.destroying {
@@ -216,7 +229,7 @@ func (d *Domain) restart(r *run, reason Reason, detail int, exit driver.Exit) {
 	}
 	ctx, cancel := context.WithTimeout(j.ctx, time.Minute)
 	defer cancel()
-	if err = d.launch(ctx, r); err == nil {
+	if err = d.launch(ctx, r, nil); err == nil {
 		if err = d.restartCont(ctx, r); err == nil {
 			return
 		}

@@ -45,13 +45,14 @@ type listFacts struct {
 	id                    int
 	state                 State
 	persistent, autostart bool
+	saved                 bool
 }
 
 func (d *Domain) listFacts() listFacts {
 	entry := d.entry()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return listFacts{id: d.id, state: d.state, persistent: d.persistent, autostart: entry.Autostart}
+	return listFacts{id: d.id, state: d.state, persistent: d.persistent, autostart: entry.Autostart, saved: d.saved}
 }
 
 // match tells whether a domain with those facts is wanted.
@@ -65,7 +66,7 @@ func (flags ListFlags) match(f listFacts) bool {
 		{{ListActive, active}, {ListInactive, !active}},
 		{{ListPersistent, f.persistent}, {ListTransient, !f.persistent}},
 		{{ListRunning, f.state == Running}, {ListPaused, f.state == Paused}, {ListShutOff, f.state == ShutOff}, {ListOther, other}},
-		{{ListManagedSave, false}, {ListNoManagedSave, true}},
+		{{ListManagedSave, f.saved}, {ListNoManagedSave, !f.saved}},
 		{{ListAutostart, f.autostart}, {ListNoAutostart, !f.autostart}},
 		{{ListHasSnapshot, false}, {ListNoSnapshot, true}},
 		{{ListHasCheckpoint, false}, {ListNoCheckpoint, true}},

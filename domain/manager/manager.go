@@ -24,6 +24,8 @@ type Config struct {
 	BootID string
 	// AutostartMark is a file that remembers in which boot autostart was done; empty never remembers.
 	AutostartMark string
+	// SaveDir is where managed save images are kept, by the domain's UUID; "" refuses managed saves.
+	SaveDir string
 	// Emulator is the engine's path shown in <emulator>; empty is domain.DefaultEmulator.
 	Emulator string
 	Log      *slog.Logger

@@ -59,6 +59,7 @@ func (m *Manager) Open(ctx context.Context) error {
 	}
 	adoptions.Wait()
 	m.tidy(statuses)
+	m.findSaved()
 	return ctx.Err()
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"virtd/domain"
@@ -39,8 +40,11 @@ func (m *Manager) CreateXML(ctx context.Context, xml string, flags StartFlags) (
 	if running {
 		return nil, virterr.New(virterr.OperationInvalid, "domain '%s' is already active", d.name)
 	}
+	if err := d.refuseSaved("create"); err != nil {
+		return nil, err
+	}
 	m.reveal(d)
-	if err := j.outcome(d, d.start(j.ctx, def, flags&StartPaused != 0)); err != nil {
+	if err := j.outcome(d, d.start(j.ctx, boot{def: def, paused: flags&StartPaused != 0})); err != nil {
 		if !persistent {
 			m.forget(d)
 		}
@@ -63,31 +67,49 @@ func (d *Domain) Start(ctx context.Context, flags StartFlags) error {
 	if d.Active() {
 		return virterr.New(virterr.OperationInvalid, "domain is already running")
 	}
+	if resumed, err := d.startSaved(j, flags); resumed || err != nil {
+		return j.outcome(d, err)
+	}
 	def, err := d.definition()
 	if err != nil {
 		return err
 	}
-	return j.outcome(d, d.start(j.ctx, def, flags&StartPaused != 0))
+	return j.outcome(d, d.start(j.ctx, boot{def: def, paused: flags&StartPaused != 0}))
 }
 
-// start runs def. The caller has the job; the domain is off.
-func (d *Domain) start(ctx context.Context, def *domain.Definition, paused bool) error {
+// boot is a life to begin.
+type boot struct {
+	def    *domain.Definition
+	paused bool
+	// incoming is a saved state to begin with, nil to boot. restored is called then before the guest runs; its error ends
+	// the start.
+	incoming *os.File
+	restored func() error
+}
+
+// start runs what b says. The caller has the job; the domain is off.
+func (d *Domain) start(ctx context.Context, b boot) error {
 	id := d.m.takeID(d)
-	live, err := def.Start(id, d.m.cfg.Driver)
+	live, err := b.def.Start(id, d.m.cfg.Driver)
 	if err != nil {
 		d.m.dropID(id)
 		return err
 	}
-	r := &run{live: live, started: time.Now(), gone: make(chan struct{}), starting: true}
+	r := &run{live: live, started: time.Now(), gone: make(chan struct{}), starting: true, restored: b.incoming != nil}
 	d.mu.Lock()
 	d.run, d.id = r, id
 	d.state, d.reason, d.lastExit = Paused, PausedStartingUp, ""
 	d.mu.Unlock()
-	if err := d.launch(ctx, r); err != nil {
+	if err := d.launch(ctx, r, b.incoming); err != nil {
 		return d.failStart(r, err)
 	}
+	if b.restored != nil {
+		if err := b.restored(); err != nil {
+			return d.failStart(r, err)
+		}
+	}
 	first := d.firstCont
-	if paused {
+	if b.paused {
 		first = d.stayPaused
 	}
 	if err := first(ctx, r); err != nil {
@@ -98,14 +120,14 @@ func (d *Domain) start(ctx context.Context, def *domain.Definition, paused bool)
 }
 
 // launch makes an engine for r and connects its events.
-func (d *Domain) launch(ctx context.Context, r *run) error {
+func (d *Domain) launch(ctx context.Context, r *run, incoming *os.File) error {
 	record := func(rec json.RawMessage) error {
 		d.mu.Lock()
 		r.record = rec
 		d.mu.Unlock()
 		return d.syncStatus()
 	}
-	inst, err := d.m.cfg.Driver.Start(ctx, driver.Request{Live: r.live, Record: record})
+	inst, err := d.m.cfg.Driver.Start(ctx, driver.Request{Live: r.live, Record: record, Incoming: incoming})
 	if err != nil {
 		return err
 	}
@@ -148,14 +170,23 @@ func (d *Domain) stayPaused(_ context.Context, r *run) error {
 		return virterr.New(virterr.InternalError, "the engine of domain '%s' ended at once: %s", d.name, d.lastExit)
 	}
 	r.starting = false
-	d.emitLifecycle(LifecycleStarted, StartedBooted)
+	started, suspended := StartedBooted, SuspendedPaused
+	if r.restored {
+		started, suspended = StartedRestored, SuspendedRestored
+	}
+	d.emitLifecycle(LifecycleStarted, started)
 	d.state, d.reason = Paused, PausedUser
-	d.emitLifecycle(LifecycleSuspended, SuspendedPaused)
+	d.emitLifecycle(LifecycleSuspended, suspended)
 	return nil
 }
 
 // booted notes that the guest runs for the first time. The caller holds d.mu.
 func (d *Domain) booted(r *run) {
+	if r.starting && r.restored {
+		r.starting = false
+		d.emitLifecycle(LifecycleStarted, StartedRestored)
+		d.setRunning(RunningRestored)
+	}
 	if r.starting {
 		r.starting = false
 		d.setRunning(RunningBooted)

@@ -22,7 +22,9 @@ type Reason int32
 const (
 	RunningUnknown  Reason = 0
 	RunningBooted   Reason = 1
+	RunningRestored Reason = 3 // from a saved state
 	RunningUnpaused Reason = 5
+	RunningUnsaved  Reason = 7 // a save was canceled or failed
 	RunningCrashed  Reason = 9 // goes on after a panic
 )
 
@@ -30,6 +32,8 @@ const (
 const (
 	PausedUnknown    Reason = 0
 	PausedUser       Reason = 1
+	PausedSave       Reason = 3 // is being saved
+	PausedDump       Reason = 4 // is being dumped
 	PausedIOError    Reason = 5
 	PausedShutting   Reason = 8
 	PausedCrashed    Reason = 10
@@ -48,6 +52,7 @@ const (
 	ShutOffShutdown  Reason = 1
 	ShutOffDestroyed Reason = 2
 	ShutOffCrashed   Reason = 3
+	ShutOffSaved     Reason = 5
 	ShutOffFailed    Reason = 6 // did not start
 	ShutOffDaemon    Reason = 8 // virtd could not adopt it
 )

@@ -55,6 +55,11 @@ func (d *Driver) Start(ctx context.Context, req driver.Request) (driver.Instance
 		return nil, err
 	}
 	e := newEngine(d, key, req.Live)
+	if req.Incoming != nil {
+		if err := e.read(req.Incoming); err != nil {
+			return nil, err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.engines == nil {

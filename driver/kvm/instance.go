@@ -26,8 +26,10 @@ type instance struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	killed atomic.Bool   // Kill was called
-	ended  chan struct{} // closed when nothing of the instance runs any more
+	killed atomic.Bool // Kill was called
+
+	startTime time.Duration // how long the engine may take to its first instruction
+	ended     chan struct{} // closed when nothing of the instance runs any more
 
 	mu     sync.Mutex
 	client *qmp.Client // nil while there is no connection
@@ -44,7 +46,7 @@ type instance struct {
 const maxEarly = 1000
 
 func newInstance(d *Driver, name string, live *domain.Definition, rec record, proc *supervise.Process) *instance {
-	i := &instance{d: d, name: name, live: live, rec: rec, proc: proc, ended: make(chan struct{})}
+	i := &instance{d: d, name: name, live: live, rec: rec, proc: proc, ended: make(chan struct{}), startTime: time.Minute}
 	i.ctx, i.cancel = context.WithCancel(context.Background())
 	return i
 }
@@ -52,7 +54,7 @@ func newInstance(d *Driver, name string, live *domain.Definition, rec record, pr
 // connectFirst opens the monitor of an engine that was just started and gives its threads to the CPUs they belong to. It
 // fails when the engine ends instead.
 func (i *instance) connectFirst(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, i.startTime)
 	defer cancel()
 	stop := make(chan struct{})
 	defer close(stop)

@@ -60,6 +60,11 @@ func (s *starter) run(ctx context.Context, req driver.Request, resources []Resou
 		return nil, errors.Join(err, s.rec.clean())
 	}
 	defer o.close()
+	if req.Incoming != nil {
+		if err := s.incoming(o, req.Incoming); err != nil {
+			return nil, errors.Join(err, o.discard(), s.rec.clean())
+		}
+	}
 	s.rec.Images, s.rec.Taps, s.rec.Sockets, s.rec.Runtime = o.images, o.taps, o.sockets, o.runtime
 	config, err := s.spawn(o, name)
 	if err != nil {
@@ -73,6 +78,9 @@ func (s *starter) run(ctx context.Context, req driver.Request, resources []Resou
 		return nil, s.abandon(err)
 	}
 	inst := newInstance(s.d, name, req.Live, s.rec, s.proc)
+	if req.Incoming != nil {
+		inst.startTime = restoreTime
+	}
 	s.d.register(name, &s.rec)
 	if err := inst.connectFirst(ctx); err != nil {
 		inst.discard()

@@ -22,15 +22,17 @@ const (
 type client struct {
 	server     *Server
 	conn       *os.File
+	in         *fileReader
 	out        chan []byte
 	negotiated atomic.Bool
 	finishing  sync.Once
 	draining   chan struct{} // closed by finish
 	gone       chan struct{} // closed when the writer has ended
+	save       saveClient
 }
 
 func newClient(s *Server, conn *os.File) *client {
-	return &client{server: s, conn: conn, out: make(chan []byte, maxQueue), draining: make(chan struct{}), gone: make(chan struct{})}
+	return &client{server: s, conn: conn, in: &fileReader{conn: conn}, out: make(chan []byte, maxQueue), draining: make(chan struct{}), gone: make(chan struct{})}
 }
 
 // send queues one message. A full queue drops the client.
@@ -80,8 +82,10 @@ func (c *client) write(line []byte, limit time.Duration) bool {
 // reader answers commands one after the other until the client leaves.
 func (c *client) reader() {
 	defer c.finish()
+	defer c.in.drop()
+	defer c.leave()
 	c.sendJSON(greeting())
-	r := bufio.NewReaderSize(c.conn, 4096)
+	r := bufio.NewReaderSize(c.in, 4096)
 	for {
 		line, err := readLine(r)
 		if errors.Is(err, errLineTooLong) {

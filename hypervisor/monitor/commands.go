@@ -40,6 +40,9 @@ func init() {
 		"set_link":              setLink,
 		"human-monitor-command": humanCommand,
 	}
+	saveCommands = map[string]func(c *client, r request) any{
+		"x-virtd-save": startSave, "x-virtd-save-commit": commitSave, "x-virtd-dump": startDump,
+	}
 	for name, c := range virtdCommands {
 		commands[name] = c
 	}
@@ -74,6 +77,9 @@ func queryCommands(*Server) (any, error) {
 	}
 	var out []entry
 	for name := range commands {
+		out = append(out, entry{name})
+	}
+	for name := range saveCommands {
 		out = append(out, entry{name})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })

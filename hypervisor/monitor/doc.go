@@ -23,6 +23,13 @@
 //	x-virtd-set-link {id, up}
 //	x-virtd-chardev {id}                -> {type, connected}
 //	x-virtd-quit {reason}               -> the engine flushes its disks, answers, writes its exit record and leaves
+//	x-virtd-save                        with one descriptor: the guest is halted and its state written there; the reply comes
+//	                                       when it is complete. The connection holds the state: when it ends before
+//	                                       x-virtd-save-commit, the state is made void and the guest goes on
+//	x-virtd-save-commit                 -> the state stays valid; only x-virtd-quit may follow
+//	x-virtd-dump {live}                 with one descriptor: an ELF core file of the guest is written there
+//	x-virtd-job                         -> {kind: save|dump|"", elapsed-ms, total, processed, written} of what runs now, or ran last
+//	x-virtd-job-cancel                  -> a save or dump ends early and its reply is an error
 //	x-virtd-set-action {shutdown}       -> what the guest's next power-off does: reset (in place) or poweroff (leave)
 //
 // An event that a command causes goes out before the command's reply (STOP before the reply to stop), so that a client

@@ -1,6 +1,10 @@
 package monitor
 
-import "errors"
+import (
+	"context"
+	"errors"
+	"os"
+)
 
 // Errors that a Machine returns (wrapped) and that have a QMP class of their own.
 var (
@@ -40,6 +44,17 @@ type Machine interface {
 	SetLink(id string, up bool) error
 	Chardevs() []Chardev
 	PCI() []PCIFunction
+
+	// Save halts the guest and writes its state to f, which it takes over, until ctx ends; the guest stands still when it
+	// succeeded, and goes on when it failed. CommitSave keeps the state for good; AbandonSave makes it void and lets the
+	// guest go on, unless it was committed. Dump writes a core file to f, which it takes over. Both take long; Job tells
+	// how far they are and CancelJob ends them early.
+	Save(ctx context.Context, f *os.File) error
+	CommitSave() error
+	AbandonSave() error
+	Dump(ctx context.Context, f *os.File, live bool) error
+	Job() Job
+	CancelJob()
 }
 
 // CPU is one vCPU.
@@ -113,4 +128,13 @@ type PCIFunction struct {
 	Address        string
 	Vendor, Device uint16
 	Class          uint32
+}
+
+// Job is the save or dump in progress. Sizes are bytes.
+type Job struct {
+	Kind      string `json:"kind"` // save, dump, or "" for none
+	Elapsed   int64  `json:"elapsed-ms"`
+	Total     uint64 `json:"total"`     // of RAM
+	Processed uint64 `json:"processed"` // of RAM, looked at
+	Written   uint64 `json:"written"`   // that left
 }

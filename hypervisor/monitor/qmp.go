@@ -88,6 +88,9 @@ func (c *client) execute(line []byte) any {
 		c.negotiated.Store(true)
 		return response{Return: empty, ID: r.ID}
 	}
+	if start, ok := saveCommands[r.Execute]; ok {
+		return start(c, r)
+	}
 	run, ok := commands[r.Execute]
 	if !ok {
 		return failure(r.ID, classCommand, fmt.Sprintf("The command %s has not been found", r.Execute))

@@ -16,7 +16,7 @@ var configVersion int
 func SetConfigVersion(v int) { configVersion = v }
 
 // features are the abilities that x-virtd-hello lists beyond those that query-commands shows.
-var features = []string{"pause", "reset", "balloon", "console-listener"}
+var features = []string{"pause", "reset", "balloon", "console-listener", "save", "dump"}
 
 var virtdCommands = map[string]command{
 	"x-virtd-hello":                hello,
@@ -29,6 +29,8 @@ var virtdCommands = map[string]command{
 	"x-virtd-chardev":              virtdChardev,
 	"x-virtd-quit":                 virtdQuit,
 	"x-virtd-set-action":           virtdSetAction,
+	"x-virtd-job":                  plain(func(s *Server) (any, error) { return s.machine.Job(), nil }),
+	"x-virtd-job-cancel":           action(func(m Machine) error { m.CancelJob(); return nil }),
 }
 
 func hello(s *Server, args json.RawMessage) (any, error) {

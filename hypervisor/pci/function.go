@@ -47,6 +47,7 @@ type Function struct {
 type hook struct {
 	offset, size int
 	call         func(offset, n int)
+	act          bool // the write is an act, which Restore does not repeat
 }
 
 // NewFunction returns a function with a type 0 header, no BAR, no capability and no interrupt pin.
@@ -88,13 +89,19 @@ func (f *Function) UseINTx(pin uint8) {
 // OnWrite calls call after each guest write that touches the size bytes at offset, with the offset and length of that
 // write, which may be larger than the range. The registers hold the new value. Call it before Root.Add.
 func (f *Function) OnWrite(offset, size int, call func(offset, n int)) {
-	f.onWrite = append(f.onWrite, hook{offset, size, call})
+	f.onWrite = append(f.onWrite, hook{offset: offset, size: size, call: call})
+}
+
+// OnAct is OnWrite for registers where the write itself does something, whatever value it leaves: Restore, which sets
+// registers, does not call it. Call it before Root.Add.
+func (f *Function) OnAct(offset, size int, call func(offset, n int)) {
+	f.onWrite = append(f.onWrite, hook{offset: offset, size: size, call: call, act: true})
 }
 
 // OnRead calls call before each guest read that touches the size bytes at offset, so that the device can bring its
 // registers up to date with the Set methods. Call it before Root.Add.
 func (f *Function) OnRead(offset, size int, call func(offset, n int)) {
-	f.onRead = append(f.onRead, hook{offset, size, call})
+	f.onRead = append(f.onRead, hook{offset: offset, size: size, call: call})
 }
 
 // OnReset calls call when the machine or the bus resets the function, after its registers went back to their values at

@@ -15,10 +15,12 @@ type functionState struct {
 	Config   []byte `json:"config"`
 	Asserted bool   `json:"asserted,omitempty"`
 	MSIX     []byte `json:"msix,omitempty"` // the table
+	// Pending are the vectors with a signal that waits behind a mask.
+	Pending []int `json:"pending,omitempty"`
 }
 
-// Save returns the registers, the pin and the MSI-X table. Signals that are pending behind masked vectors are the
-// interrupt controller's to save. Call it with the vCPUs stopped.
+// Save returns the registers, the pin, the MSI-X table and what is pending behind masked vectors. Call it with the vCPUs
+// stopped and the device quiesced.
 func (f *Function) Save() ([]byte, error) {
 	f.access.Lock()
 	defer f.access.Unlock()
@@ -29,6 +31,11 @@ func (f *Function) Save() ([]byte, error) {
 	if f.msix != nil {
 		f.msix.mu.Lock()
 		st.MSIX = append([]byte(nil), f.msix.table...)
+		for i := range f.msix.vectors {
+			if v := &f.msix.vectors[i]; !v.open && v.msi.Pending() {
+				st.Pending = append(st.Pending, i)
+			}
+		}
 		f.msix.mu.Unlock()
 	}
 	return json.Marshal(st)
@@ -36,7 +43,8 @@ func (f *Function) Save() ([]byte, error) {
 
 // Restore sets what Save returned in a function of the same shape that was added at the same place. Only what a guest
 // could have written, or the device changes by itself, is taken from the state: a damaged one cannot change what the
-// function is. The write hooks run for the whole space, so that the device follows its registers.
+// function is. The hooks of OnWrite run for the whole space, so that the device follows its registers; those of OnAct do
+// not.
 func (f *Function) Restore(state []byte) error {
 	var st functionState
 	if err := json.Unmarshal(state, &st); err != nil {
@@ -50,9 +58,18 @@ func (f *Function) Restore(state []byte) error {
 	if f.msix != nil {
 		(*msixTable)(f.msix).Write(0, st.MSIX)
 		f.msix.controlChanged()
+		for _, i := range st.Pending {
+			if msi := f.msix.Vector(i); msi != nil {
+				msi.Signal()
+			}
+		}
 	}
 	f.decodeChanged()
-	runHooks(f.onWrite, 0, expressSize)
+	for i := range f.onWrite {
+		if h := &f.onWrite[i]; !h.act {
+			h.call(0, expressSize)
+		}
+	}
 	return nil
 }
 

@@ -28,7 +28,7 @@ func (t *PCI) addWindow() {
 			t.fn.SetUint32(at+windowData, binary.LittleEndian.Uint32(p[:]))
 		}
 	})
-	t.fn.OnWrite(at+windowData, 4, func(int, int) {
+	t.fn.OnAct(at+windowData, 4, func(int, int) {
 		var p [4]byte
 		if offset, n, ok := t.window(at); ok {
 			binary.LittleEndian.PutUint32(p[:], t.fn.Uint32(at+windowData))

@@ -1,0 +1,66 @@
+package domain
+
+import (
+	"slices"
+
+	"virtd/virterr"
+)
+
+// Saved returns the document of a running domain as an image of its saved state keeps it: with the aliases and addresses
+// by which the state's parts are found again, and without what this run got from its host.
+func (d *Definition) Saved() string {
+	doc := d.doc.Clone()
+	stripRun(doc.Root)
+	return doc.String()
+}
+
+// ParseSaved reads what Saved returned, or a user made of it. Start gives it an id again.
+func ParseSaved(text string, opts Options) (*Definition, error) {
+	opts.Live, opts.Stored = true, true
+	return Parse(text, opts)
+}
+
+// Inactive returns the definition without what only a running domain has.
+func (d *Definition) Inactive() (*Definition, error) {
+	opts := d.opts
+	opts.Live, opts.Stored, opts.Validate = false, true, false
+	return build(d.doc.Clone(), opts)
+}
+
+// CheckSameMachine refuses a document that is to stand for the saved machine of d and describes another one, in what the
+// guest would notice. Places of files, networks and the like may differ.
+func (d *Definition) CheckSameMachine(other *Definition) error {
+	differ := func(what string, is, was any) error {
+		return virterr.New(virterr.ConfigUnsupported, "Target %s %v does not match source %v", what, is, was)
+	}
+	switch {
+	case d.uuid != other.uuid:
+		return differ("domain uuid", other.uuid, d.uuid)
+	case d.name != other.name:
+		return differ("domain name", "'"+other.name+"'", "'"+d.name+"'")
+	case d.memory != other.memory:
+		return differ("domain max memory", other.memory, d.memory)
+	case d.vcpus != other.vcpus:
+		return differ("domain vCPU max", other.vcpus, d.vcpus)
+	case d.curCPU != other.curCPU:
+		return differ("domain vCPU count", other.curCPU, d.curCPU)
+	case d.Machine() != other.Machine():
+		return differ("domain OS type", other.Machine(), d.Machine())
+	}
+	was, is := d.guestDevices(), other.guestDevices()
+	if !slices.Equal(was, is) {
+		return virterr.New(virterr.ConfigUnsupported, "Target domain devices %v do not match source %v", is, was)
+	}
+	return nil
+}
+
+// guestDevices lists the devices that a guest sees, by kind and PCI address.
+func (d *Definition) guestDevices() (list []string) {
+	for _, dev := range d.doc.Root.Child("devices").Elements() {
+		if a := dev.Child("address"); a.Attr("type") == "pci" {
+			list = append(list, dev.Name.Local+" at "+a.Attr("bus")+":"+a.Attr("slot")+"."+a.Attr("function"))
+		}
+	}
+	slices.Sort(list)
+	return list
+}

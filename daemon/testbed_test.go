@@ -270,7 +270,7 @@ func (b *testbed) writeXML(t testing.TB) {
 	b.write(t, "vol-qcow2.xml", "<volume><name>q.qcow2</name><capacity>1024</capacity><target><format type='qcow2'/></target></volume>\n")
 	b.write(t, "data.bin", "0123456789abcdef")
 	b.write(t, "broken.xml", "<domain type='kvm'>\n  <name>broken\n</domain>\n")
-	b.write(t, "unknown.xml", "<domain type='kvm'><name>u</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices><graphics type='vnc'/></devices></domain>\n")
+	b.write(t, "unknown.xml", "<domain type='kvm'><name>u</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices><tpm model='tpm-crb'/></devices></domain>\n")
 }
 
 func (b *testbed) write(t testing.TB, name, text string) {

@@ -29,13 +29,17 @@ var update = flag.Bool("update", false, "write what virsh printed into testdata/
 //	! wait STATE DOMAIN       waits for a state
 //	! same FILE TEXT          the file in the testbed's directory holds that
 func TestVirsh(t *testing.T) {
-	virsh, err := exec.LookPath("virsh")
-	if err != nil {
+	if _, err := exec.LookPath("virsh"); err != nil {
 		t.Skip("virsh is not installed (package libvirt-clients)")
 	}
-	scripts, err := filepath.Glob("testdata/virsh/*.txt")
+	runScripts(t, "testdata/virsh/*.txt")
+}
+
+// runScripts runs each script that matches a pattern against a testbed of its own.
+func runScripts(t *testing.T, pattern string) {
+	scripts, err := filepath.Glob(pattern)
 	if err != nil || len(scripts) == 0 {
-		t.Fatal("no scripts in testdata/virsh")
+		t.Fatalf("no scripts match %s", pattern)
 	}
 	for _, path := range scripts {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txt"), func(t *testing.T) {
@@ -48,7 +52,7 @@ func TestVirsh(t *testing.T) {
 			}
 			var out strings.Builder
 			for _, s := range parseScript(string(text)) {
-				got := b.step(t, virsh, s)
+				got := b.step(t, s)
 				if !matches(s.want, got) && !*update {
 					t.Errorf("%s:%d: %s\ngot:\n%s\nwant:\n%s", path, s.line, s.command, got, s.want)
 				}
@@ -101,7 +105,7 @@ func matches(want, got string) bool {
 	return regexp.MustCompile("^(?s:" + expr + ")$").MatchString(strings.TrimRight(got, "\n"))
 }
 
-func (b *testbed) step(t *testing.T, virsh string, s step) string {
+func (b *testbed) step(t *testing.T, s step) string {
 	fields := splitWords(s.command)
 	switch {
 	case fields[0] == "!" && fields[1] == "guest":
@@ -115,6 +119,13 @@ func (b *testbed) step(t *testing.T, virsh string, s step) string {
 	case fields[0] == "!":
 		b.wait(t, fields[2], fields[3])
 		return ""
+	}
+	switch strings.TrimSuffix(fields[1], "-ro") {
+	case "virsh":
+	default:
+		if !strings.HasPrefix(fields[1], "EDITOR=") {
+			return b.clientProgram(t, fields[1:])
+		}
 	}
 	editor := "false"
 	if e, ok := strings.CutPrefix(fields[1], "EDITOR="); ok {
@@ -134,7 +145,7 @@ func (b *testbed) step(t *testing.T, virsh string, s step) string {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, virsh, args...)
+	cmd := exec.CommandContext(ctx, "virsh", args...)
 	cmd.Dir = b.dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "HOME="+b.dir, "EDITOR="+editor, "VISUAL="+editor)
 	var out bytes.Buffer

@@ -35,13 +35,14 @@ type places struct {
 	used    map[PCIAddress]string // what is there, for messages
 	ports   map[int]*xmltree.Node // root ports by index
 	root    *xmltree.Node
+	idle    map[*xmltree.Node]bool // controllers that are kept for channels, which are not provided
 }
 
 // assignAddresses gives each controller an index and each PCI device an address, in libvirt's order. What has one keeps
 // it, so a second run changes nothing.
 func (d *Definition) assignAddresses(devices *xmltree.Node) error {
 	p := &places{q35: d.IsQ35(), stored: d.opts.Stored, devices: devices,
-		used: map[PCIAddress]string{}, ports: map[int]*xmltree.Node{}}
+		used: map[PCIAddress]string{}, ports: map[int]*xmltree.Node{}, idle: map[*xmltree.Node]bool{}}
 	for _, step := range []func() error{
 		p.serialControllers, p.numberControllers, p.reserveMachine, p.reserveGiven, p.addPortsForGiven, p.placePorts, p.placeDevices,
 	} {
@@ -100,6 +101,10 @@ func (p *places) idleSerialControllers(owner map[string]*xmltree.Node) error {
 		}
 		setDefault(c, "index", strconv.Itoa(next))
 		next++
+		if owner[c.Attr("index")] == nil && len(p.devices.All("channel")) > 0 {
+			p.idle[c] = true
+			continue
+		}
 		if owner[c.Attr("index")] == nil && !p.stored {
 			return c.Errorf(virterr.ConfigUnsupported, "virtio-serial controller %s has no console; remove it", c.Attr("index"))
 		}
@@ -226,7 +231,7 @@ func (p *places) pciDevices() []*xmltree.Node {
 	var out []*xmltree.Node
 	out = append(out, p.devices.All("interface")...)
 	for _, c := range p.devices.All("controller") {
-		if c.Attr("type") == "virtio-serial" {
+		if c.Attr("type") == "virtio-serial" && !p.idle[c] {
 			out = append(out, c)
 		}
 	}
@@ -253,7 +258,23 @@ func (p *places) reserveGiven() error {
 			return err
 		}
 	}
+	p.reserveKept()
 	return nil
+}
+
+// reserveKept leaves alone the addresses of devices that are kept without being provided, so that the others have the
+// places that libvirt gave them.
+func (p *places) reserveKept() {
+	for _, dev := range p.devices.Elements() {
+		n := dev.Child("address")
+		if n.Attr("type") != "pci" {
+			continue
+		}
+		a, err := ReadPCIAddress(n)
+		if err == nil && p.used[a] == "" && (p.q35 || a.Bus == 0) {
+			p.used[a] = dev.Name.String()
+		}
+	}
 }
 
 func (p *places) reserve(dev *xmltree.Node, port bool) error {

@@ -30,7 +30,7 @@ func (c checker) element(w *word, n *xmltree.Node) error {
 	if err := c.text(w, n); err != nil {
 		return err
 	}
-	if w.treat == keep || w.name == "metadata" {
+	if w.treat == keep || w.name == "metadata" || w.absent(n) {
 		return nil
 	}
 	seen := map[string]*xmltree.Node{}
@@ -97,7 +97,7 @@ func (c checker) attributes(w *word, n *xmltree.Node) error {
 		}
 		known, _ := w.attr(a.Name.Local)
 		if known == nil {
-			if c.validate && w.treat != keep {
+			if c.validate && w.treat != keep && w.treat != absent {
 				return n.Errorf(virterr.XMLInvalidSchema, "attribute %s is not known in <%s> (%s)", a.Name, n.Name, n.Path())
 			}
 			continue
@@ -175,7 +175,7 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 // know goes last, in the order in which it stands; a comment stays before the element it was written before.
 func (w *word) sort(n *xmltree.Node) {
 	slices.SortStableFunc(n.Attrs, func(a, b xmltree.Attr) int { return w.attrRank(a) - w.attrRank(b) })
-	if w.treat == keep || w.name == "metadata" || hasText(n) {
+	if w.treat == keep || w.name == "metadata" || w.absent(n) || hasText(n) {
 		return
 	}
 	type group struct {

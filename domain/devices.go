@@ -102,16 +102,14 @@ func (d *Definition) readPanic(devices *xmltree.Node) error {
 	return nil
 }
 
-// readIdle refuses what says "none" only in part: a video or audio element that still describes a device. PS/2 inputs
-// are the machine's own i8042; without a display nobody types there, so the guest is told nothing untrue.
+// readIdle completes devices that are kept without being provided, so that NotProvided finds them. PS/2 inputs are the
+// machine's own i8042; without a display nobody types there, so the guest is told nothing untrue.
 func (d *Definition) readIdle(devices *xmltree.Node) error {
 	if d.opts.Stored {
 		return nil
 	}
 	for _, v := range devices.All("video") {
-		if v.Child("model").Attr("type") != "none" {
-			return v.Errorf(virterr.ConfigUnsupported, "element <video> (%s) is not supported: there is no display; use <model type='none'/>", v.Path())
-		}
+		setDefault(v.Ensure("model"), "type", "vga")
 	}
 	for _, in := range devices.All("input") {
 		if in.Attr("type") == "" {
@@ -122,8 +120,8 @@ func (d *Definition) readIdle(devices *xmltree.Node) error {
 		}
 	}
 	for _, c := range devices.All("controller") {
-		if c.Attr("type") == "usb" && c.Attr("model") != "none" {
-			return c.Errorf(virterr.ConfigUnsupported, "controller of type 'usb' is not supported: remove it or use model='none'")
+		if c.Attr("type") == "usb" {
+			setDefault(c, "model", map[bool]string{true: "qemu-xhci", false: "piix3-uhci"}[d.IsQ35()])
 		}
 	}
 	return nil

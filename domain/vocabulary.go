@@ -18,6 +18,7 @@ const (
 	honour treatment = iota
 	refuse           // the guest would see or get something else
 	keep             // no effect on the guest
+	absent           // kept, but the guest does not get it
 )
 
 // word is one element of the vocabulary.
@@ -25,7 +26,7 @@ type word struct {
 	name     string
 	treat    treatment
 	many     bool   // may be given more than once
-	reason   string // why it is refused
+	reason   string // why it is refused or not provided
 	text     value  // what its text may be
 	attrs    []attribute
 	children []*word // in libvirt's order
@@ -145,6 +146,8 @@ func parseTreatment(s string) (treatment, string) {
 		return refuse, s[1:]
 	case '~':
 		return keep, s[1:]
+	case '?':
+		return absent, s[1:]
 	}
 	return honour, s
 }
@@ -172,7 +175,7 @@ func (w *word) attr(name string) (*attribute, int) {
 func (v value) names() string {
 	var out []string
 	for _, c := range v.enum {
-		if c.treat != refuse {
+		if c.treat != refuse && c.treat != absent {
 			out = append(out, c.text)
 		}
 	}

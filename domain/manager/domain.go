@@ -250,21 +250,27 @@ func (d *Domain) OSType() (string, error) {
 	return "hvm", nil
 }
 
-// Messages returns what the administrator should know about the domain, one sentence each.
+// Messages returns what the administrator should know about the domain, one sentence each: what its definition asks for and
+// the guest does not get, why it is off, or what the engine warns of.
 func (d *Domain) Messages() ([]string, error) {
-	inst, _, err := d.engine()
-	if virterr.Is(err, virterr.OperationInvalid) {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.lastExit != "" {
-			return []string{"last run ended: " + d.lastExit}, nil
-		}
-		return nil, nil
-	}
-	if err != nil {
+	d.mu.Lock()
+	exit := d.lastExit
+	d.mu.Unlock()
+	inst, def, err := d.engine()
+	switch {
+	case err == nil:
+		return append(def.NotProvided(), inst.Warnings()...), nil
+	case !virterr.Is(err, virterr.OperationInvalid):
 		return nil, err
 	}
-	return inst.Warnings(), nil
+	var list []string
+	if def, err = d.definition(); err == nil { // one that cannot be read is told where it is asked for
+		list = def.NotProvided()
+	}
+	if exit != "" {
+		list = append(list, "last run ended: "+exit)
+	}
+	return list, nil
 }
 
 // entry is the stored entry, for lists.

@@ -1,0 +1,96 @@
+"""Streams: a console, and a volume's data in both directions."""
+import hashlib
+import os
+import sys
+import threading
+import time
+
+import libvirt
+import loop
+
+loop.start()
+conn = libvirt.open(sys.argv[1])
+directory = sys.argv[3]
+
+with open(directory + "/demo.xml") as f:
+    dom = conn.defineXML(f.read())
+dom.create()
+
+print("console")
+console = conn.newStream(libvirt.VIR_STREAM_NONBLOCK)
+dom.openConsole(None, console, 0)
+came = bytearray()
+done = threading.Event()
+
+
+def readable(stream, events, opaque):
+    data = stream.recv(4096)
+    if isinstance(data, bytes):
+        came.extend(data)
+    if b"echo\r\n" in came or b"echo\n" in came or b"echo" in came:
+        done.set()
+
+
+console.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE, readable, None)
+print("  sent", console.send(b"echo"))
+print("  came back:", done.wait(20))
+console.eventRemoveCallback()
+console.finish()
+
+print("a second one, by force and not")
+first = conn.newStream(0)
+dom.openConsole(None, first, 0)
+second = conn.newStream(0)
+try:
+    dom.openConsole(None, second, libvirt.VIR_DOMAIN_CONSOLE_SAFE)
+except libvirt.libvirtError as e:
+    print(" ", e)
+third = conn.newStream(0)
+dom.openConsole(None, third, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+third.abort()
+try:
+    first.abort()
+except libvirt.libvirtError as e:
+    print(" ", e)
+dom.destroy()
+
+with open(directory + "/pool.xml") as f:
+    pool = conn.storagePoolDefineXML(f.read(), 0)
+pool.build(0)
+pool.create(0)
+size = 24 << 20
+volume = pool.createXML(f"<volume><name>data.img</name><capacity>{size}</capacity><allocation>0</allocation></volume>", 0)
+data = os.urandom(1 << 20) * 20
+
+print("upload")
+up = conn.newStream(0)
+volume.upload(up, 1 << 20, len(data), 0)
+left = memoryview(data)
+
+
+def source(stream, count, opaque):
+    global left
+    part, left = left[:count], left[count:]
+    return bytes(part)
+
+
+up.sendAll(source, None)
+up.finish()
+with open(volume.path(), "rb") as f:
+    f.seek(1 << 20)
+    print("  same:", f.read(len(data)) == data)
+
+print("download")
+down = conn.newStream(0)
+volume.download(down, 1 << 20, len(data), 0)
+got = hashlib.sha256()
+down.recvAll(lambda stream, part, opaque: got.update(part), None)
+down.finish()
+print("  same:", got.digest() == hashlib.sha256(data).digest())
+
+print("an upload that the client gives up")
+up = conn.newStream(0)
+volume.upload(up, 0, 0, 0)
+up.send(b"x" * 1000)
+up.abort()
+print("  alive:", conn.isAlive())

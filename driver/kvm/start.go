@@ -60,6 +60,7 @@ func (s *starter) run(ctx context.Context, req driver.Request, resources []Resou
 		return nil, errors.Join(err, s.rec.clean())
 	}
 	defer o.close()
+	o.addChains(&s.cfg)
 	s.rec.Images, s.rec.Taps, s.rec.Sockets, s.rec.Runtime = o.images, o.taps, o.sockets, o.runtime
 	config, err := s.spawn(o, name)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"virtd/domain"
 	"virtd/domain/manager"
+	"virtd/hypervisor/block/qcow2"
 	"virtd/rpc"
 	"virtd/virterr"
 )
@@ -188,32 +189,35 @@ func (d *Daemon) domainGetBlockInfo(ctx context.Context, _ *rpc.Call, a *libvirt
 		}
 		return &libvirt.DomainGetBlockInfoRet{Allocation: s.Allocation, Capacity: s.Capacity, Physical: s.Physical}, nil
 	}
-	source, err := diskSource(dom, a.Path)
+	source, format, err := diskSource(dom, a.Path)
 	if err != nil {
 		return nil, err
 	}
-	return imageInfo(source)
+	return imageInfo(source, format)
 }
 
-// diskSource finds the image of a domain's disk by its target or by the image itself.
-func diskSource(dom *manager.Domain, path string) (string, error) {
+// diskSource finds image and format of a domain's disk by its target or by the image itself.
+func diskSource(dom *manager.Domain, path string) (source, format string, err error) {
 	text, err := dom.XML(domain.XMLInactive)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	var def libvirtxml.Domain
 	if err := def.Unmarshal(text); err != nil {
-		return "", err
+		return "", "", err
 	}
 	if def.Devices != nil {
 		for _, disk := range def.Devices.Disks {
 			source := sourceOf(disk.Source)
 			if source != "" && (source == path || disk.Target != nil && disk.Target.Dev == path) {
-				return source, nil
+				if disk.Driver != nil {
+					format = disk.Driver.Type
+				}
+				return source, format, nil
 			}
 		}
 	}
-	return "", virterr.New(virterr.InvalidArg, "invalid path %s not assigned to domain", path)
+	return "", "", virterr.New(virterr.InvalidArg, "invalid path %s not assigned to domain", path)
 }
 
 func sourceOf(s *libvirtxml.DomainDiskSource) string {
@@ -227,8 +231,8 @@ func sourceOf(s *libvirtxml.DomainDiskSource) string {
 	return ""
 }
 
-// imageInfo measures a raw image or device that no guest uses.
-func imageInfo(path string) (*libvirt.DomainGetBlockInfoRet, error) {
+// imageInfo measures an image or device that no guest uses.
+func imageInfo(path, format string) (*libvirt.DomainGetBlockInfoRet, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, virterr.New(virterr.SystemError, "cannot open '%s' to measure it: %w", path, err)
@@ -245,5 +249,13 @@ func imageInfo(path string) (*libvirt.DomainGetBlockInfoRet, error) {
 			ret.Allocation = uint64(st.Blocks) * 512
 		}
 	}
+	if format != "qcow2" {
+		return ret, nil
+	}
+	h, err := qcow2.ReadHeader(qcow2.OSFile{File: f})
+	if err != nil {
+		return nil, virterr.New(virterr.ConfigUnsupported, "cannot use image '%s' as qcow2: %w", path, err)
+	}
+	ret.Capacity = uint64(h.Size)
 	return ret, nil
 }

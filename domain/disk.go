@@ -70,10 +70,7 @@ func (d *Definition) diskSource(disk *xmltree.Node) error {
 	if policy := source.Attr("startupPolicy"); policy != "" && policy != "mandatory" {
 		return source.Errorf(virterr.ConfigUnsupported, "startupPolicy='%s' is not supported: a disk without its image stops the start", policy)
 	}
-	if b := disk.Child("backingStore"); b != nil && len(b.Elements())+len(b.Attrs) > 0 {
-		return b.Errorf(virterr.ConfigUnsupported, "a raw image has no backing store")
-	}
-	return nil
+	return d.readChain(disk)
 }
 
 func (d *Definition) diskTarget(disk *xmltree.Node) error {

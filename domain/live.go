@@ -32,6 +32,8 @@ type Runtime struct {
 	NetDrivers map[string]string // net0: qemu or vhost, whichever is in use
 	TTYs       map[string]string // serial0: /dev/pts/4
 	Sources    map[string]string // serial1: path of a unix socket that we chose
+	// Chains are the images below a disk's own, the nearest first. A disk that is not named stays as it is.
+	Chains map[string][]BackingImage `json:",omitempty"`
 }
 
 // Start returns the definition of the domain as it is about to run: with its id, aliases, and host-model expanded by
@@ -83,6 +85,7 @@ func expandHostModel(cpu *xmltree.Node, model CPUModel) {
 // SetRuntime returns the live definition with what the host gave it.
 func (d *Definition) SetRuntime(r Runtime) (*Definition, error) {
 	return d.edit(func(root *xmltree.Node) error {
+		setChains(root.Child("devices"), r.Chains)
 		for _, dev := range root.Child("devices").Elements() {
 			alias := dev.Child("alias").Attr("name")
 			if tap := r.Taps[alias]; tap != "" && dev.Is("interface") {
@@ -139,6 +142,8 @@ func stripRun(root *xmltree.Node) {
 	root.RemoveAttr("id")
 	for _, dev := range root.Child("devices").Elements() {
 		switch {
+		case dev.Is("disk"):
+			stripChain(dev)
 		case dev.Is("interface"):
 			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
 				if target.RemoveAttr("dev"); len(target.Attrs) == 0 {

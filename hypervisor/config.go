@@ -170,20 +170,29 @@ type Console struct {
 
 // Disk is a virtio block device.
 type Disk struct {
-	ID           string     `json:"id"`
-	Address      PCIAddress `json:"address"`
-	File         FileName   `json:"file"`
-	Format       string     `json:"format"` // raw
-	ReadOnly     bool       `json:"readOnly,omitempty"`
-	Serial       string     `json:"serial,omitempty"`       // at most 20 bytes
-	Cache        string     `json:"cache,omitempty"`        // none, writeback, writethrough, directsync, unsafe
-	IO           string     `json:"io,omitempty"`           // native, threads, io_uring; empty is io_uring when the host has it
-	Discard      bool       `json:"discard,omitempty"`      // offer discard and write-zeroes with unmap
-	DetectZeroes string     `json:"detectZeroes,omitempty"` // off, on, unmap
-	Queues       int        `json:"queues,omitempty"`       // 0 is one for each vCPU, at most 16
-	QueueSize    int        `json:"queueSize,omitempty"`    // entries, power of two to 1024; 0 is 256
-	LogicalBlock int        `json:"logicalBlock,omitempty"` // bytes; 0 is 512
-	PhysBlock    int        `json:"physBlock,omitempty"`
+	ID      string     `json:"id"`
+	Address PCIAddress `json:"address"`
+	File    FileName   `json:"file"`
+	Format  string     `json:"format"` // raw, qcow2
+	// Backing are the images below File, the nearest first. What File's header calls its backing file is Backing[0],
+	// and so on: names in headers are never opened.
+	Backing      []BackingImage `json:"backing,omitempty"`
+	ReadOnly     bool           `json:"readOnly,omitempty"`
+	Serial       string         `json:"serial,omitempty"`       // at most 20 bytes
+	Cache        string         `json:"cache,omitempty"`        // none, writeback, writethrough, directsync, unsafe
+	IO           string         `json:"io,omitempty"`           // native, threads, io_uring; empty is io_uring when the host has it
+	Discard      bool           `json:"discard,omitempty"`      // offer discard and write-zeroes with unmap
+	DetectZeroes string         `json:"detectZeroes,omitempty"` // off, on, unmap
+	Queues       int            `json:"queues,omitempty"`       // 0 is one for each vCPU, at most 16
+	QueueSize    int            `json:"queueSize,omitempty"`    // entries, power of two to 1024; 0 is 256
+	LogicalBlock int            `json:"logicalBlock,omitempty"` // bytes; 0 is 512
+	PhysBlock    int            `json:"physBlock,omitempty"`
+}
+
+// BackingImage is an image of a chain, which is only read.
+type BackingImage struct {
+	File   FileName `json:"file"`
+	Format string   `json:"format"` // raw, qcow2
 }
 
 // NIC is a virtio network device.

@@ -57,7 +57,8 @@ func (c control) Disks() []monitor.Disk {
 		out = append(out, monitor.Disk{
 			ID: d.cfg.ID, ReadOnly: d.cfg.ReadOnly, Format: d.cfg.Format, Size: uint64(d.dev.Image().Size()), Mode: d.dev.Mode(),
 			Stats: monitor.DiskStats{ReadBytes: s.ReadBytes, ReadOps: s.ReadOps, ReadNS: s.ReadNs, WriteBytes: s.WriteBytes,
-				WriteOps: s.WriteOps, WriteNS: s.WriteNs, FlushOps: s.FlushOps, FlushNS: s.FlushNs, Errors: s.Errors},
+				WriteOps: s.WriteOps, WriteNS: s.WriteNs, FlushOps: s.FlushOps, FlushNS: s.FlushNs, Errors: s.Errors,
+				Size: uint64(d.dev.Image().Size())},
 		})
 	}
 	return out

@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"errors"
 	"fmt"
 
 	"virtd/hypervisor/block"
@@ -12,19 +13,14 @@ type disk struct {
 	dev *blk.Device
 }
 
-// formatRaw is the only image format so far. It is never guessed from what a guest can write.
-const formatRaw = "raw"
+// Image formats. They are never guessed from what a guest can write.
+const (
+	formatRaw   = "raw"
+	formatQcow2 = "qcow2"
+)
 
 func (m *Machine) makeDisk(c *Disk) error {
-	if c.Format != formatRaw {
-		return fmt.Errorf("image format %q: this engine has raw", c.Format)
-	}
-	fd, err := m.host.take(c.File, "image")
-	if err != nil {
-		return err
-	}
-	img, err := block.Open(fd, block.Options{ReadOnly: c.ReadOnly, Cache: block.Cache(c.Cache), Discard: c.Discard,
-		DetectZeroes: block.DetectZeroes(c.DetectZeroes)})
+	img, err := m.openImage(c)
 	if err != nil {
 		return err
 	}
@@ -43,4 +39,49 @@ func (m *Machine) makeDisk(c *Disk) error {
 			m.host.Logf("disk %s: %v", c.ID, err)
 		}
 	})
+}
+
+// openImage opens a disk's image chain from its end.
+func (m *Machine) openImage(c *Disk) (*block.Image, error) {
+	var img *block.Image
+	for i := len(c.Backing) - 1; i >= 0; i-- {
+		b := c.Backing[i]
+		lower, err := m.openLayer(b.File, b.Format, block.Options{ReadOnly: true, Cache: block.Cache(c.Cache)}, img)
+		if err != nil {
+			return nil, fmt.Errorf("backing image %d: %w", i+1, err)
+		}
+		img = lower
+	}
+	return m.openLayer(c.File, c.Format, block.Options{ReadOnly: c.ReadOnly, Cache: block.Cache(c.Cache), Discard: c.Discard,
+		DetectZeroes: block.DetectZeroes(c.DetectZeroes), Report: func(err error) {
+			m.host.Logf("disk %s: %v (the guest sees I/O errors, and nothing is written any more)", c.ID, err)
+		}}, img)
+}
+
+// openLayer opens one image over lower, which it owns from then on; nil is none.
+func (m *Machine) openLayer(name FileName, format string, o block.Options, lower *block.Image) (*block.Image, error) {
+	closing := func(err error) error {
+		if lower != nil {
+			err = errors.Join(err, lower.Close())
+		}
+		return err
+	}
+	if format != formatRaw && format != formatQcow2 {
+		return nil, closing(fmt.Errorf("image format %q: this engine has raw and qcow2", format))
+	}
+	if format == formatRaw && lower != nil {
+		return nil, closing(errors.New("a raw image has no backing image"))
+	}
+	fd, err := m.host.take(name, "image")
+	if err != nil {
+		return nil, closing(err)
+	}
+	if format == formatRaw {
+		return block.Open(fd, o)
+	}
+	img, err := block.OpenQcow2(fd, o, lower)
+	if err == nil && img.Repaired() {
+		m.host.Logf("image %s had not been closed; its refcounts were repaired", name)
+	}
+	return img, err
 }

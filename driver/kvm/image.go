@@ -16,6 +16,8 @@ import (
 type imageRecord struct {
 	Alias string `json:"alias"`
 	Path  string `json:"path"`
+	// Backing: not the disk's own image, but one further down its chain.
+	Backing bool `json:"backing,omitempty"`
 	inode
 }
 
@@ -108,16 +110,21 @@ func (d *Driver) lockImage(f *os.File, r Resource, id inode) error {
 	case r.Disk.Shareable:
 		mode = imagelock.Shared
 	}
+	return d.lock(f, r.Path, mode, id)
+}
+
+// lock locks an image, or says who has it.
+func (d *Driver) lock(f *os.File, path string, mode imagelock.Mode, id inode) error {
 	err := imagelock.Take(f, mode)
 	var conflict *imagelock.Conflict
 	switch {
 	case errors.As(err, &conflict):
 		return virterr.New(virterr.ResourceBusy, "%w; it is in use by %s", conflict, d.owner(f, id, conflict.Byte))
 	case errors.Is(err, imagelock.ErrUnsupported):
-		d.log.Warn("an image is used without a lock", "path", r.Path, "err", err)
+		d.log.Warn("an image is used without a lock", "path", path, "err", err)
 		return nil
 	case err != nil:
-		return virterr.New(virterr.SystemError, "cannot lock image '%s': %w", r.Path, err)
+		return virterr.New(virterr.SystemError, "cannot lock image '%s': %w", path, err)
 	}
 	return nil
 }

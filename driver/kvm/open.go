@@ -21,6 +21,7 @@ type opened struct {
 	images  []imageRecord
 	taps    map[string]string // alias: device
 	sockets []string          // paths to remove at the end
+	chains  []chainFile       // backing images, which no plan can know
 }
 
 // close closes virtd's descriptors. The engine has its own.
@@ -29,6 +30,10 @@ func (o *opened) close() {
 		f.Close()
 	}
 	o.files = nil
+	for _, c := range o.chains {
+		c.file.Close()
+	}
+	o.chains = nil
 }
 
 // discard undoes what open did.
@@ -45,6 +50,7 @@ func (o *opened) discard() error {
 func (d *Driver) open(cfg hypervisor.Config, resources []Resource, dir string) (*opened, error) {
 	o := &opened{taps: map[string]string{}, runtime: domain.Runtime{
 		Taps: map[string]string{}, NetDrivers: map[string]string{}, TTYs: map[string]string{}, Sources: map[string]string{},
+		Chains: map[string][]domain.BackingImage{},
 	}}
 	for _, nic := range cfg.NICs {
 		o.runtime.NetDrivers[nic.ID] = nic.Driver
@@ -80,10 +86,11 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 		return one(openRegular("initrd", r.Path, unix.O_RDONLY))
 	case ResourceDisk:
 		f, image, err := d.openImage(r)
-		if err == nil {
-			o.images = append(o.images, image)
+		if err != nil {
+			return nil, err
 		}
-		return one(f, err)
+		o.images = append(o.images, image)
+		return one(f, d.openChain(o, f, r))
 	case ResourceTap:
 		return d.openTap(o, r)
 	case ResourceVhost:
@@ -103,9 +110,12 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 	return nil, virterr.New(virterr.InternalError, "unknown kind of resource '%s'", r.Kind)
 }
 
-// one makes a list of the one descriptor a resource has.
+// one makes a list of the one descriptor a resource has. With an error f is closed, if there is one.
 func one(f *os.File, err error) ([]*os.File, error) {
 	if err != nil {
+		if f != nil {
+			f.Close()
+		}
 		return nil, err
 	}
 	return []*os.File{f}, nil

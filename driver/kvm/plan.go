@@ -60,6 +60,9 @@ type DiskResource struct {
 	ReadOnly  bool `json:"readOnly,omitempty"`  // opened for reading; others may read too
 	Shareable bool `json:"shareable,omitempty"` // others may write too
 	Direct    bool `json:"direct,omitempty"`    // O_DIRECT
+	// Chain is set for formats whose header may name a backing file, with what the XML says of the chain: these files
+	// are found when the image is open.
+	Chain *ChainResource `json:"chain,omitempty"`
 }
 
 // TapResource says what tap an interface gets.

@@ -87,7 +87,7 @@ func (p *planner) disk(n *xmltree.Node) error {
 		Kind: ResourceDisk, Files: []hypervisor.FileName{d.File}, Alias: d.ID, Path: domain.DiskPath(n),
 		Disk: &DiskResource{
 			Block: n.Attr("type") == "block", ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
-			Direct: d.Cache == "none" || d.Cache == "directsync",
+			Direct: d.Cache == "none" || d.Cache == "directsync", Chain: planChain(d.Format, n),
 		},
 	})
 	return nil

@@ -60,6 +60,7 @@ func (s *starter) run(ctx context.Context, req driver.Request, resources []Resou
 		return nil, errors.Join(err, s.rec.clean())
 	}
 	defer o.close()
+	o.addChains(&s.cfg)
 	if req.Incoming != nil {
 		if err := s.incoming(o, req.Incoming); err != nil {
 			return nil, errors.Join(err, o.discard(), s.rec.clean())

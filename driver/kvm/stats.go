@@ -50,12 +50,16 @@ func (i *instance) BlockStats(ctx context.Context) (map[string]driver.BlockStats
 		FlushOps   uint64 `json:"flush-ops"`
 		FlushNS    int64  `json:"flush-ns"`
 		Errors     uint64 `json:"errors"`
+		Size       uint64 `json:"size"` // bytes a guest sees; engines of before qcow2 do not say
 	}
 	if err := i.execute(ctx, "x-virtd-block-stats", nil, &reply); err != nil {
 		return nil, err
 	}
 	all := make(map[string]driver.BlockStats, len(i.rec.Images))
 	for _, image := range i.rec.Images {
+		if image.Backing {
+			continue
+		}
 		r := reply[image.Alias]
 		s := driver.BlockStats{
 			ReadBytes: r.ReadBytes, ReadOps: r.ReadOps, ReadTime: time.Duration(r.ReadNS),
@@ -63,7 +67,9 @@ func (i *instance) BlockStats(ctx context.Context) (map[string]driver.BlockStats
 			FlushOps: r.FlushOps, FlushTime: time.Duration(r.FlushNS), Errors: r.Errors,
 		}
 		s.Allocation, s.Physical = imageSize(image)
-		s.Capacity = s.Physical // raw images; other formats come with their drivers
+		if s.Capacity = r.Size; s.Capacity == 0 {
+			s.Capacity = s.Physical
+		}
 		all[image.Alias] = s
 	}
 	return all, nil

@@ -10,7 +10,7 @@ const bounceSize = 256 << 10
 // needsBounce reports whether direct access to the file cannot take op's memory, offset or length as they are. Kernels
 // and their file systems ask for block-aligned I/O; boot loaders do not.
 func (img *Image) needsBounce(op *Op) bool {
-	return img.direct && ((op.Off|op.Len)&(img.align-1) != 0 || !aligned(op.Iov, img.align))
+	return img.direct && ((op.at|op.Len)&(img.align-1) != 0 || !aligned(op.Iov, img.align))
 }
 
 // bounce does a read or write through an aligned buffer. A write that does not cover whole blocks reads them first;
@@ -22,7 +22,7 @@ func (img *Image) bounce(op *Op) unix.Errno {
 	}
 	defer unix.Munmap(buf)
 	for op.state < op.Len {
-		at := op.Off + op.state
+		at := op.at + op.state
 		start := at &^ (img.align - 1)
 		lead := at - start
 		n := min(op.Len-op.state, bounceSize-lead)

@@ -37,10 +37,14 @@ type Options struct {
 	Cache        Cache        // "" is writeback
 	Discard      bool         // Discard and WriteZeroes with Unmap give space back
 	DetectZeroes DetectZeroes // "" is off
+	// Report is told, once, what is wrong with an image whose metadata turns out to make no sense; requests can only
+	// fail. It must not block. nil tells nobody.
+	Report func(error)
 }
 
-// Image is a raw disk image: a regular file or a block device. It is safe for concurrent use.
+// Image is a disk image: a regular file or a block device, raw or with a format. It is safe for concurrent use.
 type Image struct {
+	format  *format // nil: raw
 	fd      int
 	opts    Options
 	size    atomic.Int64
@@ -152,10 +156,15 @@ func (img *Image) readSize() error {
 	return nil
 }
 
-// Size returns the bytes in the image.
-func (img *Image) Size() int64 { return img.size.Load() }
+// Size returns the bytes that a guest sees.
+func (img *Image) Size() int64 {
+	if img.format != nil {
+		return img.format.q.Size()
+	}
+	return img.size.Load()
+}
 
-// FD is the open file, which the image owns.
+// FD is the open file, which the image owns; with a backing chain, the first.
 func (img *Image) FD() int { return img.fd }
 
 // Options returns how the image was opened.
@@ -169,6 +178,9 @@ func (img *Image) Resize(bytes int64) error {
 	}
 	if bytes < 0 || bytes%512 != 0 {
 		return fmt.Errorf("resize disk image to %d bytes: not whole sectors", bytes)
+	}
+	if img.format != nil {
+		return img.format.q.Resize(bytes)
 	}
 	if img.device {
 		if err := img.readSize(); err != nil {
@@ -184,5 +196,10 @@ func (img *Image) Resize(bytes int64) error {
 	return nil
 }
 
-// Close closes the file. All loops must have been closed.
-func (img *Image) Close() error { return unix.Close(img.fd) }
+// Close writes what a format has in memory and closes the files. All loops must have been closed.
+func (img *Image) Close() error {
+	if img.format != nil {
+		return img.format.close()
+	}
+	return unix.Close(img.fd)
+}

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor/block/qcow2"
 )
 
 // Modes of a Loop.
@@ -28,6 +30,8 @@ type Loop struct {
 	img     *Image
 	cfg     LoopConfig
 	eng     engine
+	slow    *pool         // for what a format does in steps; may be eng
+	reader  *qcow2.Reader // nil without a format
 	mode    string
 	why     error // why not io_uring
 	wake    int   // eventfd: Stop, and pool threads
@@ -84,6 +88,14 @@ func (l *Loop) thread(ready chan struct{}) {
 	if l.eng == nil {
 		l.eng, l.mode = newPool(l), ModePool
 	}
+	if l.img.format != nil {
+		l.reader = l.img.format.q.NewReader()
+		if p, ok := l.eng.(*pool); ok {
+			l.slow = p
+		} else {
+			l.slow = newPool(l)
+		}
+	}
 	close(ready)
 	for fn := range l.work {
 		l.eng.arm(l.kick)
@@ -95,6 +107,9 @@ func (l *Loop) thread(ready chan struct{}) {
 		l.idle <- struct{}{}
 	}
 	l.eng.close()
+	if l.slow != nil && l.slow != l.eng {
+		l.slow.close()
+	}
 }
 
 func (l *Loop) drain() {
@@ -146,12 +161,16 @@ func (l *Loop) InFlight() int { return l.flight }
 // Submit begins op. It may complete at once; Next returns it then. The caller keeps to Depth.
 func (l *Loop) Submit(op *Op) {
 	op.state, op.Err, op.stage = 0, 0, stageMain
+	op.file, op.at, op.slow, op.held = l.img, op.Off, false, false
 	l.flight++
 	if op.Code == Write && l.img.opts.DetectZeroes != "" && l.img.opts.DetectZeroes != DetectOff && allZero(op.Iov) {
 		op.Code, op.Unmap = WriteZeroes, l.img.opts.DetectZeroes == DetectUnmap
 	}
-	if l.img.immediate(op) {
-		l.img.perform(op)
+	if l.img.format != nil && !l.place(op) {
+		return
+	}
+	if op.file.immediate(op) {
+		op.file.perform(op)
 		l.finish(op)
 		return
 	}
@@ -177,7 +196,12 @@ func (img *Image) immediate(op *Op) bool {
 const maxImmediate = 256 << 10
 
 // finish is called by engines when op is complete.
-func (l *Loop) finish(op *Op) { l.done.push(op) }
+func (l *Loop) finish(op *Op) {
+	if op.held {
+		l.reader.Leave(op.epoch)
+	}
+	l.done.push(op)
+}
 
 // Next returns a completed Op, or nil.
 func (l *Loop) Next() *Op {
@@ -198,6 +222,9 @@ func (l *Loop) Poll() error { return l.turn(false) }
 func (l *Loop) turn(block bool) error {
 	if l.broken == nil {
 		l.broken = l.eng.wait(block && l.done.head == nil)
+	}
+	if l.slow != nil && l.slow != l.eng {
+		l.slow.collect()
 	}
 	return l.broken
 }

@@ -29,7 +29,12 @@ type Op struct {
 	// Err is the result, 0 for success.
 	Err unix.Errno
 
-	state int64 // bytes done, or the step of a fallback
+	file  *Image // whose file it is about, and
+	at    int64  // where in it: Off, unless the image has a format
+	state int64  // bytes done, or the step of a fallback
+	slow  bool   // the format does it, in steps of its own
+	held  bool   // the format must not use the place for something else before epoch is left
+	epoch uint8
 	stage stage
 	slot  uint64
 	next  *Op

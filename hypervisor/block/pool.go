@@ -34,8 +34,18 @@ func newPool(l *Loop) *pool {
 
 func (p *pool) worker() {
 	defer p.wg.Done()
+	var buf []byte // of a format
+	defer func() {
+		if buf != nil {
+			unix.Munmap(buf)
+		}
+	}()
 	for op := range p.todo {
-		p.l.img.perform(op)
+		if op.slow {
+			buf = op.file.format.perform(op, buf)
+		} else {
+			op.file.perform(op)
+		}
 		p.mu.Lock()
 		first := p.done.head == nil
 		p.done.push(op)
@@ -65,12 +75,17 @@ func (p *pool) wait(block bool) error {
 			unix.Read(int(p.fds[i].Fd), p.sink[:])
 		}
 	}
+	p.collect()
+	return nil
+}
+
+// collect hands what is done to the loop.
+func (p *pool) collect() {
 	p.mu.Lock()
 	for op := p.done.pop(); op != nil; op = p.done.pop() {
 		p.l.finish(op)
 	}
 	p.mu.Unlock()
-	return nil
 }
 
 func (p *pool) interrupt(int) bool { return false }

@@ -7,8 +7,8 @@ import (
 // zeroes is what WriteZeroes writes where the host cannot do better.
 var zeroes [64 << 10]byte
 
-// perform does op on the calling thread and leaves the result in op.Err. It is what pool threads run, and the loop's own
-// thread for what does not wait.
+// perform does op, of which file and at are set, on the calling thread and leaves the result in op.Err. It is what pool
+// threads run, and the loop's own thread for what does not wait.
 func (img *Image) perform(op *Op) {
 	switch op.Code {
 	case Read, Write:
@@ -43,7 +43,7 @@ func (img *Image) transfer(op *Op) unix.Errno {
 		trap = unix.SYS_PWRITEV2
 	}
 	for op.state < op.Len {
-		n, errno := vectored(trap, img.fd, op.Iov, op.Off+op.state, op.rwFlags())
+		n, errno := vectored(trap, img.fd, op.Iov, op.at+op.state, op.rwFlags())
 		if errno == unix.EINTR {
 			continue
 		}
@@ -106,7 +106,7 @@ func (img *Image) discard(op *Op) unix.Errno {
 	if !img.opts.Discard || img.noPunch.Load() {
 		return 0
 	}
-	errno := img.punch(op.Off, op.Len)
+	errno := img.punch(op.at, op.Len)
 	if unsupported(errno) {
 		img.noPunch.Store(true)
 		return 0
@@ -126,20 +126,20 @@ func (img *Image) punch(off, n int64) unix.Errno {
 func (img *Image) writeZeroes(op *Op) unix.Errno {
 	errno := unix.Errno(unix.EOPNOTSUPP)
 	if op.Unmap && img.opts.Discard && !img.noPunch.Load() {
-		if errno = img.punch(op.Off, op.Len); unsupported(errno) {
+		if errno = img.punch(op.at, op.Len); unsupported(errno) {
 			img.noPunch.Store(true)
 		}
 	}
 	if unsupported(errno) && !img.noZero.Load() {
 		errno = retry(func() error {
-			return unix.Fallocate(img.fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, op.Off, op.Len)
+			return unix.Fallocate(img.fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, op.at, op.Len)
 		})
 		if unsupported(errno) {
 			img.noZero.Store(true)
 		}
 	}
 	if unsupported(errno) {
-		errno = img.writeZeroBytes(op.Off, op.Len)
+		errno = img.writeZeroBytes(op.at, op.Len)
 	}
 	if errno == 0 && op.Durable {
 		errno = img.flush()
@@ -150,7 +150,7 @@ func (img *Image) writeZeroes(op *Op) unix.Errno {
 func (img *Image) writeZeroBytes(off, n int64) unix.Errno {
 	for n > 0 {
 		buf := zeroes[:min(n, int64(len(zeroes)))]
-		sub := Op{Code: Write, Off: off, Len: int64(len(buf))}
+		sub := Op{Code: Write, at: off, Len: int64(len(buf))}
 		iov := unix.Iovec{Base: &buf[0]}
 		iov.SetLen(len(buf))
 		sub.Iov = []unix.Iovec{iov}

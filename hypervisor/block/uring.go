@@ -89,7 +89,7 @@ func (e *uringEngine) disarm() {
 
 func (e *uringEngine) start(op *Op) {
 	if len(e.free) == 0 { // the caller exceeded Depth
-		e.l.img.perform(op)
+		op.file.perform(op)
 		e.l.finish(op)
 		return
 	}
@@ -101,7 +101,7 @@ func (e *uringEngine) start(op *Op) {
 
 // issue puts what is left of op into the ring.
 func (e *uringEngine) issue(op *Op) {
-	img := e.l.img
+	img := op.file
 	if op.stage == stageMain && (op.Code == Read || op.Code == Write) && img.needsBounce(op) {
 		op.Err = img.bounce(op)
 		e.release(op)
@@ -118,17 +118,17 @@ func (e *uringEngine) issue(op *Op) {
 	case op.Code == Flush || op.stage == stageFlush:
 		s.opcode, s.opFlags = opFsync, fsyncDatasync
 	case op.Code == Read:
-		s.opcode, s.off = opReadv, uint64(op.Off+op.state)
+		s.opcode, s.off = opReadv, uint64(op.at+op.state)
 		s.setIov(op.Iov)
 	case op.Code == Write:
-		s.opcode, s.off, s.opFlags = opWritev, uint64(op.Off+op.state), uint32(op.rwFlags())
+		s.opcode, s.off, s.opFlags = opWritev, uint64(op.at+op.state), uint32(op.rwFlags())
 		s.setIov(op.Iov)
 	default: // Discard, WriteZeroes
 		mode := uint32(unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE)
 		if op.Code == Discard || op.Unmap && img.opts.Discard && !img.noPunch.Load() {
 			mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 		}
-		s.opcode, s.off, s.addr, s.len = opFallocate, uint64(op.Off), uint64(op.Len), mode
+		s.opcode, s.off, s.addr, s.len = opFallocate, uint64(op.at), uint64(op.Len), mode
 	}
 }
 
@@ -151,12 +151,12 @@ func (e *uringEngine) complete(op *Op, res int32) {
 	case op.stage == stageFlush || op.Code == Flush:
 	case op.Code == Discard:
 		if unsupported(errno) {
-			e.l.img.noPunch.Store(true)
+			op.file.noPunch.Store(true)
 			errno = 0
 		}
 	case op.Code == WriteZeroes:
 		if unsupported(errno) {
-			e.l.img.perform(op) // the slow ways, and what remembers that they are needed
+			op.file.perform(op) // the slow ways, and what remembers that they are needed
 			errno = op.Err
 		} else if errno == 0 && op.Durable {
 			op.stage = stageFlush

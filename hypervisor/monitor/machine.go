@@ -94,6 +94,7 @@ type DiskStats struct {
 	FlushOps   uint64 `json:"flush-ops"`
 	FlushNS    uint64 `json:"flush-ns"`
 	Errors     uint64 `json:"errors"`
+	Size       uint64 `json:"size"` // bytes a guest sees
 }
 
 // NIC is a network device.

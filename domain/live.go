@@ -137,6 +137,7 @@ func stripLive(root *xmltree.Node, ours bool) {
 		}
 		switch {
 		case dev.Is("interface"):
+			stripPort(dev)
 			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
 				if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
 					target.Remove()

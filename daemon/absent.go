@@ -10,15 +10,9 @@ import (
 	"virtd/virterr"
 )
 
-// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: virtual networks, secrets and
-// filters. That none exist is the truth, and clients start with these lists. What every host has, such as its interfaces, is
-// not answered for: an empty list of them would be a lie.
+// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: secrets and filters. That none
+// exist is the truth, and clients start with these lists. What every host has, such as its interfaces, is not answered for: an empty list of them would be a lie.
 func (d *Daemon) registerAbsent(reg *rpc.Registry) {
-	on(reg, rpc.ProcConnectListAllNetworks, empty[libvirt.ConnectListAllNetworksArgs, libvirt.ConnectListAllNetworksRet])
-	on(reg, rpc.ProcConnectNumOfNetworks, empty[none, libvirt.ConnectNumOfNetworksRet])
-	on(reg, rpc.ProcConnectListNetworks, empty[libvirt.ConnectListNetworksArgs, libvirt.ConnectListNetworksRet])
-	on(reg, rpc.ProcConnectNumOfDefinedNetworks, empty[none, libvirt.ConnectNumOfDefinedNetworksRet])
-	on(reg, rpc.ProcConnectListDefinedNetworks, empty[libvirt.ConnectListDefinedNetworksArgs, libvirt.ConnectListDefinedNetworksRet])
 	on(reg, rpc.ProcConnectListAllSecrets, empty[libvirt.ConnectListAllSecretsArgs, libvirt.ConnectListAllSecretsRet])
 	on(reg, rpc.ProcConnectNumOfSecrets, empty[none, libvirt.ConnectNumOfSecretsRet])
 	on(reg, rpc.ProcConnectListSecrets, empty[libvirt.ConnectListSecretsArgs, libvirt.ConnectListSecretsRet])
@@ -27,12 +21,6 @@ func (d *Daemon) registerAbsent(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectListNwfilters, empty[libvirt.ConnectListNwfiltersArgs, libvirt.ConnectListNwfiltersRet])
 	on(reg, rpc.ProcConnectListAllNwfilterBindings, empty[libvirt.ConnectListAllNwfilterBindingsArgs, libvirt.ConnectListAllNwfilterBindingsRet])
 
-	on(reg, rpc.ProcNetworkLookupByName, missing[libvirt.NetworkLookupByNameArgs, libvirt.NetworkLookupByNameRet](func(a *libvirt.NetworkLookupByNameArgs) error {
-		return virterr.NewFrom(virterr.FromNetwork, virterr.NoNetwork, "no network with matching name '%s'", a.Name)
-	}))
-	on(reg, rpc.ProcNetworkLookupByUUID, missing[libvirt.NetworkLookupByUUIDArgs, libvirt.NetworkLookupByUUIDRet](func(a *libvirt.NetworkLookupByUUIDArgs) error {
-		return virterr.NewFrom(virterr.FromNetwork, virterr.NoNetwork, "no network with matching uuid '%s'", uuid.UUID(a.UUID))
-	}))
 	on(reg, rpc.ProcSecretLookupByUUID, missing[libvirt.SecretLookupByUUIDArgs, libvirt.SecretLookupByUUIDRet](func(a *libvirt.SecretLookupByUUIDArgs) error {
 		return virterr.NewFrom(virterr.FromSecret, virterr.NoSecret, "no secret with matching uuid '%s'", uuid.UUID(a.UUID))
 	}))

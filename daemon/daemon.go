@@ -14,6 +14,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/manager"
 	"virtd/hostcheck"
+	"virtd/network"
 	"virtd/nodedev"
 	"virtd/rpc"
 	"virtd/storage"
@@ -31,6 +32,7 @@ const (
 type Config struct {
 	Manager   *manager.Manager
 	Storage   *storage.Manager                       // nil: no procedures for storage
+	Networks  *network.Manager                       // nil: there are none, and no procedures to make any
 	Node      *nodeinfo.Node                         // nil: this host
 	Devices   *nodedev.Manager                       // the host's devices; nil: not supported
 	CPU       domain.HostCPU                         // what host-model is here; nil: not told
@@ -84,6 +86,9 @@ func New(cfg Config) *Daemon {
 	if cfg.Storage != nil {
 		d.unsubscribe = append(d.unsubscribe, cfg.Storage.Subscribe(d.deliverPool))
 	}
+	if cfg.Networks != nil {
+		d.unsubscribe = append(d.unsubscribe, cfg.Networks.Subscribe(d.deliverNetwork))
+	}
 	return d
 }
 
@@ -111,6 +116,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerEvents(reg)
 	d.registerStoragePools(reg)
 	d.registerStorageVolumes(reg)
+	d.registerNetworks(reg)
 	d.registerQEMU(reg)
 	d.registerAbsent(reg)
 	d.registerPrivate(reg)

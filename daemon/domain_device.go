@@ -111,8 +111,7 @@ const (
 	addressIPv6 = 1
 )
 
-// domainInterfaceAddresses answers from this host's neighbour tables. No network here leases addresses yet, so that source
-// has none, which is what clients get from libvirt for interfaces on a bridge too.
+// domainInterfaceAddresses answers by what virtual networks lease, or from this host's neighbour tables.
 func (d *Daemon) domainInterfaceAddresses(_ context.Context, _ *rpc.Call, a *libvirt.DomainInterfaceAddressesArgs) (*libvirt.DomainInterfaceAddressesRet, error) {
 	if err := noFlags(a.Flags, "virDomainInterfaceAddresses"); err != nil {
 		return nil, err
@@ -125,17 +124,18 @@ func (d *Daemon) domainInterfaceAddresses(_ context.Context, _ *rpc.Call, a *lib
 		return nil, virterr.New(virterr.OperationInvalid, "domain is not running")
 	}
 	switch a.Source {
-	case addressesLease:
-		return &libvirt.DomainInterfaceAddressesRet{}, nil
+	case addressesLease, addressesARP:
 	case addressesAgent:
 		return nil, virterr.New(virterr.ArgumentUnsupported, "QEMU guest agent is not configured")
-	case addressesARP:
 	default:
 		return nil, virterr.New(virterr.ArgumentUnsupported, "Unknown IP address data source %d", a.Source)
 	}
 	nics, err := dom.Interfaces()
 	if err != nil {
 		return nil, err
+	}
+	if a.Source == addressesLease {
+		return &libvirt.DomainInterfaceAddressesRet{Ifaces: d.leasedAddresses(nics)}, nil
 	}
 	ret := &libvirt.DomainInterfaceAddressesRet{}
 	for _, n := range nics {
@@ -152,11 +152,7 @@ func (d *Daemon) domainInterfaceAddresses(_ context.Context, _ *rpc.Call, a *lib
 		}
 		row := libvirt.DomainInterface{Name: n.Host, Hwaddr: libvirt.OptString{n.MAC}}
 		for _, addr := range addrs {
-			ip := libvirt.DomainIPAddr{Type: addressIPv4, Addr: addr.String()}
-			if addr.Is6() {
-				ip.Type = addressIPv6
-			}
-			row.Addrs = append(row.Addrs, ip)
+			row.Addrs = append(row.Addrs, wireAddress(addr, 0))
 		}
 		ret.Ifaces = append(ret.Ifaces, row)
 	}

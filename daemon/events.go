@@ -16,9 +16,8 @@ import (
 
 // The highest event numbers that clients can register for (VIR_*_EVENT_ID_LAST - 1 of libvirt 11.3).
 const (
-	lastDomainEvent  = 27
-	lastNetworkEvent = 1
-	lastSecretEvent  = 1
+	lastDomainEvent = 27
+	lastSecretEvent = 1
 )
 
 // callbacksPerClient bounds the registrations of one connection.
@@ -28,16 +27,10 @@ func (d *Daemon) registerEvents(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectDomainEventCallbackRegisterAny, d.domainEventRegister)
 	on(reg, rpc.ProcConnectDomainEventCallbackDeregisterAny, d.domainEventDeregister)
 	d.registerNodeDeviceEvents(reg)
+	d.registerNetworkEvents(reg)
 	on(reg, rpc.ProcConnectStoragePoolEventRegisterAny, d.poolEventRegister)
 	on(reg, rpc.ProcConnectStoragePoolEventDeregisterAny, d.poolEventDeregister)
 	// What follows never happens yet, but clients take the refusal to register for a broken connection.
-	on(reg, rpc.ProcConnectNetworkEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNetworkEventRegisterAnyArgs) (*libvirt.ConnectNetworkEventRegisterAnyRet, error) {
-		id, err := d.events.addSilent(c.Conn, a.EventID, lastNetworkEvent)
-		return &libvirt.ConnectNetworkEventRegisterAnyRet{CallbackID: id}, err
-	})
-	on(reg, rpc.ProcConnectNetworkEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNetworkEventDeregisterAnyArgs) (*none, error) {
-		return nil, d.events.remove(c.Conn, a.CallbackID)
-	})
 	on(reg, rpc.ProcConnectSecretEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventRegisterAnyArgs) (*libvirt.ConnectSecretEventRegisterAnyRet, error) {
 		id, err := d.events.addSilent(c.Conn, a.EventID, lastSecretEvent)
 		return &libvirt.ConnectSecretEventRegisterAnyRet{CallbackID: id}, err
@@ -102,6 +95,8 @@ const (
 	eventDeviceUpdate    = -4
 	eventPoolLifecycle   = -5 // storage pools have numbers of their own, which overlap with those of domains
 	eventPoolRefresh     = -6
+
+	eventNetworkLifecycle = -7
 )
 
 // subscription is one client's wish to be told of one kind of event.
@@ -109,7 +104,7 @@ type subscription struct {
 	conn   *rpc.Conn
 	id     int32          // within the connection
 	event  int32          // libvirt's number, or one of ours
-	object *uuid.UUID     // the domain or pool; nil: all of them
+	object *uuid.UUID     // the domain, pool or network; nil: all of them
 	name   *regexp.Regexp // of eventMonitor; nil: all
 	device string         // of the events of devices; "": of all devices
 }

@@ -19,6 +19,8 @@ import (
 	"virtd/domain/store"
 	"virtd/driver/fake"
 	"virtd/hostcheck"
+	"virtd/network"
+	"virtd/network/networktest"
 	"virtd/nodedev"
 	"virtd/nodedev/nodedevtest"
 	"virtd/rpc"
@@ -35,6 +37,9 @@ type testbed struct {
 	mgr    *manager.Manager
 	pools  *storage.Manager
 	server *rpc.Server
+
+	nets    *network.Manager
+	netHost *networktest.Fake
 
 	sys     string  // the host's devices, as sysfs has them
 	uevents uevents // what the kernel says of them
@@ -88,7 +93,15 @@ func newTestbed(t testing.TB) *testbed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Log: log, QuitTimeout: time.Second, SaveDir: filepath.Join(b.dir, "save")})
+	b.netHost = &networktest.Fake{}
+	b.nets, err = network.Open(network.Config{
+		State: filepath.Join(b.dir, "state/networks"), Run: filepath.Join(b.dir, "run/networks"), Host: b.netHost, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Networks: b.nets, Log: log, QuitTimeout: time.Second,
+		SaveDir: filepath.Join(b.dir, "save")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +114,7 @@ func newTestbed(t testing.TB) *testbed {
 		t.Fatal(err)
 	}
 	d := daemon.New(daemon.Config{
-		Manager: b.mgr, Storage: b.pools, Devices: devices, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
+		Manager: b.mgr, Storage: b.pools, Networks: b.nets, Devices: devices, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
 		Neighbours: func(mac net.HardwareAddr) ([]netip.Addr, error) {
 			if mac.String() != "52:54:00:12:34:56" {
 				return nil, nil
@@ -128,6 +141,7 @@ func newTestbed(t testing.TB) *testbed {
 		devices.Close()
 		b.pools.Close()
 		b.mgr.Close()
+		b.nets.Close()
 	})
 	return b
 }
@@ -268,6 +282,7 @@ func (b *testbed) writeXML(t testing.TB) {
 	b.write(t, "pool-logical.xml", "<pool type='logical'><name>vg</name><target><path>/dev/vg</path></target></pool>\n")
 	b.write(t, "vol.xml", "<volume><name>fromxml.img</name><capacity unit='MiB'>3</capacity><allocation>0</allocation></volume>\n")
 	b.write(t, "vol-qcow2.xml", "<volume><name>q.qcow2</name><capacity>1024</capacity><target><format type='qcow2'/></target></volume>\n")
+	b.writeNetworks(t)
 	b.write(t, "data.bin", "0123456789abcdef")
 	b.write(t, "broken.xml", "<domain type='kvm'>\n  <name>broken\n</domain>\n")
 	b.write(t, "unknown.xml", "<domain type='kvm'><name>u</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices><tpm model='tpm-crb'/></devices></domain>\n")

@@ -87,6 +87,13 @@ func start(t *testing.T, d *Definition) *Definition {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ports := map[string]NetworkPort{}
+	for i, nic := range live.NetworkInterfaces() {
+		ports[nic.Alias] = NetworkPort{UUID: fmt.Sprintf("5a1e1d1e-0000-4000-8000-%012d", i), Bridge: fmt.Sprintf("virbr%d", i)}
+	}
+	if live, err = live.SetPorts(ports); err != nil {
+		t.Fatal(err)
+	}
 	if live, err = live.SetRuntime(fakeRuntime(live)); err != nil {
 		t.Fatal(err)
 	}

@@ -68,6 +68,13 @@ func (d *Definition) nicSource(nic *xmltree.Node) error {
 	}
 	source, target := nic.Child("source"), nic.Child("target")
 	switch nic.Attr("type") {
+	case "network":
+		if source.Attr("network") == "" {
+			return nic.Errorf(virterr.XMLError, "No <source> 'network' attribute specified with <interface type='network'/>")
+		}
+		if target.Attr("managed") != "" {
+			return target.Errorf(virterr.ConfigUnsupported, "attribute 'managed' is only for interface type='ethernet'")
+		}
 	case "bridge":
 		bridge := source.Attr("bridge")
 		if bridge == "" {

@@ -145,6 +145,7 @@ func stripRun(root *xmltree.Node) {
 		case dev.Is("disk"):
 			stripChain(dev)
 		case dev.Is("interface"):
+			stripPort(dev)
 			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
 				if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
 					target.Remove()

@@ -56,6 +56,7 @@ const (
 	NoServer             Code = 95
 	NoClient             Code = 96
 	DeviceMissing        Code = 99
+	NoNetworkPort        Code = 107
 )
 
 // From is the libvirt subsystem an error comes from (virErrorDomain in libvirt's virterror.h).

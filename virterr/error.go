@@ -92,4 +92,5 @@ var prefixes = map[Code]string{
 	AccessDenied:         "access denied",
 	XMLInvalidSchema:     "XML document failed to validate against schema",
 	DeviceMissing:        "device not found",
+	NoNetworkPort:        "network port not found",
 }

@@ -135,7 +135,10 @@ func (d *Domain) InjectNMI(ctx context.Context) error {
 }
 
 // Interface is an interface of a running domain: the device on the host and the guest's address.
-type Interface struct{ Host, MAC string }
+type Interface struct {
+	Host, MAC string
+	Network   string // the virtual network it is on, or ""
+}
 
 // Interfaces returns the interfaces of a running domain that have a device on the host.
 func (d *Domain) Interfaces() ([]Interface, error) {
@@ -147,7 +150,11 @@ func (d *Domain) Interfaces() ([]Interface, error) {
 	devices := live.View().Devices
 	for i := range devices.Interfaces {
 		if n := &devices.Interfaces[i]; n.Target != nil && n.Target.Dev != "" && n.MAC != nil {
-			out = append(out, Interface{Host: n.Target.Dev, MAC: n.MAC.Address})
+			nic := Interface{Host: n.Target.Dev, MAC: n.MAC.Address}
+			if n.Source != nil && n.Source.Network != nil {
+				nic.Network = n.Source.Network.Network
+			}
+			out = append(out, nic)
 		}
 	}
 	return out, nil

@@ -19,6 +19,8 @@ type Config struct {
 	Driver driver.Driver
 	Store  store.Store
 
+	// Networks are the virtual networks; nil: there are none.
+	Networks Networks
 	// BootID tells this boot of the host from others; status records of another boot are stale. Empty is
 	// /proc/sys/kernel/random/boot_id.
 	BootID string

@@ -127,6 +127,9 @@ func (d *Domain) launch(ctx context.Context, r *run, incoming *os.File) error {
 		d.mu.Unlock()
 		return d.syncStatus()
 	}
+	if err := d.connect(r); err != nil {
+		return err
+	}
 	inst, err := d.m.cfg.Driver.Start(ctx, driver.Request{Live: r.live, Record: record, Incoming: incoming})
 	if err != nil {
 		return err
@@ -139,6 +142,7 @@ func (d *Domain) launch(ctx context.Context, r *run, incoming *os.File) error {
 	d.mu.Lock()
 	r.inst, r.record, r.live = inst, inst.Record(), live
 	d.mu.Unlock()
+	d.connected(live)
 	inst.Listen(func(e driver.Event) { d.handle(r, e) })
 	return d.syncStatus()
 }
@@ -252,7 +256,7 @@ func (d *Domain) finish(r *run, reason Reason, detail int, why string) {
 		d.mu.Unlock()
 		return
 	}
-	id, transient := d.id, !d.persistent
+	id, transient, live := d.id, !d.persistent, r.live
 	d.run, d.id, d.updated = nil, -1, false
 	d.state, d.reason, d.lastExit = ShutOff, reason, why
 	d.closeConsoles()
@@ -261,6 +265,7 @@ func (d *Domain) finish(r *run, reason Reason, detail int, why string) {
 	}
 	d.mu.Unlock()
 	d.m.dropID(id)
+	d.disconnect(live)
 	if transient {
 		d.m.forget(d)
 	}

@@ -128,6 +128,7 @@ func (d *Driver) openTap(o *opened, r Resource) ([]*os.File, error) {
 	}
 	tap, err := d.cfg.Links.OpenTap(bridge.TapConfig{
 		Name: r.Tap.Name, Bridge: r.Tap.Bridge, MAC: mac, MTU: r.Tap.MTU, Queues: r.Tap.Queues, Owner: -1, Unmanaged: r.Tap.Unmanaged,
+		Isolated: r.Tap.Isolated,
 	})
 	if err != nil {
 		return nil, err

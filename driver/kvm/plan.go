@@ -73,6 +73,7 @@ type TapResource struct {
 	MTU       int    `json:"mtu,omitempty"`
 	Queues    int    `json:"queues"`
 	Unmanaged bool   `json:"unmanaged,omitempty"` // exists and stays as it is
+	Isolated  bool   `json:"isolated,omitempty"`  // does not reach other isolated ports of its bridge
 }
 
 // ChardevResource says what the host side of a serial port or console is.

@@ -128,6 +128,7 @@ func (p *planner) nic(n *xmltree.Node) error {
 		Tap: &TapResource{
 			Name: target.Attr("dev"), Bridge: n.Child("source").Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
 			Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
+			Isolated: n.Child("port").Attr("isolated") == "yes",
 		},
 	})
 	if nic.Driver == "vhost" {

@@ -56,6 +56,18 @@ func (h *Host) Attach(bridge, port string) error {
 	return nil
 }
 
+// Isolate implements Links.
+func (h *Host) Isolate(port string, on bool) error {
+	l, err := netlink.LinkByName(port)
+	if err == nil {
+		err = netlink.LinkSetIsolated(l, on)
+	}
+	if err != nil {
+		return virterr.New(virterr.SystemError, "Unable to isolate port %s of a bridge: %w", port, errno(err))
+	}
+	return nil
+}
+
 // Detach implements Links.
 func (h *Host) Detach(port string) error {
 	l, err := netlink.LinkByName(port)

@@ -20,6 +20,8 @@ type Links interface {
 	Delete(name string) error
 	// Attach makes port a port of the bridge; Detach takes it out of whatever bridge it is in.
 	Attach(bridge, port string) error
+	// Isolate says whether a port of a bridge is kept from reaching other such ports.
+	Isolate(port string, on bool) error
 	Detach(port string) error
 	// SetMTU sets the MTU of a link in bytes.
 	SetMTU(name string, mtu int) error
@@ -51,6 +53,8 @@ type TapConfig struct {
 	Persistent bool
 	// Unmanaged opens an existing tap or macvtap as it is and changes nothing about it (libvirt's managed='no').
 	Unmanaged bool
+	// Isolated keeps the port from reaching other isolated ports of the bridge.
+	Isolated bool
 }
 
 // Tap is an open tap or macvtap. The caller owns the files.
@@ -116,6 +120,8 @@ type Link struct {
 	MAC    net.HardwareAddr
 	Up     bool
 	Bridge string // the bridge or other master it is a port of, or empty
+
+	Isolated bool // as a port: it does not reach other isolated ports
 }
 
 // Stats are the counters of an interface as libvirt reports them: received and transmitted by the guest.

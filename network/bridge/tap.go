@@ -244,6 +244,11 @@ func (h *Host) setUpTap(t *Tap, c TapConfig) error {
 		if err := h.Attach(c.Bridge, t.Name); err != nil {
 			return err
 		}
+		if c.Isolated {
+			if err := h.Isolate(t.Name, true); err != nil {
+				return err
+			}
+		}
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		return virterr.New(virterr.SystemError, "Cannot set interface flags on '%s': %w", t.Name, errno(err))

@@ -204,6 +204,11 @@ func (f *Fake) Attach(br, port string) error {
 	})
 }
 
+// Isolate implements bridge.Links.
+func (f *Fake) Isolate(port string, on bool) error {
+	return f.change("Isolate", port, func(l *bridge.Link) error { l.Isolated = on; return nil })
+}
+
 // Detach implements bridge.Links.
 func (f *Fake) Detach(port string) error {
 	return f.change("Detach", port, func(l *bridge.Link) error { l.Bridge = ""; return nil })

@@ -1,0 +1,157 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+	"github.com/google/uuid"
+
+	"virtd/domain/manager"
+	"virtd/network"
+	"virtd/network/dhcp"
+	"virtd/rpc"
+)
+
+// registerNetworkUse adds the procedures about the guests on a network. Ports come and go with domains, so there are none for
+// clients to make ports by.
+func (d *Daemon) registerNetworkUse(reg *rpc.Registry) {
+	on(reg, rpc.ProcNetworkGetDhcpLeases, d.networkGetDHCPLeases)
+	on(reg, rpc.ProcNetworkListAllPorts, d.networkListAllPorts)
+	on(reg, rpc.ProcNetworkPortLookupByUUID, d.networkPortLookupByUUID)
+	on(reg, rpc.ProcNetworkPortGetXMLDesc, d.networkPortGetXMLDesc)
+}
+
+func (d *Daemon) networkGetDHCPLeases(_ context.Context, _ *rpc.Call, a *libvirt.NetworkGetDhcpLeasesArgs) (*libvirt.NetworkGetDhcpLeasesRet, error) {
+	if err := noFlags(a.Flags, "virNetworkGetDHCPLeases"); err != nil {
+		return nil, err
+	}
+	n, err := d.network(a.Net)
+	if err != nil {
+		return nil, err
+	}
+	leases, err := n.Leases()
+	if err != nil {
+		return nil, err
+	}
+	bridge, err := n.Bridge()
+	if err != nil {
+		return nil, err
+	}
+	ret := &libvirt.NetworkGetDhcpLeasesRet{}
+	for _, l := range leases {
+		if mac := optional(a.Mac); mac != "" && !strings.EqualFold(mac, l.MAC) {
+			continue
+		}
+		ret.Ret++
+		if a.NeedResults != 0 {
+			ret.Leases = append(ret.Leases, wireLease(bridge, l))
+		}
+	}
+	return ret, nil
+}
+
+// wireLease is a lease as clients see it; one that never ends has the time 0.
+func wireLease(bridge string, l dhcp.Lease) libvirt.NetworkDhcpLease {
+	out := libvirt.NetworkDhcpLease{
+		Iface: bridge, Type: addressIPv4, Mac: libvirt.OptString{l.MAC}, Ipaddr: l.IP.String(), Prefix: uint32(l.Bits),
+	}
+	if !l.Expires.IsZero() {
+		out.Expirytime = l.Expires.Unix()
+	}
+	if l.Name != "" {
+		out.Hostname = libvirt.OptString{l.Name}
+	}
+	if l.ClientID != "" {
+		out.Clientid = libvirt.OptString{l.ClientID}
+	}
+	return out
+}
+
+func (d *Daemon) networkListAllPorts(_ context.Context, _ *rpc.Call, a *libvirt.NetworkListAllPortsArgs) (*libvirt.NetworkListAllPortsRet, error) {
+	if err := noFlags(a.Flags, "virNetworkListAllPorts"); err != nil {
+		return nil, err
+	}
+	n, err := d.network(a.OptNetwork)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := n.Ports()
+	if err != nil {
+		return nil, err
+	}
+	ret := &libvirt.NetworkListAllPortsRet{Ret: uint32(len(ports))}
+	if a.NeedResults != 0 {
+		for _, p := range ports {
+			ret.Ports = append(ret.Ports, libvirt.NetworkPort{Net: wireNetwork(n), UUID: libvirt.UUID(p.UUID)})
+		}
+	}
+	return ret, nil
+}
+
+// port finds the port that a call is about.
+func (d *Daemon) port(ref libvirt.Network, id libvirt.UUID) (*network.Network, *network.Port, error) {
+	n, err := d.network(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := n.Port(uuid.UUID(id))
+	return n, p, err
+}
+
+func (d *Daemon) networkPortLookupByUUID(_ context.Context, _ *rpc.Call, a *libvirt.NetworkPortLookupByUUIDArgs) (*libvirt.NetworkPortLookupByUUIDRet, error) {
+	n, p, err := d.port(a.OptNetwork, a.UUID)
+	if err != nil {
+		return nil, err
+	}
+	return &libvirt.NetworkPortLookupByUUIDRet{Port: libvirt.NetworkPort{Net: wireNetwork(n), UUID: libvirt.UUID(p.UUID)}}, nil
+}
+
+func (d *Daemon) networkPortGetXMLDesc(_ context.Context, _ *rpc.Call, a *libvirt.NetworkPortGetXMLDescArgs) (*libvirt.NetworkPortGetXMLDescRet, error) {
+	if err := noFlags(a.Flags, "virNetworkPortGetXMLDesc"); err != nil {
+		return nil, err
+	}
+	_, p, err := d.port(a.Port.Net, a.Port.UUID)
+	if err != nil {
+		return nil, err
+	}
+	return &libvirt.NetworkPortGetXMLDescRet{XML: p.XML()}, nil
+}
+
+// leasedAddresses answers where a domain's interfaces are by what their networks lease.
+func (d *Daemon) leasedAddresses(nics []manager.Interface) []libvirt.DomainInterface {
+	var out []libvirt.DomainInterface
+	if d.cfg.Networks == nil {
+		return nil
+	}
+	for _, nic := range nics {
+		n, err := d.cfg.Networks.LookupByName(nic.Network)
+		if nic.Network == "" || err != nil {
+			continue
+		}
+		leases, err := n.Leases()
+		if err != nil {
+			d.log.Warn("the leases of a network cannot be read", "network", nic.Network, "error", err)
+			continue
+		}
+		row := libvirt.DomainInterface{Name: nic.Host, Hwaddr: libvirt.OptString{nic.MAC}}
+		for _, l := range leases {
+			if strings.EqualFold(l.MAC, nic.MAC) {
+				row.Addrs = append(row.Addrs, wireAddress(l.IP, l.Bits))
+			}
+		}
+		if len(row.Addrs) > 0 {
+			out = append(out, row)
+		}
+	}
+	return out
+}
+
+func wireAddress(a netip.Addr, bits int) libvirt.DomainIPAddr {
+	ip := libvirt.DomainIPAddr{Type: addressIPv4, Addr: a.String(), Prefix: uint32(bits)}
+	if a.Is6() {
+		ip.Type = addressIPv6
+	}
+	return ip
+}

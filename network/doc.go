@@ -1,0 +1,13 @@
+// Package network manages virtual networks: their definitions, which survive kill -9 and power cuts as those of domains do,
+// their active state, which the next virtd finds again, and the ports that running domains have on them.
+//
+// A network of forward mode nat, route, open, or none (isolated) has a Linux bridge of its own with the host's addresses on
+// it (package bridge), rules in one nftables table (package firewall), and a child process that leases addresses and answers
+// DNS (package services). One of mode bridge lends its ports an existing bridge and does nothing else. What starting a
+// network does to the host goes through the Host interface, so that the manager is tested without one.
+//
+// Left out: forward modes private, vepa, passthrough and hostdev, QoS, VLANs and virtual ports, which are refused, and the
+// wire protocol (package daemon).
+//
+// Start reading at Manager, then Network, then definition.
+package network

@@ -1,0 +1,127 @@
+package network
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/google/uuid"
+
+	"virtd/network/dhcp"
+	"virtd/network/dns"
+)
+
+// Host is what networks do to the host that they are on. The manager calls everything but Leases one at a time. Local is the
+// real one; networktest has a fake.
+type Host interface {
+	// LinkExists reports whether the host has a network link of that name.
+	LinkExists(name string) (bool, error)
+	// Routes returns the subnets that the host reaches, other than by default routes.
+	Routes() ([]HostRoute, error)
+
+	// Up makes the network's bridge with its addresses and routes. What is there already is completed.
+	Up(s Spec) error
+	// Down removes the bridge. One that is gone is no error.
+	Down(s Spec) error
+	// Filter replaces the rules of all networks by those of the given ones, in one step.
+	Filter(list []Spec) error
+	// Serve starts what leases addresses and answers DNS on the network, or tells it of a change.
+	Serve(s Spec) error
+	// StopServing ends it.
+	StopServing(id uuid.UUID) error
+	// Plug makes a tap a port of a bridge.
+	Plug(bridge, tap string, isolated bool) error
+	// Leases returns the leases of a network that is being served.
+	Leases(id uuid.UUID) ([]dhcp.Lease, error)
+	// ForgetLeases removes what is stored of a network's leases.
+	ForgetLeases(id uuid.UUID) error
+}
+
+// HostRoute is a subnet that the host reaches through a link.
+type HostRoute struct {
+	Prefix netip.Prefix
+	Link   string
+}
+
+// Spec is a network as the host has to have it.
+type Spec struct {
+	UUID uuid.UUID
+	Name string
+	Mode Mode
+
+	Bridge     string
+	STP        bool
+	Delay      int // seconds
+	MTU        int // bytes; 0: the kernel's
+	MAC        net.HardwareAddr
+	Addresses  []netip.Prefix // of the host on the bridge, with the subnets' lengths
+	Routes     []SpecRoute
+	Device     string // forward through this link of the host only; "" for any
+	NATIPv6    bool
+	NATSources [2]netip.Addr // translate to these; invalid: to the address of the link that a packet leaves by
+	NATPorts   [2]uint16
+
+	DHCP []dhcp.Config
+	DNS  *dns.Config // nil: not served
+	RA   []netip.Prefix
+	IPv6 bool // guests may speak IPv6 with each other although the network has no IPv6 address
+}
+
+// SpecRoute is a route through a guest.
+type SpecRoute struct {
+	To      netip.Prefix
+	Gateway netip.Addr
+	Metric  int // 0: the kernel's
+}
+
+// spec is the definition as the host has to have it.
+func (d *definition) spec() Spec {
+	s := Spec{
+		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac,
+		Device: d.forward.dev, NATIPv6: d.forward.ipv6, NATSources: d.forward.sources, NATPorts: d.forward.ports,
+		IPv6: d.doc.Root.Attr("ipv6") == "yes",
+	}
+	for _, r := range d.routes {
+		s.Routes = append(s.Routes, SpecRoute{r.to, r.gateway, r.metric})
+	}
+	if !d.dns.off && len(d.ips) > 0 {
+		s.DNS = d.resolver()
+	}
+	for _, ip := range d.ips {
+		s.Addresses = append(s.Addresses, ip.prefix)
+		if ip.prefix.Addr().Is6() && ip.prefix.Bits() == 64 {
+			s.RA = append(s.RA, ip.prefix)
+		}
+		if ip.dhcp != nil {
+			s.DHCP = append(s.DHCP, dhcp.Config{
+				Server: ip.prefix, Ranges: ip.dhcp.ranges, Hosts: ip.dhcp.hosts, Domain: d.domain, Router: d.forward.mode != ModeIsolated,
+				Resolver: s.DNS != nil, MTU: d.mtu, BootFile: ip.dhcp.bootFile, BootServer: ip.dhcp.bootServer,
+			})
+		}
+	}
+	return s
+}
+
+// resolver is what the network's resolver knows. An isolated network asks nobody else, as in libvirt: its guests shall not
+// reach anything through the host.
+func (d *definition) resolver() *dns.Config {
+	c := &dns.Config{
+		Domain: d.domain, LocalOnly: d.localOnly, NoPlainNames: d.dns.noPlain, Hosts: d.dns.hosts, TXT: d.dns.txt, SRV: d.dns.srv,
+		Forwarders: d.dns.forwarders, NoResolv: d.forward.mode == ModeIsolated,
+	}
+	for _, ip := range d.ips {
+		if ip.dhcp == nil {
+			continue
+		}
+		for _, h := range ip.dhcp.hosts {
+			if h.Name != "" && h.IP.IsValid() {
+				c.Hosts = append(c.Hosts[:len(c.Hosts):len(c.Hosts)], dns.Host{IP: h.IP, Names: []string{h.Name}})
+			}
+		}
+	}
+	for _, f := range d.dns.forwarders {
+		if f.Domain == "" && f.Addr.IsValid() { // somebody is named for everything
+			c.NoResolv = true
+		}
+	}
+	return c
+}

@@ -1,0 +1,210 @@
+package networktest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"virtd/network"
+	"virtd/network/dhcp"
+)
+
+// Fake keeps what networks do to a host in memory. The zero value is a host with nothing on it. Safe for concurrent use.
+type Fake struct {
+	mu     sync.Mutex
+	links  map[string]bool
+	routes []network.HostRoute
+	up     map[string]network.Spec // by bridge
+	served map[uuid.UUID]network.Spec
+	filter []string
+	plugs  []string
+	leases map[uuid.UUID][]dhcp.Lease
+
+	// Fail, when set, is asked before each call with the method's and the network's name; an error is returned as is.
+	Fail func(method, name string) error
+}
+
+var _ network.Host = (*Fake)(nil)
+
+// AddLink gives the host a link, and AddRoute a subnet that it reaches.
+func (f *Fake) AddLink(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.addLink(name)
+}
+
+func (f *Fake) addLink(name string) {
+	if f.links == nil {
+		f.links = map[string]bool{}
+	}
+	f.links[name] = true
+}
+
+// AddRoute gives the host a subnet that it reaches.
+func (f *Fake) AddRoute(r network.HostRoute) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.routes = append(f.routes, r)
+}
+
+// SetLeases says what guests of a network have.
+func (f *Fake) SetLeases(id uuid.UUID, leases []dhcp.Lease) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.leases == nil {
+		f.leases = map[uuid.UUID][]dhcp.Lease{}
+	}
+	f.leases[id] = leases
+}
+
+// State tells what is on the host, one thing a line: bridges, served networks, names of filtered ones, plugged taps.
+func (f *Fake) State() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, s := range f.up {
+		out = append(out, fmt.Sprintf("bridge %s %v", s.Bridge, s.Addresses))
+	}
+	for _, s := range f.served {
+		out = append(out, "serves "+s.Name)
+	}
+	for _, name := range f.filter {
+		out = append(out, "filters "+name)
+	}
+	out = append(out, f.plugs...)
+	slices.Sort(out)
+	return out
+}
+
+// Served returns the spec by which a network is served.
+func (f *Fake) Served(id uuid.UUID) (network.Spec, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.served[id]
+	return s, ok
+}
+
+func (f *Fake) enter(method, name string) error {
+	f.mu.Lock()
+	if f.Fail != nil {
+		return f.Fail(method, name)
+	}
+	return nil
+}
+
+// LinkExists implements network.Host.
+func (f *Fake) LinkExists(name string) (bool, error) {
+	err := f.enter("LinkExists", name)
+	defer f.mu.Unlock()
+	return f.links[name], err
+}
+
+// Routes implements network.Host.
+func (f *Fake) Routes() ([]network.HostRoute, error) {
+	err := f.enter("Routes", "")
+	defer f.mu.Unlock()
+	out := slices.Clone(f.routes)
+	for _, bridge := range slices.Sorted(maps.Keys(f.up)) {
+		for _, a := range f.up[bridge].Addresses {
+			out = append(out, network.HostRoute{Prefix: a.Masked(), Link: bridge})
+		}
+	}
+	return out, err
+}
+
+// Up implements network.Host.
+func (f *Fake) Up(s network.Spec) error {
+	err := f.enter("Up", s.Name)
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if f.up == nil {
+		f.up = map[string]network.Spec{}
+	}
+	f.up[s.Bridge] = s
+	f.addLink(s.Bridge)
+	return nil
+}
+
+// Down implements network.Host.
+func (f *Fake) Down(s network.Spec) error {
+	err := f.enter("Down", s.Name)
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	delete(f.up, s.Bridge)
+	delete(f.links, s.Bridge)
+	f.plugs = slices.DeleteFunc(f.plugs, func(p string) bool { return p[:len(s.Bridge)] == s.Bridge })
+	return nil
+}
+
+// Filter implements network.Host.
+func (f *Fake) Filter(list []network.Spec) error {
+	err := f.enter("Filter", "")
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	f.filter = nil
+	for _, s := range list {
+		f.filter = append(f.filter, s.Name)
+	}
+	return nil
+}
+
+// Serve implements network.Host.
+func (f *Fake) Serve(s network.Spec) error {
+	err := f.enter("Serve", s.Name)
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if f.served == nil {
+		f.served = map[uuid.UUID]network.Spec{}
+	}
+	f.served[s.UUID] = s
+	return nil
+}
+
+// StopServing implements network.Host.
+func (f *Fake) StopServing(id uuid.UUID) error {
+	err := f.enter("StopServing", "")
+	defer f.mu.Unlock()
+	delete(f.served, id)
+	return err
+}
+
+// Plug implements network.Host.
+func (f *Fake) Plug(bridge, tap string, isolated bool) error {
+	err := f.enter("Plug", tap)
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	line := bridge + " has " + tap
+	if isolated {
+		line += " isolated"
+	}
+	f.plugs = append(f.plugs, line)
+	return nil
+}
+
+// Leases implements network.Host.
+func (f *Fake) Leases(id uuid.UUID) ([]dhcp.Lease, error) {
+	err := f.enter("Leases", "")
+	defer f.mu.Unlock()
+	return slices.Clone(f.leases[id]), err
+}
+
+// ForgetLeases implements network.Host.
+func (f *Fake) ForgetLeases(id uuid.UUID) error {
+	err := f.enter("ForgetLeases", "")
+	defer f.mu.Unlock()
+	delete(f.leases, id)
+	return err
+}

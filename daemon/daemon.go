@@ -33,6 +33,7 @@ type Config struct {
 	Storage   *storage.Manager                       // nil: no procedures for storage
 	Node      *nodeinfo.Node                         // nil: this host
 	Devices   *nodedev.Manager                       // the host's devices; nil: not supported
+	Hostdevs  *nodedev.Hostdevs                      // takes them from the host and gives them back; nil: not supported
 	CPU       domain.HostCPU                         // what host-model is here; nil: not told
 	Emulator  string                                 // the engine's path, for capabilities and <emulator>
 	URI       string                                 // qemu:///system or qemu:///session
@@ -99,6 +100,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerConnect(reg)
 	d.registerHost(reg)
 	d.registerNodeDevices(reg)
+	d.registerHostdevs(reg)
 	d.registerDomains(reg)
 	d.registerLifecycle(reg)
 	d.registerDefinition(reg)

@@ -35,6 +35,7 @@ type Config struct {
 	Networks  *network.Manager                       // nil: there are none, and no procedures to make any
 	Node      *nodeinfo.Node                         // nil: this host
 	Devices   *nodedev.Manager                       // the host's devices; nil: not supported
+	Hostdevs  *nodedev.Hostdevs                      // takes them from the host and gives them back; nil: not supported
 	CPU       domain.HostCPU                         // what host-model is here; nil: not told
 	Emulator  string                                 // the engine's path, for capabilities and <emulator>
 	URI       string                                 // qemu:///system or qemu:///session
@@ -104,6 +105,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerConnect(reg)
 	d.registerHost(reg)
 	d.registerNodeDevices(reg)
+	d.registerHostdevs(reg)
 	d.registerDomains(reg)
 	d.registerLifecycle(reg)
 	d.registerSave(reg)

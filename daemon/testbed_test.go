@@ -114,7 +114,7 @@ func newTestbed(t testing.TB) *testbed {
 		t.Fatal(err)
 	}
 	d := daemon.New(daemon.Config{
-		Manager: b.mgr, Storage: b.pools, Networks: b.nets, Devices: devices, Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
+		Manager: b.mgr, Storage: b.pools, Networks: b.nets, Devices: devices, Hostdevs: b.hostdevs(t, log), Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
 		Neighbours: func(mac net.HardwareAddr) ([]netip.Addr, error) {
 			if mac.String() != "52:54:00:12:34:56" {
 				return nil, nil

@@ -14,8 +14,9 @@ const configSize = 256
 
 // The header types of PCI functions, without the bit for multifunction devices.
 const (
-	headerBridge  = 1
-	headerCardBus = 2
+	headerEndpoint = 0
+	headerBridge   = 1
+	headerCardBus  = 2
 )
 
 // headerType reads the kind of function from its configuration space; 0, an ordinary one, where that is not readable.

@@ -9,6 +9,9 @@ const ProgramPrivate = 0x76697274
 // These are the procedures of the private program.
 const (
 	PrivProcHostCheck = 1 // what this host can and cannot do for guests
+
+	// 20 to 39 are for devices of the host, see private_device.go.
+	PrivProcDeviceDetach = 20 // take a device from its driver, as virNodeDeviceDetachFlags does, or its whole IOMMU group
 )
 
 // PrivHostCheckArgs asks for the host's verdict. Flags must be 0.
@@ -29,9 +32,9 @@ type PrivHostCheckItem struct {
 	Remedy  string // what to do about it; empty when nothing
 }
 
-var privateProcs = []Procedure{
+var privateProcs = append(privateDeviceProcs, []Procedure{
 	{
 		Number: PrivProcHostCheck, Name: "HOST_CHECK", API: "virtdHostCheck", ReadOnly: true,
 		Args: typeOf[PrivHostCheckArgs](), Ret: typeOf[PrivHostCheckRet](),
 	},
-}
+}...)

@@ -8,7 +8,6 @@ import (
 
 	"virtd/release"
 	"virtd/rpc"
-	"virtd/rpc/client"
 )
 
 func hostCommands() []*cli.Command {
@@ -53,24 +52,8 @@ type checked struct {
 }
 
 func hostCheck(c *cli.Context) error {
-	t, err := connectionTarget(c)
-	if err != nil {
-		return err
-	}
-	if t.socket == "" {
-		return fmt.Errorf("host-check needs a local connection, not %s", t.uri.Redacted())
-	}
-	conn, err := t.dial()
-	if err != nil {
-		return err
-	}
-	rc := client.New(conn)
-	defer rc.Close()
-	if err := rc.Open(c.Context, string(t.name), true); err != nil {
-		return err
-	}
 	var ret rpc.PrivHostCheckRet
-	if err := rc.Call(c.Context, rpc.ProgramPrivate, rpc.PrivProcHostCheck, &rpc.PrivHostCheckArgs{}, &ret); err != nil {
+	if err := callPrivate(c, true, rpc.PrivProcHostCheck, &rpc.PrivHostCheckArgs{}, &ret); err != nil {
 		return fmt.Errorf("host-check (the daemon must be virtd): %w", err)
 	}
 	rows, failed := make([]checked, 0, len(ret.Items)), false
@@ -78,7 +61,7 @@ func hostCheck(c *cli.Context) error {
 		rows = append(rows, checked{i.Name, i.Verdict, i.Detail, i.Remedy})
 		failed = failed || i.Verdict == "fail"
 	}
-	err = emit(c, rows, func(w io.Writer) error {
+	err := emit(c, rows, func(w io.Writer) error {
 		for _, r := range rows {
 			fmt.Fprintf(w, "%-5s %-22s %s\n", r.Verdict, r.Name, r.Detail)
 			if r.Remedy != "" {

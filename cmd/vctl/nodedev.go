@@ -12,7 +12,7 @@ import (
 
 func nodedevCommands() []*cli.Command {
 	return []*cli.Command{{
-		Name: "nodedev", Category: "Host", Usage: "look at the host's devices",
+		Name: "nodedev", Category: "Host", Usage: "look at the host's devices, take them from the host and give them back",
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return fmt.Errorf("unknown command: 'nodedev %s'; vctl nodedev --help lists the commands", c.Args().First())
@@ -29,6 +29,9 @@ func nodedevCommands() []*cli.Command {
 				Action: withSession(nodedevList)},
 			{Name: "dumpxml", Usage: "print a device's XML", ArgsUsage: "DEVICE", Action: withDevice(nodedevDumpXML), BashComplete: completeDevices},
 			{Name: "info", Usage: "describe a device", ArgsUsage: "DEVICE", Action: withDevice(nodedevInfo), BashComplete: completeDevices},
+			nodedevDetachCommand(),
+			{Name: "reattach", Usage: "give a device back to its driver", ArgsUsage: "DEVICE", Action: withDevice(nodedevReattach), BashComplete: completeDevices},
+			{Name: "reset", Usage: "reset a device that no driver of the host has", ArgsUsage: "DEVICE", Action: withDevice(nodedevReset), BashComplete: completeDevices},
 		},
 	}}
 }

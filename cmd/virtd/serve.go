@@ -38,6 +38,7 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer lock.Close()
+	hostdevs := openHostdevs(cfg, log)
 	mgr, cpu, err := openManager(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -53,7 +54,7 @@ func serve(cfg config, log *slog.Logger) error {
 	}
 	defer pools.Close()
 	d := daemon.New(daemon.Config{
-		Manager: mgr, Storage: pools, Devices: devices, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
+		Manager: mgr, Storage: pools, Devices: devices, Hostdevs: hostdevs, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()

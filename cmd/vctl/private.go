@@ -1,0 +1,41 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"virtd/rpc"
+	"virtd/rpc/client"
+	"virtd/virterr"
+)
+
+// callPrivate calls a procedure of virtd's own program, which needs a local connection.
+func callPrivate(c *cli.Context, readOnly bool, procedure uint32, args, ret any) error {
+	t, err := connectionTarget(c)
+	if err != nil {
+		return err
+	}
+	if t.socket == "" {
+		return fmt.Errorf("this command needs a local connection, not %s", t.uri.Redacted())
+	}
+	conn, err := t.dial()
+	if err != nil {
+		return err
+	}
+	rc := client.New(conn)
+	defer rc.Close()
+	if err := rc.Open(c.Context, string(t.name), readOnly); err != nil {
+		return err
+	}
+	err = rc.Call(c.Context, rpc.ProgramPrivate, procedure, args, ret)
+	var remote *rpc.RemoteError
+	if errors.As(err, &remote) && remote.Code == virterr.RPC {
+		return fmt.Errorf("%w: %w", errNotVirtd, err)
+	}
+	return err
+}
+
+// errNotVirtd says that the daemon is another one, or older than this vctl.
+var errNotVirtd = errors.New("the daemon is not a virtd that has this command")

@@ -44,6 +44,12 @@ func (q *eventQueue) put(e guestEvent) {
 	}
 }
 
+func (q *eventQueue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.pending == nil
+}
+
 func (q *eventQueue) take() *guestEvent {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -84,6 +90,8 @@ func (m *Machine) control() {
 		case <-m.done:
 			return
 		case <-m.events.wake:
+		case <-m.ejects.wake:
+			m.finishEjects()
 		}
 		if e := m.events.take(); e != nil {
 			m.act(e)

@@ -51,6 +51,9 @@ func (d *Definition) Start(id int, host HostCPU) (*Definition, error) {
 	opts := d.opts
 	opts.Live, opts.Stored, opts.Validate = true, true, false
 	live, err := build(doc, opts)
+	if err == nil {
+		live, err = live.addSparePorts()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -129,10 +132,20 @@ func (d *Definition) XML(flags XMLFlags) string {
 func stripLive(root *xmltree.Node, ours bool) {
 	stripRun(root)
 	for _, dev := range root.Child("devices").Elements() {
-		for _, alias := range dev.All("alias") {
-			if !strings.HasPrefix(alias.Attr("name"), "ua-") {
-				alias.Remove()
-			}
+		stripGeneratedAliases(dev)
+	}
+}
+
+// stripLiveDevice is stripLive for one device.
+func stripLiveDevice(dev *xmltree.Node) {
+	stripGeneratedAliases(dev)
+	stripRunDevice(dev)
+}
+
+func stripGeneratedAliases(dev *xmltree.Node) {
+	for _, alias := range dev.All("alias") {
+		if !strings.HasPrefix(alias.Attr("name"), "ua-") {
+			alias.Remove()
 		}
 	}
 }
@@ -141,21 +154,26 @@ func stripLive(root *xmltree.Node, ours bool) {
 func stripRun(root *xmltree.Node) {
 	root.RemoveAttr("id")
 	for _, dev := range root.Child("devices").Elements() {
-		switch {
-		case dev.Is("disk"):
-			stripChain(dev)
-		case dev.Is("interface"):
-			stripPort(dev)
-			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
-				if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
-					target.Remove()
-				}
+		stripRunDevice(dev)
+	}
+}
+
+// stripRunDevice is stripRun for one device.
+func stripRunDevice(dev *xmltree.Node) {
+	switch {
+	case dev.Is("disk"):
+		stripChain(dev)
+	case dev.Is("interface"):
+		stripPort(dev)
+		if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
+			if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
+				target.Remove()
 			}
-		case dev.Is("serial"), dev.Is("console"), dev.Is("channel"), dev.Is("parallel"):
-			dev.RemoveAttr("tty")
-			if t := dev.Attr("type"); t == "pty" || t == "" {
-				dev.RemoveAll("source")
-			}
+		}
+	case dev.Is("serial"), dev.Is("console"), dev.Is("channel"), dev.Is("parallel"):
+		dev.RemoveAttr("tty")
+		if t := dev.Attr("type"); t == "pty" || t == "" {
+			dev.RemoveAll("source")
 		}
 	}
 }

@@ -41,6 +41,8 @@ type Domain struct {
 	saved      bool          // there is a managed save image
 	long       *longJob      // a save or dump under way
 	lastLong   *finishedLong // the one before
+	leaving    string        // alias of the device whose removal a job waits for
+	left       chan bool     // gets the guest's answer: gone or kept
 }
 
 // end is how the end of a life is told.

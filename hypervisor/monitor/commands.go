@@ -82,6 +82,9 @@ func queryCommands(*Server) (any, error) {
 	for name := range saveCommands {
 		out = append(out, entry{name})
 	}
+	for name := range fileCommands {
+		out = append(out, entry{name})
+	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out, nil
 }

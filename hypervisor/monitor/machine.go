@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 )
@@ -55,6 +56,12 @@ type Machine interface {
 	Dump(ctx context.Context, f *os.File, live bool) error
 	Job() Job
 	CancelJob()
+	// Attach gives the running machine the device that a fragment of hypervisor.Config describes. files are the
+	// descriptors it names; they are the machine's from then on, also when it fails. Detach asks the guest to let go of
+	// a device and does not wait: the event DEVICE_DELETED tells when it did. Devices lists the names of the devices.
+	Attach(device json.RawMessage, files map[string]int) error
+	Detach(id string) error
+	Devices() []string
 }
 
 // CPU is one vCPU.

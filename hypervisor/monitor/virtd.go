@@ -31,6 +31,8 @@ var virtdCommands = map[string]command{
 	"x-virtd-set-action":           virtdSetAction,
 	"x-virtd-job":                  plain(func(s *Server) (any, error) { return s.machine.Job(), nil }),
 	"x-virtd-job-cancel":           action(func(m Machine) error { m.CancelJob(); return nil }),
+	"x-virtd-detach":               virtdDetach,
+	"x-virtd-devices":              plain(func(s *Server) (any, error) { return append([]string{}, s.machine.Devices()...), nil }),
 }
 
 func hello(s *Server, args json.RawMessage) (any, error) {

@@ -7,14 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const greeting = `{"QMP":{"version":{"qemu":{"major":1}},"capabilities":[]}}` + "\n"
@@ -187,64 +183,4 @@ func FuzzEngine(f *testing.F) {
 		c.Close()
 		theirs.Close()
 	})
-}
-
-// TestExecuteFiles sends a descriptor over a real socket.
-func TestExecuteFiles(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "mon")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	got := make(chan error, 1)
-	go func() {
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			got <- err
-			return
-		}
-		defer conn.Close()
-		fmt.Fprint(conn, greeting)
-		buf, oob := make([]byte, 4096), make([]byte, 256)
-		conn.Read(buf)
-		fmt.Fprint(conn, `{"return":{},"id":"hello"}`+"\n")
-		n, oobn, _, _, err := conn.ReadMsgUnix(buf, oob)
-		if err != nil {
-			got <- err
-			return
-		}
-		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err != nil || len(messages) != 1 {
-			got <- fmt.Errorf("%d control messages with %q: %v", len(messages), buf[:n], err)
-			return
-		}
-		fds, err := unix.ParseUnixRights(&messages[0])
-		if err == nil && len(fds) == 1 {
-			_, err = unix.Write(fds[0], []byte("engine was here"))
-			unix.Close(fds[0])
-		}
-		fmt.Fprint(conn, `{"return":{"n":7},"id":"virtd-1"}`+"\n")
-		got <- err
-	}()
-	c, err := Dial(context.Background(), path, func(Event) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var result struct{ N int }
-	if err := c.ExecuteFiles(context.Background(), "x", map[string]int{"a": 1}, []*os.File{f}, &result); err != nil || result.N != 7 {
-		t.Fatalf("%v, %d", err, result.N)
-	}
-	if err := <-got; err != nil {
-		t.Fatal(err)
-	}
-	if text, _ := os.ReadFile(f.Name()); string(text) != "engine was here" {
-		t.Errorf("the file has %q", text)
-	}
 }

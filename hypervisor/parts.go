@@ -35,6 +35,7 @@ func (m *Machine) parts() ([]part, error) {
 		list = append(list, part{"pci/" + f.Address().String(), f.Save, f.Restore})
 	}
 	list = append(list,
+		part{"pci/hotplug", b.hotplug.Save, b.hotplug.Restore},
 		part{"chipset/pm", b.pm.Save, b.pm.Restore},
 		part{"chipset/rtc", b.rtc.Save, b.rtc.Restore},
 		part{"chipset/i8042", b.kbd.Save, b.kbd.Restore})

@@ -105,7 +105,8 @@ func TestLabSave(t *testing.T) {
 		return h
 	}
 	a := boot(t, configure())
-	a.shell()
+	a.Expect("LAB-GUEST: shell", 6*time.Minute)
+	a.Expect("# ", time.Minute)
 	a.run("modprobe -a virtio_blk virtio_net virtio_balloon virtio_console virtio_rng; sleep 1; ls /dev/vda")
 	for i := range 2 {
 		a.run(fmt.Sprintf("ip link set eth%d up; ip addr add 10.77.%d.2/24 dev eth%d || true; ping -c 2 -W 5 10.77.%d.1", i, i, i, i))

@@ -112,7 +112,7 @@ func (h *host) open() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.m, err = manager.New(manager.Config{Driver: drv, Store: st, Log: log})
+	h.m, err = manager.New(manager.Config{Driver: drv, Store: st, Log: log, SaveDir: filepath.Join(h.dir, "save")})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -409,6 +409,8 @@ func TestSaveRestore(t *testing.T) {
 	binary.LittleEndian.PutUint32(entry[8:], 0x41)
 	b.memory.Write(f.decoders[1].at+16, entry[:])
 	f.SetINTx(true)
+	f.msix.Vector(0).Signal() // masked: it waits
+	acts := 0
 	state, err := f.Save()
 	if err != nil {
 		t.Fatal(err)
@@ -416,9 +418,16 @@ func TestSaveRestore(t *testing.T) {
 
 	c := newBoard(t)
 	g, m := testFunction(t, c.controller, true)
+	g.OnAct(0, 4096, func(int, int) { acts++ })
 	c.Add(Address{Slot: 3}, g)
 	if err := g.Restore(state); err != nil {
 		t.Fatal(err)
+	}
+	if acts != 0 {
+		t.Error("a restore repeated what a write does")
+	}
+	if !m.Vector(0).Pending() || m.Vector(2).Pending() {
+		t.Error("the vector that was pending is not, or another is")
 	}
 	if again, _ := g.Save(); string(again) != string(state) {
 		t.Errorf("saved again differs:\n%s\n%s", state, again)

@@ -85,6 +85,7 @@ func New(cfg Config) *Daemon {
 		d.unsubscribe = append(d.unsubscribe, d.devices.Subscribe(d.deliverDevice))
 	}
 	if cfg.Storage != nil {
+		cfg.Storage.AskUsers(cfg.Manager.ImageUsers)
 		d.unsubscribe = append(d.unsubscribe, cfg.Storage.Subscribe(d.deliverPool))
 	}
 	if cfg.Networks != nil {

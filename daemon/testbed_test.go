@@ -281,7 +281,10 @@ func (b *testbed) writeXML(t testing.TB) {
 	b.write(t, "pool.xml", replace(poolXML, "POOL", filepath.Join(b.dir, "vms")))
 	b.write(t, "pool-logical.xml", "<pool type='logical'><name>vg</name><target><path>/dev/vg</path></target></pool>\n")
 	b.write(t, "vol.xml", "<volume><name>fromxml.img</name><capacity unit='MiB'>3</capacity><allocation>0</allocation></volume>\n")
-	b.write(t, "vol-qcow2.xml", "<volume><name>q.qcow2</name><capacity>1024</capacity><target><format type='qcow2'/></target></volume>\n")
+	b.write(t, "vol-qed.xml", "<volume><name>q.qed</name><capacity>1024</capacity><target><format type='qed'/></target></volume>\n")
+	b.write(t, "vol-qcow2.xml", "<volume><name>q.qcow2</name><capacity>1024</capacity><target><format type='qcow2'/><compat>0.10</compat></target></volume>\n")
+	b.write(t, "user.xml", "<domain type='kvm'><name>user</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices>"+
+		"<disk type='file'><driver name='qemu' type='qcow2'/><source file='"+filepath.Join(b.dir, "vms/top.qcow2")+"'/><target dev='vda' bus='virtio'/></disk></devices></domain>\n")
 	b.writeNetworks(t)
 	b.write(t, "data.bin", "0123456789abcdef")
 	b.write(t, "broken.xml", "<domain type='kvm'>\n  <name>broken\n</domain>\n")

@@ -20,7 +20,7 @@ const (
 	ResizeShrink   ResizeFlags = 4 // losing data is meant
 )
 
-// Resize changes a raw volume's capacity. With ResizeShrink and ResizeDelta the size is taken away.
+// Resize changes a volume's capacity; a qcow2 one's can only grow. With ResizeShrink and ResizeDelta the size is taken away.
 func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) error {
 	if extra := flags &^ (ResizeAllocate | ResizeDelta | ResizeShrink); extra != 0 {
 		return failure(virterr.InvalidArg, "unsupported flags (0x%x) in function virStorageVolResize", uint32(extra))
@@ -34,9 +34,6 @@ func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) erro
 	if err != nil {
 		return err
 	}
-	if im.format != "raw" {
-		return failure(virterr.ConfigUnsupported, "volume '%s' is %s: resizing is supported for raw volumes only so far", v.Name, im.format)
-	}
 	if flags&ResizeDelta != 0 {
 		size = add(im.capacity, size, flags&ResizeShrink != 0)
 	}
@@ -49,6 +46,9 @@ func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) erro
 		} else if size-im.capacity > info.Available {
 			return failure(virterr.OperationFailed, "Not enough space left in storage pool")
 		}
+	}
+	if im.format == formatQcow2 {
+		return v.resizeQcow2(size, flags)
 	}
 	return v.setSize(ctx, size, flags&ResizeAllocate != 0)
 }

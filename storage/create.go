@@ -3,9 +3,13 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"virtd/virterr"
@@ -21,19 +25,23 @@ const (
 	CreateValidate         CreateFlags = 4
 )
 
-// CreateVolume makes a raw volume of zeros. What its XML says is allocated is reserved on disk when it returns.
+// CreateVolume makes a volume of zeros, or one that shows its backing file. What its XML says of a raw volume is allocated
+// is reserved on disk when it returns.
 func (p *Pool) CreateVolume(ctx context.Context, text string, flags CreateFlags) (Volume, error) {
 	if flags&CreateReflink != 0 {
 		return Volume{}, failure(virterr.InvalidArg, "unsupported flags (0x%x) in function virStorageVolCreateXML", uint32(flags))
 	}
-	if err := flags.check("virStorageVolCreateXML"); err != nil {
-		return Volume{}, err
-	}
 	r, err := parseVolume(text, nil)
+	if err == nil {
+		err = flags.check("virStorageVolCreateXML", r.format)
+	}
 	if err != nil {
 		return Volume{}, err
 	}
-	return p.create(r, func(f *os.File) error {
+	return p.create(&r, func(f *os.File) error {
+		if r.format == formatQcow2 {
+			return r.makeQcow2(f, flags)
+		}
 		if err := extend(f, r.capacity); err != nil {
 			return err
 		}
@@ -41,11 +49,8 @@ func (p *Pool) CreateVolume(ctx context.Context, text string, flags CreateFlags)
 	})
 }
 
-// CloneVolume makes a raw volume that is a copy of another one, which may be in another pool.
+// CloneVolume makes a volume that is a copy of another one, which may be in another pool and of another format.
 func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags CreateFlags) (Volume, error) {
-	if err := flags.check("virStorageVolCreateXMLFrom"); err != nil {
-		return Volume{}, err
-	}
 	release, err := from.hold()
 	if err != nil {
 		return Volume{}, err
@@ -55,20 +60,22 @@ func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags 
 	if err != nil {
 		return Volume{}, err
 	}
-	if src.format != "raw" {
-		return Volume{}, failure(virterr.ConfigUnsupported, "volume '%s' is %s: copying is supported for raw volumes only so far",
-			from.Name, src.format)
-	}
 	r, err := parseVolume(text, &src)
+	if err == nil {
+		err = flags.check("virStorageVolCreateXMLFrom", r.format)
+	}
 	if err != nil {
 		return Volume{}, err
+	}
+	if src.format != formatRaw || r.format != formatRaw {
+		return p.convertVolume(ctx, r, from, src, flags)
 	}
 	in, err := openRegular(from.Path, os.O_RDONLY)
 	if err != nil {
 		return Volume{}, failure(virterr.SystemError, "cannot open '%s': %w", from.Path, cause(err))
 	}
 	defer in.Close()
-	return p.create(r, func(f *os.File) error {
+	return p.create(&r, func(f *os.File) error {
 		if flags&CreateReflink != 0 {
 			if err := unix.IoctlFileClone(int(f.Fd()), int(in.Fd())); err != nil {
 				return failure(virterr.SystemError, "failed to clone files from '%s': the pool's filesystem must be able to "+
@@ -88,51 +95,113 @@ func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags 
 	})
 }
 
-func (f CreateFlags) check(function string) error {
+// convertVolume is CloneVolume where not both are raw.
+func (p *Pool) convertVolume(ctx context.Context, r request, from Volume, src image, flags CreateFlags) (Volume, error) {
+	if flags&CreateReflink != 0 {
+		return Volume{}, failure(virterr.ConfigUnsupported, "volume '%s' is %s and '%s' shall be %s: blocks can be shared between raw volumes only",
+			from.Name, src.format, r.name, r.format)
+	}
+	if r.backing != "" && r.backing != src.backing {
+		return Volume{}, failure(virterr.InternalError, "a different backing store cannot be specified.")
+	}
+	c, err := openChain(from.Path, src.format, false)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer c.close()
+	return p.create(&r, func(f *os.File) error { return r.convert(ctx, f, c, flags) })
+}
+
+func (f CreateFlags) check(function, format string) error {
 	if extra := f &^ (CreatePreallocMetadata | CreateReflink | CreateValidate); extra != 0 {
 		return failure(virterr.InvalidArg, "unsupported flags (0x%x) in function %s", uint32(extra), function)
 	}
-	if f&CreatePreallocMetadata != 0 {
+	if f&CreatePreallocMetadata != 0 && format == formatRaw {
 		return failure(virterr.ConfigUnsupported, "metadata preallocation is not supported for raw volumes; give an allocation instead")
 	}
 	return nil
 }
 
-// create makes a volume's file, has it filled, and makes it durable. A file that cannot be finished is removed.
-func (p *Pool) create(r request, fill func(*os.File) error) (Volume, error) {
+// create makes a volume's file, has it filled, makes it durable, and gives it its name last: whatever happens in between, no
+// half volume stays.
+func (p *Pool) create(r *request, fill func(*os.File) error) (Volume, error) {
 	v, done, err := p.begin(r.name)
 	if err != nil {
 		return v, err
 	}
 	defer done()
-	// With O_EXCL the name is not followed if it is a link.
-	f, err := os.OpenFile(v.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if v.exists() {
+		return v, volumeExists(r.name)
+	}
+	if err := r.completeBacking(v.Path); err != nil {
+		return v, err
+	}
+	f, partial, err := openPartial(v)
+	if err != nil {
+		return v, failure(virterr.SystemError, "cannot create path '%s': %w", v.Path, cause(err))
+	}
+	defer func() {
+		f.Close()
+		if partial != "" {
+			_ = os.Remove(partial) // ours, or named finally by now
+		}
+	}()
+	if err := fill(f); err != nil {
+		return v, err
+	}
+	if err := own(f, v.Path, r.perms); err != nil {
+		return v, err
+	}
+	if err := f.Sync(); err != nil {
+		return v, failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, cause(err))
+	}
+	// A link, unlike a rename, replaces nothing.
+	if partial == "" {
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, v.Path, unix.AT_SYMLINK_FOLLOW)
+	} else {
+		err = unix.Renameat2(unix.AT_FDCWD, partial, unix.AT_FDCWD, v.Path, unix.RENAME_NOREPLACE)
+	}
 	if errors.Is(err, fs.ErrExist) && v.exists() {
 		return v, volumeExists(r.name)
 	}
 	if err != nil {
 		return v, failure(virterr.SystemError, "cannot create path '%s': %w", v.Path, cause(err))
 	}
-	err = fill(f)
+	return v, syncDir(dirOf(v.Path))
+}
+
+// partialPrefix begins the names of files that are being made, where the filesystem has no files without a name. They are
+// no volumes, and those of a virtd that was killed are removed when their pool starts.
+const partialPrefix = ".virtd-partial-"
+
+// openPartial makes the file of a volume to be. It has no name (partial is empty) where that can be.
+func openPartial(v Volume) (f *os.File, partial string, err error) {
+	fd, err := unix.Open(dirOf(v.Path), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err == nil {
-		err = own(f, v.Path, r.perms)
+		return os.NewFile(uintptr(fd), v.Path), "", nil
 	}
-	if err == nil {
-		if serr := f.Sync(); serr != nil {
-			err = failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, cause(serr))
-		}
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.ENOENT) {
+		return nil, "", err
 	}
-	if cerr := f.Close(); err == nil && cerr != nil {
-		err = failure(virterr.SystemError, "cannot close file '%s': %w", v.Path, cause(cerr))
+	partial = filepath.Join(dirOf(v.Path), partialPrefix+uuid.NewString())
+	if fd, err = unix.Open(partial, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600); err != nil {
+		return nil, "", err
 	}
-	if err == nil {
-		err = syncDir(dirOf(v.Path))
+	return os.NewFile(uintptr(fd), v.Path), partial, nil
+}
+
+// removePartials removes what a virtd that was killed left of volumes it made in a directory. Nobody makes any there now.
+func removePartials(dir string) error {
+	list, err := filepath.Glob(filepath.Join(escapeGlob(dir), partialPrefix+"*"))
+	for _, path := range list {
+		err = errors.Join(err, os.Remove(path))
 	}
-	if err != nil {
-		_ = os.Remove(v.Path) // ours: O_EXCL made it
-		return v, err
-	}
-	return v, nil
+	return err
+}
+
+// escapeGlob makes a path mean itself to filepath.Glob.
+func escapeGlob(path string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
 }
 
 // begin notes that a volume of that name is being made.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 
@@ -29,6 +30,9 @@ type Manager struct {
 	records *records
 	events  *bus
 
+	// imageUsers, see AskUsers; nil knows none.
+	imageUsers atomic.Pointer[func(path string) []string]
+
 	mu    sync.Mutex // guards what is below, and what Pool says it guards
 	pools map[uuid.UUID]*Pool
 }
@@ -46,8 +50,28 @@ func Open(cfg Config) (*Manager, error) {
 	if err := m.load(); err != nil {
 		return nil, err
 	}
+	for _, p := range m.pools {
+		if !p.active {
+			continue
+		}
+		if err := removePartials(p.def.target); err != nil {
+			m.log.Error("cannot remove unfinished volumes", "pool", p.def.name, "error", err)
+		}
+	}
 	m.events = newBus()
 	return m, nil
+}
+
+// AskUsers gives the manager what it asks before it changes or deletes a volume: which running domains use the file at
+// path, by name.
+func (m *Manager) AskUsers(users func(path string) []string) { m.imageUsers.Store(&users) }
+
+// users returns the running domains that use a file.
+func (m *Manager) users(path string) []string {
+	if ask := m.imageUsers.Load(); ask != nil {
+		return (*ask)(path)
+	}
+	return nil
 }
 
 func (m *Manager) load() error {

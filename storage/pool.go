@@ -127,7 +127,13 @@ func (d *definition) prepare(flags StartFlags) error {
 			return err
 		}
 	}
-	return d.usable()
+	if err := d.usable(); err != nil {
+		return err
+	}
+	if err := removePartials(d.target); err != nil {
+		return failure(virterr.SystemError, "cannot remove unfinished volumes from '%s': %w", d.target, cause(err))
+	}
+	return nil
 }
 
 // activate notes that the pool is active as d says; the manager's lock is held.

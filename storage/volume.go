@@ -38,7 +38,7 @@ func (p *Pool) Volumes() ([]Volume, error) {
 	}
 	var out []Volume
 	for _, e := range list {
-		if nameError(e.Name()) != nil {
+		if nameError(e.Name()) != nil || strings.HasPrefix(e.Name(), partialPrefix) {
 			continue
 		}
 		v := p.volume(d, e.Name())
@@ -194,7 +194,7 @@ func (v Volume) hold() (release func(), err error) {
 	}, nil
 }
 
-// claim is hold for a change that nobody else may be using the volume for.
+// claim is hold for a change that nobody else may be using the volume for, running domains included.
 func (v Volume) claim() (release func(), err error) {
 	release, err = v.hold()
 	if err != nil {
@@ -206,6 +206,11 @@ func (v Volume) claim() (release func(), err error) {
 	if used {
 		release()
 		return nil, failure(virterr.OperationInvalid, "volume '%s' is still in use.", v.Name)
+	}
+	if users := v.pool.m.users(v.Path); len(users) > 0 {
+		release()
+		return nil, failure(virterr.OperationInvalid, "volume '%s' is still in use by domain '%s'; shut it down or detach the disk first",
+			v.Name, strings.Join(users, "', '"))
 	}
 	return release, nil
 }

@@ -163,9 +163,9 @@ func TestClone(t *testing.T) {
 	wants(t, err, virterr.StorageVolExist, "'full' exists already")
 	_, err = p.CloneVolume(ctx, volumeXML("src", "1", "0"), src, 0)
 	wants(t, err, virterr.StorageVolExist, "'src' exists already")
-	ok(t, os.WriteFile(b.path("p/img"), qcow2(3, 1<<30, "", ""), 0o600))
+	ok(t, os.WriteFile(b.path("p/img"), qcow2Bytes(3, 1<<30, "", ""), 0o600))
 	_, err = p.CloneVolume(ctx, volumeXML("c", "1", "0"), must[Volume](t)(p.Volume("img")), 0)
-	wants(t, err, virterr.ConfigUnsupported, "volume 'img' is qcow2")
+	wants(t, err, virterr.OperationFailed, "corrupt image")
 	if _, err := p.CloneVolume(ctx, volumeXML("ref", "1", "0"), src, CreateReflink); err != nil {
 		wants(t, err, virterr.SystemError, "failed to clone files from '"+src.Path+"'")
 		if _, err := os.Lstat(b.path("p/ref")); err == nil {
@@ -198,8 +198,8 @@ func TestResize(t *testing.T) {
 	wants(t, v.Resize(ctx, 1<<63, 0), virterr.OperationFailed, "Not enough space left in storage pool")
 	wants(t, v.Resize(ctx, 1<<64-1, ResizeDelta), virterr.OperationFailed, "Not enough space left in storage pool")
 	wants(t, v.Resize(ctx, 1, 8), virterr.InvalidArg, "unsupported flags (0x8) in function virStorageVolResize")
-	ok(t, os.WriteFile(b.path("p/img"), qcow2(3, 1<<30, "", ""), 0o600))
-	wants(t, must[Volume](t)(p.Volume("img")).Resize(ctx, 1<<31, 0), virterr.ConfigUnsupported, "is qcow2")
+	ok(t, os.WriteFile(b.path("p/img"), qcow2Bytes(3, 1<<30, "", ""), 0o600))
+	wants(t, must[Volume](t)(p.Volume("img")).Resize(ctx, 1<<31, 0), virterr.OperationFailed, "corrupt image")
 }
 
 func TestWipeAndDelete(t *testing.T) {
@@ -276,7 +276,7 @@ func TestTransfer(t *testing.T) {
 }
 
 // qcow2 makes a header as QEMU writes it.
-func qcow2(version uint32, size uint64, backing, format string) []byte {
+func qcow2Bytes(version uint32, size uint64, backing, format string) []byte {
 	h := make([]byte, 4096)
 	be := binary.BigEndian
 	be.PutUint32(h, qcow2Magic)
@@ -304,7 +304,7 @@ func qcow2(version uint32, size uint64, backing, format string) []byte {
 
 func TestInspect(t *testing.T) {
 	dir := t.TempDir()
-	good := qcow2(3, 1<<40, "base.img", "raw")
+	good := qcow2Bytes(3, 1<<40, "base.img", "raw")
 	for name, tt := range map[string]struct {
 		data                         []byte
 		format, backing, backingType string
@@ -313,9 +313,9 @@ func TestInspect(t *testing.T) {
 		"raw":      {make([]byte, 5000), "raw", "", "", 5000},
 		"empty":    {nil, "raw", "", "", 0},
 		"v3":       {good, "qcow2", filepath.Join(dir, "base.img"), "raw", 1 << 40},
-		"v2":       {qcow2(2, 7, "/abs", ""), "qcow2", "/abs", "", 7},
-		"url":      {qcow2(2, 7, "nbd://host/x", ""), "qcow2", "nbd://host/x", "", 7},
-		"v9":       {qcow2(9, 7, "", ""), "raw", "", "", 4096},
+		"v2":       {qcow2Bytes(2, 7, "/abs", ""), "qcow2", "/abs", "", 7},
+		"url":      {qcow2Bytes(2, 7, "nbd://host/x", ""), "qcow2", "nbd://host/x", "", 7},
+		"v9":       {qcow2Bytes(9, 7, "", ""), "raw", "", "", 4096},
 		"short":    {good[:90], "raw", "", "", 90},
 		"cut":      {good[:2050], "qcow2", "", "", 1 << 40},
 		"clusters": {append(append([]byte{}, good[:20]...), append([]byte{0, 0, 0, 63}, good[24:]...)...), "raw", "", "", 4096},

@@ -7,6 +7,7 @@ import (
 
 	"virtd/domain"
 	"virtd/domain/xmltree"
+	"virtd/hypervisor/block/qcow2"
 	"virtd/virterr"
 )
 
@@ -19,6 +20,9 @@ type request struct {
 	capacity   uint64
 	allocation uint64 // not more than capacity; bytes to reserve on disk
 	perms      permissions
+	format     string         // raw or qcow2
+	qcow2      qcow2.Settings // of qcow2, but for Size
+	backing    string         // absolute path of qcow2's backing file, "" for none
 }
 
 // volumeWords is the vocabulary of a volume's document, as poolWords is that of a pool's. Words about formats that can hold
@@ -55,6 +59,9 @@ func parseVolume(text string, copyOf *image) (request, error) {
 	if err := checkVolumeTarget(root); err != nil {
 		return r, err
 	}
+	if err := r.readFormat(root); err != nil {
+		return r, err
+	}
 	if r.perms, err = readPermissions(root.Child("target", "permissions")); err != nil {
 		return r, err
 	}
@@ -63,7 +70,7 @@ func parseVolume(text string, copyOf *image) (request, error) {
 
 func (r *request) readSizes(root *xmltree.Node, copyOf *image) (err error) {
 	capacity := root.Child("capacity")
-	if capacity == nil && copyOf == nil {
+	if capacity == nil && copyOf == nil && r.backing == "" {
 		return malformed(root, "missing capacity element")
 	}
 	if capacity != nil {
@@ -87,16 +94,9 @@ func (r *request) readSizes(root *xmltree.Node, copyOf *image) (err error) {
 	return nil
 }
 
-// checkVolumeTarget refuses what a raw file cannot be.
+// checkVolumeTarget refuses what no file of ours can be.
 func checkVolumeTarget(root *xmltree.Node) error {
 	target := root.Child("target")
-	if f := target.Child("format"); f != nil && f.Attr("type") != "raw" && f.Attr("type") != "" {
-		return unsupported(f, "creating volumes of format '%s' is not supported yet; create a raw one, or put a finished "+
-			"file into the pool's directory", f.Attr("type"))
-	}
-	if b := root.Child("backingStore"); b != nil && b.Child("path").Trimmed() != "" {
-		return fromStorage(b.Errorf(virterr.NoSupport, "backing storage not supported for raw volumes"))
-	}
 	if e := target.Child("encryption"); e != nil {
 		return unsupported(e, "encrypted volumes are not supported; encrypt inside the guest, or the filesystem of the pool")
 	}

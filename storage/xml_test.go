@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"flag"
 	"fmt"
+	"math/bits"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,10 +86,23 @@ func TestVolumeGolden(t *testing.T) {
 			continue
 		}
 		v := Volume{Name: r.name, Path: "/pool/" + r.name}
-		im := image{format: "raw", capacity: r.capacity, allocation: r.allocation, physical: r.capacity}
+		im := image{format: r.format, capacity: r.capacity, allocation: r.allocation, physical: r.capacity}
 		im.stat.Mode = syscall.S_IFREG | uint32(r.perms.mode)&0o7777
 		if r.perms.mode < 0 {
 			im.stat.Mode = syscall.S_IFREG | defaultVolumeMode
+		}
+		if r.format == formatQcow2 {
+			im.qcow2 = &qcow2Header{version: uint32(r.qcow2.Version), clusterBits: 16}
+			if r.qcow2.ClusterSize != 0 {
+				im.qcow2.clusterBits = uint32(bits.TrailingZeros64(uint64(r.qcow2.ClusterSize)))
+			}
+			if r.qcow2.LazyRefcounts {
+				im.qcow2.compatible = qcow2LazyRefcounts
+			}
+			if r.qcow2.ExtendedL2 {
+				im.qcow2.incompatible = qcow2ExtendedL2
+			}
+			im.backing, im.backingType = r.backing, r.qcow2.BackingFormat
 		}
 		im.stat.Mtim.Sec, im.stat.Mtim.Nsec = 1700000000, 5
 		golden(t, base+".golden.xml", v.xml(im))
@@ -169,8 +183,8 @@ func FuzzVolumeXML(f *testing.F) {
 }
 
 func FuzzInspect(f *testing.F) {
-	f.Add(qcow2(3, 1<<40, "base.img", "raw"))
-	f.Add(qcow2(2, 7, "/abs", ""))
+	f.Add(qcow2Bytes(3, 1<<40, "base.img", "raw"))
+	f.Add(qcow2Bytes(2, 7, "/abs", ""))
 	f.Add([]byte{})
 	path := filepath.Join(f.TempDir(), "image")
 	f.Fuzz(func(t *testing.T, data []byte) {

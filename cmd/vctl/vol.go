@@ -22,9 +22,16 @@ func volCommands() []*cli.Command {
 		Description: "VOLUME is a name in the pool that --pool names, or an absolute path.", Action: group, HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list a pool's volumes", Flags: []cli.Flag{pool}, Action: withSession(volList)},
-			{Name: "create", Usage: "create a raw volume of zeros", ArgsUsage: "NAME SIZE",
-				Flags:  []cli.Flag{pool, &cli.BoolFlag{Name: "allocate", Usage: "reserve its space on disk now"}},
+			{Name: "create", Usage: "create a volume of zeros, or one over a backing image", ArgsUsage: "NAME SIZE",
+				Description: "With --backing the size may be left out; it is the backing image's then.",
+				Flags: []cli.Flag{pool, &cli.BoolFlag{Name: "allocate", Usage: "reserve its space on disk now (raw)"},
+					&cli.StringFlag{Name: "format", Usage: "raw or qcow2", Value: "raw"},
+					&cli.StringFlag{Name: "backing", Usage: "show this `VOLUME` or file where nothing was written (qcow2)"},
+					&cli.StringFlag{Name: "backing-format", Usage: "what the backing image is: raw or qcow2"}},
 				Action: volCreate},
+			{Name: "clone", Usage: "copy a volume, into another format if asked for", ArgsUsage: "VOLUME NAME",
+				Flags:  []cli.Flag{pool, &cli.StringFlag{Name: "format", Usage: "raw or qcow2", Value: "raw"}},
+				Action: withVolume(volClone)},
 			{Name: "info", Usage: "describe a volume", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volInfo)},
 			{Name: "dumpxml", Usage: "print a volume's XML", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volDumpXML)},
 			{Name: "delete", Usage: "delete a volume and its data", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volDelete)},
@@ -113,29 +120,78 @@ func volList(c *cli.Context, s *session) error {
 }
 
 func volCreate(c *cli.Context) error {
-	if c.NArg() != 2 {
+	backing := c.String("backing")
+	if c.NArg() != 2 && (c.NArg() != 1 || backing == "") {
 		return errors.New("command 'vol create' requires <name> and <size>; see vctl vol create --help")
 	}
 	name := c.Args().First()
-	size, err := parseSize(c.Args().Get(1))
-	if err != nil {
-		return err
+	size := uint64(0)
+	if c.NArg() == 2 {
+		var err error
+		if size, err = parseSize(c.Args().Get(1)); err != nil {
+			return err
+		}
+	}
+	if backing != "" && c.String("backing-format") == "" {
+		return errors.New("--backing needs --backing-format raw or qcow2: what an image is, is not guessed from its contents")
 	}
 	return withSession(func(c *cli.Context, s *session) error {
 		p, err := s.pool(c.String("pool"))
 		if err != nil {
 			return err
 		}
+		text := &strings.Builder{}
+		fmt.Fprintf(text, "<volume><name>%s</name>", escape(name))
+		if c.NArg() == 2 {
+			fmt.Fprintf(text, "<capacity>%d</capacity>", size)
+		}
 		allocation := uint64(0)
 		if c.Bool("allocate") {
 			allocation = size
 		}
-		text := fmt.Sprintf("<volume><name>%s</name><capacity>%d</capacity><allocation>%d</allocation></volume>", escape(name), size, allocation)
-		if _, err := s.StorageVolCreateXML(p, text, 0); err != nil {
+		fmt.Fprintf(text, "<allocation>%d</allocation><target><format type='%s'/></target>", allocation, escape(c.String("format")))
+		if backing != "" {
+			path, err := s.backingPath(c, backing)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(text, "<backingStore><path>%s</path><format type='%s'/></backingStore>", escape(path), escape(c.String("backing-format")))
+		}
+		text.WriteString("</volume>")
+		if _, err := s.StorageVolCreateXML(p, text.String(), 0); err != nil {
 			return fmt.Errorf("failed to create volume '%s': %w", name, err)
 		}
 		return done(c, "Volume '%s' created in pool '%s'", name, p.Name)
 	})(c)
+}
+
+// backingPath is the path of a backing image, which is given by path or as a volume's name.
+func (s *session) backingPath(c *cli.Context, arg string) (string, error) {
+	if strings.HasPrefix(arg, "/") {
+		return arg, nil
+	}
+	v, err := s.volume(c, arg)
+	if err != nil {
+		return "", fmt.Errorf("failed to get backing volume '%s': %w", arg, err)
+	}
+	return s.StorageVolGetPath(v)
+}
+
+func volClone(c *cli.Context, s *session, v libvirt.StorageVol) error {
+	if c.NArg() != 2 {
+		return errors.New("command 'vol clone' requires <volume> and <name>; see vctl vol clone --help")
+	}
+	name := c.Args().Get(1)
+	p, err := s.pool(v.Pool)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("<volume><name>%s</name><allocation>0</allocation><target><format type='%s'/></target></volume>",
+		escape(name), escape(c.String("format")))
+	if _, err := s.StorageVolCreateXMLFrom(p, text, v, 0); err != nil {
+		return fmt.Errorf("failed to copy volume '%s': %w", v.Name, err)
+	}
+	return done(c, "Volume '%s' created in pool '%s'", name, p.Name)
 }
 
 // escape makes text fit for XML.

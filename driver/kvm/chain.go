@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -120,19 +118,11 @@ func backingOf(f *os.File, path string) (domain.BackingImage, error) {
 			"(See https://libvirt.org/kbase/backing_chains.html for troubleshooting)", name, path)
 	case h.BackingFormat != "raw" && h.BackingFormat != "qcow2":
 		return next, virterr.New(virterr.ConfigUnsupported, "backing image '%s' of image '%s' has format '%s'; there are 'raw' and 'qcow2'", name, path, h.BackingFormat)
-	case filepath.IsAbs(name):
-	case isProtocol(name):
-		return next, virterr.New(virterr.ConfigUnsupported, "backing image '%s' of image '%s' is not a file's name; there are files and block devices", name, path)
-	default:
-		next.Path = filepath.Join(filepath.Dir(path), name)
+	}
+	if next.Path, err = h.BackingPath(path); err != nil {
+		return next, virterr.New(virterr.ConfigUnsupported, "cannot use image '%s': %w", path, err)
 	}
 	return next, nil
-}
-
-// isProtocol tells names like nbd://host or json:{} from those of files, as QEMU does.
-func isProtocol(name string) bool {
-	scheme, _, ok := strings.Cut(name, ":")
-	return ok && !strings.Contains(scheme, "/")
 }
 
 // openBacking opens and locks a backing image of the image at parent. One that was seen goes in a circle.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
@@ -339,4 +340,17 @@ func (h *Header) encode() ([]byte, error) {
 		copy(b[at:], h.BackingFile)
 	}
 	return b, nil
+}
+
+// BackingPath is the path of the backing file of an image at path: names in headers are relative to it. "" is none. Names
+// that are not a file's, such as nbd://host/export, are an UnsupportedError.
+func (h *Header) BackingPath(path string) (string, error) {
+	name := h.BackingFile
+	if scheme, _, ok := strings.Cut(name, ":"); ok && !strings.Contains(scheme, "/") {
+		return "", &UnsupportedError{fmt.Sprintf("the backing file '%s', which is not a file's name", name)}
+	}
+	if name == "" || filepath.IsAbs(name) {
+		return name, nil
+	}
+	return filepath.Join(filepath.Dir(path), name), nil
 }

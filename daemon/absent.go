@@ -10,18 +10,13 @@ import (
 	"virtd/virterr"
 )
 
-// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: virtual networks, secrets and
-// filters. That none exist is the truth, and clients start with these lists. What every host has, such as its interfaces, is
-// not answered for: an empty list of them would be a lie.
+// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: virtual networks and filters. That none exist is the truth, and clients start with these lists.
 func (d *Daemon) registerAbsent(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectListAllNetworks, empty[libvirt.ConnectListAllNetworksArgs, libvirt.ConnectListAllNetworksRet])
 	on(reg, rpc.ProcConnectNumOfNetworks, empty[none, libvirt.ConnectNumOfNetworksRet])
 	on(reg, rpc.ProcConnectListNetworks, empty[libvirt.ConnectListNetworksArgs, libvirt.ConnectListNetworksRet])
 	on(reg, rpc.ProcConnectNumOfDefinedNetworks, empty[none, libvirt.ConnectNumOfDefinedNetworksRet])
 	on(reg, rpc.ProcConnectListDefinedNetworks, empty[libvirt.ConnectListDefinedNetworksArgs, libvirt.ConnectListDefinedNetworksRet])
-	on(reg, rpc.ProcConnectListAllSecrets, empty[libvirt.ConnectListAllSecretsArgs, libvirt.ConnectListAllSecretsRet])
-	on(reg, rpc.ProcConnectNumOfSecrets, empty[none, libvirt.ConnectNumOfSecretsRet])
-	on(reg, rpc.ProcConnectListSecrets, empty[libvirt.ConnectListSecretsArgs, libvirt.ConnectListSecretsRet])
 	on(reg, rpc.ProcConnectListAllNwfilters, empty[libvirt.ConnectListAllNwfiltersArgs, libvirt.ConnectListAllNwfiltersRet])
 	on(reg, rpc.ProcConnectNumOfNwfilters, empty[none, libvirt.ConnectNumOfNwfiltersRet])
 	on(reg, rpc.ProcConnectListNwfilters, empty[libvirt.ConnectListNwfiltersArgs, libvirt.ConnectListNwfiltersRet])
@@ -33,11 +28,14 @@ func (d *Daemon) registerAbsent(reg *rpc.Registry) {
 	on(reg, rpc.ProcNetworkLookupByUUID, missing[libvirt.NetworkLookupByUUIDArgs, libvirt.NetworkLookupByUUIDRet](func(a *libvirt.NetworkLookupByUUIDArgs) error {
 		return virterr.NewFrom(virterr.FromNetwork, virterr.NoNetwork, "no network with matching uuid '%s'", uuid.UUID(a.UUID))
 	}))
-	on(reg, rpc.ProcSecretLookupByUUID, missing[libvirt.SecretLookupByUUIDArgs, libvirt.SecretLookupByUUIDRet](func(a *libvirt.SecretLookupByUUIDArgs) error {
-		return virterr.NewFrom(virterr.FromSecret, virterr.NoSecret, "no secret with matching uuid '%s'", uuid.UUID(a.UUID))
+	on(reg, rpc.ProcNwfilterLookupByName, missing[libvirt.NwfilterLookupByNameArgs, libvirt.NwfilterLookupByNameRet](func(a *libvirt.NwfilterLookupByNameArgs) error {
+		return virterr.NewFrom(virterr.FromNWFilter, virterr.NoNWFilter, "no nwfilter with matching name '%s'", a.Name)
 	}))
-	on(reg, rpc.ProcSecretLookupByUsage, missing[libvirt.SecretLookupByUsageArgs, libvirt.SecretLookupByUsageRet](func(a *libvirt.SecretLookupByUsageArgs) error {
-		return virterr.NewFrom(virterr.FromSecret, virterr.NoSecret, "no secret with matching usage '%s'", a.UsageID)
+	on(reg, rpc.ProcNwfilterLookupByUUID, missing[libvirt.NwfilterLookupByUUIDArgs, libvirt.NwfilterLookupByUUIDRet](func(a *libvirt.NwfilterLookupByUUIDArgs) error {
+		return virterr.NewFrom(virterr.FromNWFilter, virterr.NoNWFilter, "no nwfilter with matching uuid '%s'", uuid.UUID(a.UUID))
+	}))
+	on(reg, rpc.ProcNwfilterBindingLookupByPortDev, missing[libvirt.NwfilterBindingLookupByPortDevArgs, libvirt.NwfilterBindingLookupByPortDevRet](func(a *libvirt.NwfilterBindingLookupByPortDevArgs) error {
+		return virterr.NewFrom(virterr.FromNWFilter, virterr.NoNWFilterBinding, "no nwfilter binding for port dev '%s'", a.Name)
 	}))
 }
 

@@ -14,8 +14,10 @@ import (
 	"virtd/domain"
 	"virtd/domain/manager"
 	"virtd/hostcheck"
+	"virtd/network/hostif"
 	"virtd/nodedev"
 	"virtd/rpc"
+	"virtd/secret"
 	"virtd/storage"
 	"virtd/virterr"
 )
@@ -29,15 +31,18 @@ const (
 
 // Config is what a Daemon works with.
 type Config struct {
-	Manager   *manager.Manager
-	Storage   *storage.Manager                       // nil: no procedures for storage
-	Node      *nodeinfo.Node                         // nil: this host
-	Devices   *nodedev.Manager                       // the host's devices; nil: not supported
-	CPU       domain.HostCPU                         // what host-model is here; nil: not told
-	Emulator  string                                 // the engine's path, for capabilities and <emulator>
-	URI       string                                 // qemu:///system or qemu:///session
-	HostCheck func(context.Context) hostcheck.Report // nil: HOST_CHECK is not supported
-	Log       *slog.Logger                           // nil: slog.Default
+	Manager  *manager.Manager
+	Storage  *storage.Manager // nil: no procedures for storage
+	Secrets  *secret.Manager  // nil: no procedures for secrets
+	Node     *nodeinfo.Node   // nil: this host
+	Devices  *nodedev.Manager // the host's devices; nil: not supported
+	CPU      domain.HostCPU   // what host-model is here; nil: not told
+	Emulator string           // the engine's path, for capabilities and <emulator>
+	URI      string           // qemu:///system or qemu:///session
+	// Interfaces lists the host's network interfaces; nil: no procedures for them.
+	Interfaces func() ([]*hostif.Interface, error)
+	HostCheck  func(context.Context) hostcheck.Report // nil: HOST_CHECK is not supported
+	Log        *slog.Logger                           // nil: slog.Default
 
 	// Neighbours returns the addresses this host knows behind a link-layer address; nil: none.
 	Neighbours func(net.HardwareAddr) ([]netip.Addr, error)
@@ -84,6 +89,9 @@ func New(cfg Config) *Daemon {
 	if cfg.Storage != nil {
 		d.unsubscribe = append(d.unsubscribe, cfg.Storage.Subscribe(d.deliverPool))
 	}
+	if cfg.Secrets != nil {
+		d.unsubscribe = append(d.unsubscribe, cfg.Secrets.Subscribe(d.deliverSecret))
+	}
 	return d
 }
 
@@ -98,6 +106,8 @@ func (d *Daemon) Close() {
 func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerConnect(reg)
 	d.registerHost(reg)
+	d.registerHostMemory(reg)
+	d.registerCPUs(reg)
 	d.registerNodeDevices(reg)
 	d.registerDomains(reg)
 	d.registerLifecycle(reg)
@@ -105,11 +115,17 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerMemory(reg)
 	d.registerVCPUs(reg)
 	d.registerStats(reg)
+	d.registerTuning(reg)
+	d.registerJobs(reg)
+	d.registerSnapshots(reg)
+	d.registerAgent(reg)
 	d.registerDevices(reg)
 	d.registerConsole(reg)
 	d.registerEvents(reg)
 	d.registerStoragePools(reg)
 	d.registerStorageVolumes(reg)
+	d.registerSecrets(reg)
+	d.registerInterfaces(reg)
 	d.registerQEMU(reg)
 	d.registerAbsent(reg)
 	d.registerPrivate(reg)

@@ -32,7 +32,6 @@ func (d *Daemon) registerDomains(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainGetSecurityLabelList, d.domainGetSecurityLabelList)
 	on(reg, rpc.ProcDomainGetMessages, d.domainGetMessages)
 	on(reg, rpc.ProcDomainGetControlInfo, d.domainGetControlInfo)
-	on(reg, rpc.ProcDomainGetJobInfo, d.domainGetJobInfo)
 }
 
 func (d *Daemon) lookupByName(_ context.Context, _ *rpc.Call, a *libvirt.DomainLookupByNameArgs) (*libvirt.DomainLookupByNameRet, error) {
@@ -229,14 +228,6 @@ func (d *Daemon) domainGetControlInfo(_ context.Context, _ *rpc.Call, a *libvirt
 		return nil, err
 	}
 	return &libvirt.DomainGetControlInfoRet{}, nil
-}
-
-// domainGetJobInfo says that no long job (a save, a migration) runs: there are none yet.
-func (d *Daemon) domainGetJobInfo(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetJobInfoArgs) (*libvirt.DomainGetJobInfoRet, error) {
-	if _, err := d.runningDomain(a.Dom); err != nil {
-		return nil, err
-	}
-	return &libvirt.DomainGetJobInfoRet{}, nil
 }
 
 // runningDomain finds a domain that must run for the call to make sense.

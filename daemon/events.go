@@ -18,7 +18,6 @@ import (
 const (
 	lastDomainEvent  = 27
 	lastNetworkEvent = 1
-	lastSecretEvent  = 1
 )
 
 // callbacksPerClient bounds the registrations of one connection.
@@ -36,13 +35,6 @@ func (d *Daemon) registerEvents(reg *rpc.Registry) {
 		return &libvirt.ConnectNetworkEventRegisterAnyRet{CallbackID: id}, err
 	})
 	on(reg, rpc.ProcConnectNetworkEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectNetworkEventDeregisterAnyArgs) (*none, error) {
-		return nil, d.events.remove(c.Conn, a.CallbackID)
-	})
-	on(reg, rpc.ProcConnectSecretEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventRegisterAnyArgs) (*libvirt.ConnectSecretEventRegisterAnyRet, error) {
-		id, err := d.events.addSilent(c.Conn, a.EventID, lastSecretEvent)
-		return &libvirt.ConnectSecretEventRegisterAnyRet{CallbackID: id}, err
-	})
-	on(reg, rpc.ProcConnectSecretEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventDeregisterAnyArgs) (*none, error) {
 		return nil, d.events.remove(c.Conn, a.CallbackID)
 	})
 }
@@ -102,6 +94,8 @@ const (
 	eventDeviceUpdate    = -4
 	eventPoolLifecycle   = -5 // storage pools have numbers of their own, which overlap with those of domains
 	eventPoolRefresh     = -6
+	eventSecretLifecycle = -7 // as have secrets
+	eventSecretValue     = -8
 )
 
 // subscription is one client's wish to be told of one kind of event.
@@ -109,7 +103,7 @@ type subscription struct {
 	conn   *rpc.Conn
 	id     int32          // within the connection
 	event  int32          // libvirt's number, or one of ours
-	object *uuid.UUID     // the domain or pool; nil: all of them
+	object *uuid.UUID     // the domain, pool or secret; nil: all of them
 	name   *regexp.Regexp // of eventMonitor; nil: all
 	device string         // of the events of devices; "": of all devices
 }

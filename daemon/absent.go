@@ -10,22 +10,22 @@ import (
 	"virtd/virterr"
 )
 
-// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: secrets and filters. That none
-// exist is the truth, and clients start with these lists. What every host has, such as its interfaces, is not answered for: an empty list of them would be a lie.
+// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: filters. That none exist is the
+// truth, and clients start with these lists.
 func (d *Daemon) registerAbsent(reg *rpc.Registry) {
-	on(reg, rpc.ProcConnectListAllSecrets, empty[libvirt.ConnectListAllSecretsArgs, libvirt.ConnectListAllSecretsRet])
-	on(reg, rpc.ProcConnectNumOfSecrets, empty[none, libvirt.ConnectNumOfSecretsRet])
-	on(reg, rpc.ProcConnectListSecrets, empty[libvirt.ConnectListSecretsArgs, libvirt.ConnectListSecretsRet])
 	on(reg, rpc.ProcConnectListAllNwfilters, empty[libvirt.ConnectListAllNwfiltersArgs, libvirt.ConnectListAllNwfiltersRet])
 	on(reg, rpc.ProcConnectNumOfNwfilters, empty[none, libvirt.ConnectNumOfNwfiltersRet])
 	on(reg, rpc.ProcConnectListNwfilters, empty[libvirt.ConnectListNwfiltersArgs, libvirt.ConnectListNwfiltersRet])
 	on(reg, rpc.ProcConnectListAllNwfilterBindings, empty[libvirt.ConnectListAllNwfilterBindingsArgs, libvirt.ConnectListAllNwfilterBindingsRet])
 
-	on(reg, rpc.ProcSecretLookupByUUID, missing[libvirt.SecretLookupByUUIDArgs, libvirt.SecretLookupByUUIDRet](func(a *libvirt.SecretLookupByUUIDArgs) error {
-		return virterr.NewFrom(virterr.FromSecret, virterr.NoSecret, "no secret with matching uuid '%s'", uuid.UUID(a.UUID))
+	on(reg, rpc.ProcNwfilterLookupByName, missing[libvirt.NwfilterLookupByNameArgs, libvirt.NwfilterLookupByNameRet](func(a *libvirt.NwfilterLookupByNameArgs) error {
+		return virterr.NewFrom(virterr.FromNWFilter, virterr.NoNWFilter, "no nwfilter with matching name '%s'", a.Name)
 	}))
-	on(reg, rpc.ProcSecretLookupByUsage, missing[libvirt.SecretLookupByUsageArgs, libvirt.SecretLookupByUsageRet](func(a *libvirt.SecretLookupByUsageArgs) error {
-		return virterr.NewFrom(virterr.FromSecret, virterr.NoSecret, "no secret with matching usage '%s'", a.UsageID)
+	on(reg, rpc.ProcNwfilterLookupByUUID, missing[libvirt.NwfilterLookupByUUIDArgs, libvirt.NwfilterLookupByUUIDRet](func(a *libvirt.NwfilterLookupByUUIDArgs) error {
+		return virterr.NewFrom(virterr.FromNWFilter, virterr.NoNWFilter, "no nwfilter with matching uuid '%s'", uuid.UUID(a.UUID))
+	}))
+	on(reg, rpc.ProcNwfilterBindingLookupByPortDev, missing[libvirt.NwfilterBindingLookupByPortDevArgs, libvirt.NwfilterBindingLookupByPortDevRet](func(a *libvirt.NwfilterBindingLookupByPortDevArgs) error {
+		return virterr.NewFrom(virterr.FromNWFilter, virterr.NoNWFilterBinding, "no nwfilter binding for port dev '%s'", a.Name)
 	}))
 }
 

@@ -15,8 +15,10 @@ import (
 	"virtd/domain/manager"
 	"virtd/hostcheck"
 	"virtd/network"
+	"virtd/network/hostif"
 	"virtd/nodedev"
 	"virtd/rpc"
+	"virtd/secret"
 	"virtd/storage"
 	"virtd/virterr"
 )
@@ -30,17 +32,20 @@ const (
 
 // Config is what a Daemon works with.
 type Config struct {
-	Manager   *manager.Manager
-	Storage   *storage.Manager                       // nil: no procedures for storage
-	Networks  *network.Manager                       // nil: there are none, and no procedures to make any
-	Node      *nodeinfo.Node                         // nil: this host
-	Devices   *nodedev.Manager                       // the host's devices; nil: not supported
-	Hostdevs  *nodedev.Hostdevs                      // takes them from the host and gives them back; nil: not supported
-	CPU       domain.HostCPU                         // what host-model is here; nil: not told
-	Emulator  string                                 // the engine's path, for capabilities and <emulator>
-	URI       string                                 // qemu:///system or qemu:///session
-	HostCheck func(context.Context) hostcheck.Report // nil: HOST_CHECK is not supported
-	Log       *slog.Logger                           // nil: slog.Default
+	Manager  *manager.Manager
+	Storage  *storage.Manager  // nil: no procedures for storage
+	Networks *network.Manager  // nil: there are none, and no procedures to make any
+	Node     *nodeinfo.Node    // nil: this host
+	Devices  *nodedev.Manager  // the host's devices; nil: not supported
+	Hostdevs *nodedev.Hostdevs // takes them from the host and gives them back; nil: not supported
+	CPU      domain.HostCPU    // what host-model is here; nil: not told
+	Emulator string            // the engine's path, for capabilities and <emulator>
+	URI      string            // qemu:///system or qemu:///session
+	Secrets  *secret.Manager   // nil: no procedures for secrets
+	// Interfaces lists the host's network interfaces; nil: no procedures for them.
+	Interfaces func() ([]*hostif.Interface, error)
+	HostCheck  func(context.Context) hostcheck.Report // nil: HOST_CHECK is not supported
+	Log        *slog.Logger                           // nil: slog.Default
 
 	// Neighbours returns the addresses this host knows behind a link-layer address; nil: none.
 	Neighbours func(net.HardwareAddr) ([]netip.Addr, error)
@@ -91,6 +96,9 @@ func New(cfg Config) *Daemon {
 	if cfg.Networks != nil {
 		d.unsubscribe = append(d.unsubscribe, cfg.Networks.Subscribe(d.deliverNetwork))
 	}
+	if cfg.Secrets != nil {
+		d.unsubscribe = append(d.unsubscribe, cfg.Secrets.Subscribe(d.deliverSecret))
+	}
 	return d
 }
 
@@ -105,6 +113,8 @@ func (d *Daemon) Close() {
 func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerConnect(reg)
 	d.registerHost(reg)
+	d.registerHostMemory(reg)
+	d.registerCPUs(reg)
 	d.registerNodeDevices(reg)
 	d.registerHostdevs(reg)
 	d.registerDomains(reg)
@@ -114,12 +124,18 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerMemory(reg)
 	d.registerVCPUs(reg)
 	d.registerStats(reg)
+	d.registerTuning(reg)
+	d.registerQueries(reg)
+	d.registerSnapshots(reg)
+	d.registerAgent(reg)
 	d.registerDevices(reg)
 	d.registerConsole(reg)
 	d.registerEvents(reg)
 	d.registerStoragePools(reg)
 	d.registerStorageVolumes(reg)
 	d.registerNetworks(reg)
+	d.registerSecrets(reg)
+	d.registerInterfaces(reg)
 	d.registerQEMU(reg)
 	d.registerAbsent(reg)
 	d.registerPrivate(reg)

@@ -93,6 +93,8 @@ type CPUChoice struct {
 	Name   string
 	Vendor string // libvirt's word, empty for models of no vendor
 	Usable bool   // this host can provide it exactly
+	// Features are libvirt's names of what a processor must have to be this model.
+	Features []string
 }
 
 // CPULister is what a Config.CPU also implements when it knows models besides the host's.

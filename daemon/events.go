@@ -14,11 +14,8 @@ import (
 	"virtd/virterr"
 )
 
-// The highest event numbers that clients can register for (VIR_*_EVENT_ID_LAST - 1 of libvirt 11.3).
-const (
-	lastDomainEvent = 27
-	lastSecretEvent = 1
-)
+// lastDomainEvent is the highest number that clients can register for (VIR_DOMAIN_EVENT_ID_LAST - 1 of libvirt 11.3).
+const lastDomainEvent = 27
 
 // callbacksPerClient bounds the registrations of one connection.
 const callbacksPerClient = 1024
@@ -30,14 +27,6 @@ func (d *Daemon) registerEvents(reg *rpc.Registry) {
 	d.registerNetworkEvents(reg)
 	on(reg, rpc.ProcConnectStoragePoolEventRegisterAny, d.poolEventRegister)
 	on(reg, rpc.ProcConnectStoragePoolEventDeregisterAny, d.poolEventDeregister)
-	// What follows never happens yet, but clients take the refusal to register for a broken connection.
-	on(reg, rpc.ProcConnectSecretEventRegisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventRegisterAnyArgs) (*libvirt.ConnectSecretEventRegisterAnyRet, error) {
-		id, err := d.events.addSilent(c.Conn, a.EventID, lastSecretEvent)
-		return &libvirt.ConnectSecretEventRegisterAnyRet{CallbackID: id}, err
-	})
-	on(reg, rpc.ProcConnectSecretEventDeregisterAny, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSecretEventDeregisterAnyArgs) (*none, error) {
-		return nil, d.events.remove(c.Conn, a.CallbackID)
-	})
 }
 
 func (d *Daemon) domainEventRegister(_ context.Context, c *rpc.Call, a *libvirt.ConnectDomainEventCallbackRegisterAnyArgs) (*libvirt.ConnectDomainEventCallbackRegisterAnyRet, error) {
@@ -91,12 +80,13 @@ const (
 	eventMonitor = -1 // the QEMU program's
 	eventSilent  = -2 // of things that do not exist yet
 
-	eventDeviceLifecycle = -3 // of the host's devices
-	eventDeviceUpdate    = -4
-	eventPoolLifecycle   = -5 // storage pools have numbers of their own, which overlap with those of domains
-	eventPoolRefresh     = -6
-
-	eventNetworkLifecycle = -7
+	eventDeviceLifecycle  = -3 // of the host's devices
+	eventDeviceUpdate     = -4
+	eventPoolLifecycle    = -5 // storage pools have numbers of their own, which overlap with those of domains
+	eventPoolRefresh      = -6
+	eventNetworkLifecycle = -7 // as have networks
+	eventSecretLifecycle  = -8 // and secrets
+	eventSecretValue      = -9
 )
 
 // subscription is one client's wish to be told of one kind of event.
@@ -104,7 +94,7 @@ type subscription struct {
 	conn   *rpc.Conn
 	id     int32          // within the connection
 	event  int32          // libvirt's number, or one of ours
-	object *uuid.UUID     // the domain, pool or network; nil: all of them
+	object *uuid.UUID     // the domain, pool, network or secret; nil: all of them
 	name   *regexp.Regexp // of eventMonitor; nil: all
 	device string         // of the events of devices; "": of all devices
 }
@@ -130,13 +120,6 @@ func (s *subscriptions) add(sub *subscription) (int32, error) {
 	s.nextID[sub.conn]++
 	s.byConn[sub.conn] = append(s.byConn[sub.conn], sub)
 	return sub.id, nil
-}
-
-func (s *subscriptions) addSilent(c *rpc.Conn, event, last int32) (int32, error) {
-	if event < 0 || event > last {
-		return 0, unsupportedEvent(event)
-	}
-	return s.add(&subscription{conn: c, event: eventSilent})
 }
 
 func (s *subscriptions) remove(c *rpc.Conn, id int32) error {

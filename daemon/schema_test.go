@@ -31,21 +31,35 @@ func TestSchemas(t *testing.T) {
 		t.Fatal(err)
 	}
 	documents := map[string]string{"capability": caps}
+	interfaces, err := testInterfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range interfaces {
+		documents["interface"] = i.XML(true)
+		b.validate(t, xmllint, documents)
+	}
 	for _, machine := range []libvirt.OptString{nil, {"q35"}, {"pc"}} {
 		domcaps, err := l.ConnectGetDomainCapabilities(nil, nil, machine, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		documents["domaincaps"] = domcaps
-		for schema, text := range documents {
-			file := filepath.Join(b.dir, schema+".xml")
-			if err := os.WriteFile(file, []byte(forSchema(t, schema, text)), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			out, err := exec.Command(xmllint, "--noout", "--nonet", "--relaxng", filepath.Join(schemas, schema+".rng"), file).CombinedOutput()
-			if err != nil {
-				t.Errorf("%s for machine %v: %v\n%s", schema, machine, err, out)
-			}
+		b.validate(t, xmllint, documents)
+	}
+}
+
+// validate checks documents, by the names of their schemas.
+func (b *testbed) validate(t *testing.T, xmllint string, documents map[string]string) {
+	t.Helper()
+	for schema, text := range documents {
+		file := filepath.Join(b.dir, schema+".xml")
+		if err := os.WriteFile(file, []byte(forSchema(t, schema, text)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(xmllint, "--noout", "--nonet", "--relaxng", filepath.Join(schemas, schema+".rng"), file).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s\n%s", schema, err, out, text)
 		}
 	}
 }

@@ -209,24 +209,32 @@ func (d *Daemon) storageVolGetPath(_ context.Context, _ *rpc.Call, a *libvirt.St
 }
 
 func (d *Daemon) storageVolUpload(_ context.Context, c *rpc.Call, a *libvirt.StorageVolUploadArgs) (*none, error) {
-	if err := noFlags(uint32(a.Flags), "virStorageVolUpload"); err != nil {
+	const sparse = uint32(libvirt.StorageVolUploadSparseStream)
+	if err := onlyFlags(uint32(a.Flags), sparse, "virStorageVolUpload"); err != nil {
 		return nil, err
 	}
 	open := func(v storage.Volume) (*storage.Transfer, error) { return v.Upload(a.Offset, a.Length) }
-	return nil, d.transfer(c, a.Vol, rpc.StreamUpload, open, func(t *storage.Transfer, s *rpc.Stream) error { return t.Receive(s) })
+	if uint32(a.Flags)&sparse != 0 {
+		return nil, d.transfer(c.StartSparseStream, a.Vol, rpc.StreamUpload, open, func(t *storage.Transfer, s *rpc.Stream) error { return t.ReceiveSparse(s) })
+	}
+	return nil, d.transfer(c.StartStream, a.Vol, rpc.StreamUpload, open, func(t *storage.Transfer, s *rpc.Stream) error { return t.Receive(s) })
 }
 
 func (d *Daemon) storageVolDownload(_ context.Context, c *rpc.Call, a *libvirt.StorageVolDownloadArgs) (*none, error) {
-	if err := noFlags(uint32(a.Flags), "virStorageVolDownload"); err != nil {
+	const sparse = uint32(libvirt.StorageVolDownloadSparseStream)
+	if err := onlyFlags(uint32(a.Flags), sparse, "virStorageVolDownload"); err != nil {
 		return nil, err
 	}
 	open := func(v storage.Volume) (*storage.Transfer, error) { return v.Download(a.Offset, a.Length) }
-	return nil, d.transfer(c, a.Vol, rpc.StreamDownload, open, func(t *storage.Transfer, s *rpc.Stream) error { return t.Send(s) })
+	if uint32(a.Flags)&sparse != 0 {
+		return nil, d.transfer(c.StartSparseStream, a.Vol, rpc.StreamDownload, open, func(t *storage.Transfer, s *rpc.Stream) error { return t.SendSparse(s) })
+	}
+	return nil, d.transfer(c.StartStream, a.Vol, rpc.StreamDownload, open, func(t *storage.Transfer, s *rpc.Stream) error { return t.Send(s) })
 }
 
 // transfer opens twice: now, so that the call fails when that cannot work, and again when the stream runs, because a stream
 // that cannot be started would leave the volume in use for ever.
-func (d *Daemon) transfer(c *rpc.Call, ref libvirt.StorageVol, mode rpc.StreamMode, open func(storage.Volume) (*storage.Transfer, error), run func(*storage.Transfer, *rpc.Stream) error) error {
+func (d *Daemon) transfer(start func(rpc.StreamMode, func(*rpc.Stream) error), ref libvirt.StorageVol, mode rpc.StreamMode, open func(storage.Volume) (*storage.Transfer, error), run func(*storage.Transfer, *rpc.Stream) error) error {
 	v, err := d.volume(ref)
 	if err != nil {
 		return err
@@ -236,7 +244,7 @@ func (d *Daemon) transfer(c *rpc.Call, ref libvirt.StorageVol, mode rpc.StreamMo
 		return err
 	}
 	probe.Close()
-	c.StartStream(mode, func(s *rpc.Stream) error {
+	start(mode, func(s *rpc.Stream) error {
 		t, err := open(v)
 		if err != nil {
 			return err

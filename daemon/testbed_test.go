@@ -14,7 +14,6 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 
 	"virtd/daemon"
-	"virtd/daemon/nodeinfo"
 	"virtd/domain/manager"
 	"virtd/domain/store"
 	"virtd/driver/fake"
@@ -25,6 +24,7 @@ import (
 	"virtd/nodedev/nodedevtest"
 	"virtd/rpc"
 	"virtd/rpc/client"
+	"virtd/secret"
 	"virtd/storage"
 )
 
@@ -113,8 +113,13 @@ func newTestbed(t testing.TB) *testbed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	secrets, err := secret.Open(secret.Config{State: filepath.Join(b.dir, "state/secrets"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := daemon.New(daemon.Config{
-		Manager: b.mgr, Storage: b.pools, Networks: b.nets, Devices: devices, Hostdevs: b.hostdevs(t, log), Node: &nodeinfo.Node{FS: testHost()}, CPU: b.driver, Log: log,
+		Secrets: secrets, Interfaces: testInterfaces,
+		Manager: b.mgr, Storage: b.pools, Networks: b.nets, Devices: devices, Hostdevs: b.hostdevs(t, log), Node: testNode(), CPU: testCPU{b.driver}, Log: log,
 		Neighbours: func(mac net.HardwareAddr) ([]netip.Addr, error) {
 			if mac.String() != "52:54:00:12:34:56" {
 				return nil, nil
@@ -287,6 +292,7 @@ func (b *testbed) writeXML(t testing.TB) {
 		"<disk type='file'><driver name='qemu' type='qcow2'/><source file='"+filepath.Join(b.dir, "vms/top.qcow2")+"'/><target dev='vda' bus='virtio'/></disk></devices></domain>\n")
 	b.writeNetworks(t)
 	b.write(t, "data.bin", "0123456789abcdef")
+	b.writeClientXML(t)
 	b.write(t, "broken.xml", "<domain type='kvm'>\n  <name>broken\n</domain>\n")
 	b.write(t, "unknown.xml", "<domain type='kvm'><name>u</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices><tpm model='tpm-crb'/></devices></domain>\n")
 }

@@ -40,6 +40,17 @@ func (d *Definition) SetMaxMemory(kib uint64) (*Definition, error) {
 	})
 }
 
+// Rename returns the definition under another name.
+func (d *Definition) Rename(name string) (*Definition, error) {
+	if strings.ContainsRune(name, '/') {
+		return nil, virterr.NewFrom(virterr.FromDomain, virterr.XMLError, "name %s cannot contain '/'", name)
+	}
+	return d.edit(func(root *xmltree.Node) error {
+		root.Ensure("name").SetContent(name)
+		return nil
+	})
+}
+
 func setSize(n *xmltree.Node, kib uint64) {
 	n.SetAttr("unit", "KiB")
 	n.SetContent(strconv.FormatUint(kib, 10))

@@ -57,6 +57,11 @@ var rules = []rule{
 		why:  "pools know neither who asks nor which domains use their files",
 	},
 	{
+		from: "secret",
+		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/driver", "virtd/hypervisor", "virtd/domain/manager"},
+		why:  "secrets know neither who asks nor what uses them",
+	},
+	{
 		from: "cmd/vctl",
 		not:  []string{"virtd/hypervisor", "virtd/driver", "virtd/daemon", "virtd/nodedev", "github.com/vishvananda/netlink"},
 		why:  "vctl never touches host state itself, so remote connections always work",

@@ -22,6 +22,7 @@ type Call struct {
 	reply   []*os.File
 	stream  func(*Stream) error
 	mode    StreamMode
+	holes   bool
 }
 
 // ReplyFiles sends descriptors with the reply. The call owns them from now on.
@@ -30,6 +31,12 @@ func (c *Call) ReplyFiles(files ...*os.File) { c.reply = append(c.reply, files..
 // StartStream opens a stream when the handler succeeds. After the reply is sent, fn runs in a goroutine of its own; when it
 // returns, the stream is finished, or aborted with its error.
 func (c *Call) StartStream(mode StreamMode, fn func(*Stream) error) { c.mode, c.stream = mode, fn }
+
+// StartSparseStream is StartStream for a stream in which both sides may send holes.
+func (c *Call) StartSparseStream(mode StreamMode, fn func(*Stream) error) {
+	c.StartStream(mode, fn)
+	c.holes = true
+}
 
 // newArgs decodes the body of a call for its procedure.
 func newArgs(p *Procedure, body []byte) (any, error) {
@@ -64,7 +71,7 @@ func (c *Call) run(ctx context.Context) {
 	var stream *Stream
 	if c.stream != nil {
 		// Registered before the reply: the client's first packet can follow at once.
-		if stream, err = c.Conn.addStream(c.header, c.mode); err != nil {
+		if stream, err = c.Conn.addStream(c.header, c.mode, c.holes); err != nil {
 			c.Conn.replyError(c.header, err)
 			return
 		}

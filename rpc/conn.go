@@ -326,7 +326,23 @@ func (c *Conn) sendStream(h Header, status Status, data []byte) bool {
 	return c.out.send(outMessage{buf: buf}, outboxStream)
 }
 
-func (c *Conn) addStream(h Header, mode StreamMode) (*Stream, error) {
+// sendHole sends a run of zero bytes by its length.
+func (c *Conn) sendHole(h Header, length int64) bool {
+	h.Type, h.Status = TypeStreamHole, StatusContinue
+	buf := getBuffer()
+	b, err := Marshal(AppendMessage(*buf, h), &hole{Length: length})
+	if err == nil {
+		err = FinishMessage(b)
+	}
+	*buf = b
+	if err != nil {
+		putBuffer(buf)
+		return false
+	}
+	return c.out.send(outMessage{buf: buf}, outboxStream)
+}
+
+func (c *Conn) addStream(h Header, mode StreamMode, holes bool) (*Stream, error) {
 	key := streamKey{h.Program, h.Procedure, h.Serial}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -338,7 +354,7 @@ func (c *Conn) addStream(h Header, mode StreamMode) (*Stream, error) {
 	case c.streams[key] != nil:
 		return nil, rpcError("serial %d is in use by another stream", h.Serial)
 	}
-	s := newStream(c, h, mode)
+	s := newStream(c, h, mode, holes)
 	c.streams[key] = s
 	return s, nil
 }

@@ -104,6 +104,10 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		panic("a bug")
 	})
 	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainOpenConsole, func(_ context.Context, c *rpc.Call, a *libvirt.DomainOpenConsoleArgs) (*struct{}, error) {
+		if a.Flags == sparseEcho {
+			c.StartSparseStream(rpc.StreamBoth, echoPieces)
+			return nil, nil
+		}
 		c.StartStream(rpc.StreamBoth, func(s *rpc.Stream) error {
 			switch a.Flags {
 			case 0: // echo until the client ends

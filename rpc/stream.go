@@ -32,20 +32,30 @@ type Stream struct {
 	conn   *Conn
 	header Header // of the call; packets carry the same program, procedure and serial
 	mode   StreamMode
+	holes  bool // both sides may send holes: runs of zero bytes by their length alone
 	ctx    context.Context
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
 	changed  sync.Cond
-	in       [][]byte
+	in       []piece
 	inBytes  int
 	finished bool  // the client sent its end (StatusOK)
 	aborted  error // no more data in either direction
 	eofSent  bool  // our fn is done; the client's end is awaited
 }
 
-func newStream(conn *Conn, h Header, mode StreamMode) *Stream {
-	s := &Stream{conn: conn, header: h, mode: mode}
+// piece is one packet from the client: data, or a hole of that many bytes.
+type piece struct {
+	data []byte
+	hole int64
+}
+
+// weight is what a piece counts in the window: a hole is small, but not nothing.
+func (p piece) weight() int { return max(len(p.data), 64) }
+
+func newStream(conn *Conn, h Header, mode StreamMode, holes bool) *Stream {
+	s := &Stream{conn: conn, header: h, mode: mode, holes: holes}
 	s.changed.L = &s.mu
 	s.ctx, s.cancel = context.WithCancel(conn.server.ctx)
 	return s
@@ -54,27 +64,69 @@ func newStream(conn *Conn, h Header, mode StreamMode) *Stream {
 // Context ends when the stream does.
 func (s *Stream) Context() context.Context { return s.ctx }
 
-// Read returns data from the client, io.EOF after its orderly end, ErrStreamAborted after an abort.
+// Read returns data from the client, io.EOF after its orderly end, ErrStreamAborted after an abort. A hole reads as zeros.
 func (s *Stream) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.awaitPiece(); err != nil {
+		return 0, err
+	}
+	first := &s.in[0]
+	if first.hole > 0 {
+		n := int(min(int64(len(p)), first.hole))
+		clear(p[:n])
+		if first.hole -= int64(n); first.hole == 0 {
+			s.dropPiece()
+		}
+		return n, nil
+	}
+	n := copy(p, first.data)
+	if n == len(first.data) {
+		s.dropPiece()
+		return n, nil
+	}
+	before := first.weight()
+	first.data = first.data[n:]
+	s.inBytes -= before - first.weight()
+	s.changed.Broadcast()
+	return n, nil
+}
+
+// ReadHole takes a hole, if that comes next, and returns its length in bytes; 0 when data comes next. It waits for the
+// client's next packet and returns what Read would at the end.
+func (s *Stream) ReadHole() (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.awaitPiece(); err != nil {
+		return 0, err
+	}
+	hole := s.in[0].hole
+	if hole > 0 {
+		s.dropPiece()
+	}
+	return hole, nil
+}
+
+// awaitPiece waits until there is something to read, or the end. The caller holds s.mu.
+func (s *Stream) awaitPiece() error {
 	for len(s.in) == 0 && !s.finished && !s.eofSent && s.aborted == nil {
 		s.changed.Wait()
 	}
 	switch {
 	case s.aborted != nil:
-		return 0, s.aborted
+		return s.aborted
 	case len(s.in) == 0:
-		return 0, io.EOF
+		return io.EOF
 	}
-	n := copy(p, s.in[0])
-	if s.in[0] = s.in[0][n:]; len(s.in[0]) == 0 {
-		s.in[0] = nil
-		s.in = s.in[1:]
-	}
-	s.inBytes -= n
+	return nil
+}
+
+// dropPiece forgets the first piece and lets the client send more. The caller holds s.mu.
+func (s *Stream) dropPiece() {
+	s.inBytes -= s.in[0].weight()
+	s.in[0] = piece{}
+	s.in = s.in[1:]
 	s.changed.Broadcast()
-	return n, nil
 }
 
 // Write sends data to the client and waits while the client is behind.
@@ -90,6 +142,17 @@ func (s *Stream) Write(p []byte) (int, error) {
 		done += n
 	}
 	return len(p), nil
+}
+
+// WriteHole tells the client of n bytes that are zero, on a stream that may have holes.
+func (s *Stream) WriteHole(n int64) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	if !s.conn.sendHole(s.header, n) {
+		return ErrStreamAborted
+	}
+	return nil
 }
 
 func (s *Stream) writable() error {
@@ -136,7 +199,7 @@ func (s *Stream) run(fn func(*Stream) error) {
 func (s *Stream) packet(h Header, body []byte) {
 	switch {
 	case h.Type == TypeStreamHole:
-		s.refuse(virterr.NewFrom(virterr.FromStreams, virterr.OperationUnsupported, "holes are not supported on this stream"))
+		s.takeHole(h, body)
 	case h.Status == StatusContinue && s.mode == StreamDownload && len(body) > 0:
 		s.refuse(virterr.NewFrom(virterr.FromStreams, virterr.OperationInvalid, "the stream takes no data"))
 	case h.Status == StatusContinue:
@@ -155,7 +218,35 @@ func (s *Stream) take(body []byte) {
 	if len(body) == 0 {
 		return
 	}
-	data := append([]byte(nil), body...)
+	s.queue(piece{data: append([]byte(nil), body...)})
+}
+
+// maxHole is the longest hole: no file is longer.
+const maxHole = 1 << 62
+
+// hole is libvirt's virNetStreamHole.
+type hole struct {
+	Length int64
+	Flags  uint32
+}
+
+// takeHole queues a hole, where the stream may have any.
+func (s *Stream) takeHole(h Header, body []byte) {
+	var msg hole
+	switch err := Unmarshal(body, &msg); {
+	case !s.holes || s.mode == StreamDownload:
+		s.refuse(virterr.NewFrom(virterr.FromStreams, virterr.OperationUnsupported, "holes are not supported on this stream"))
+	case err != nil || h.Status != StatusContinue:
+		s.refuse(rpcError("unable to decode a hole in a stream"))
+	case msg.Length < 0 || msg.Length > maxHole || msg.Flags != 0:
+		s.refuse(virterr.NewFrom(virterr.FromStreams, virterr.InvalidArg, "hole of %d bytes with flags 0x%x in a stream", msg.Length, msg.Flags))
+	case msg.Length > 0:
+		s.queue(piece{hole: msg.Length})
+	}
+}
+
+// queue adds a piece, once there is room in the window.
+func (s *Stream) queue(p piece) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.inBytes >= streamWindow && s.aborted == nil && !s.eofSent && !s.finished {
@@ -164,8 +255,8 @@ func (s *Stream) take(body []byte) {
 	if s.aborted != nil || s.eofSent || s.finished {
 		return
 	}
-	s.in = append(s.in, data)
-	s.inBytes += len(data)
+	s.in = append(s.in, p)
+	s.inBytes += p.weight()
 	s.changed.Broadcast()
 }
 

@@ -38,6 +38,10 @@ const (
 	NoNodeDevice         Code = 53
 	NoSecurityModel      Code = 54
 	OperationInvalid     Code = 55
+	NoInterface          Code = 57
+	MultipleInterfaces   Code = 59
+	NoNWFilter           Code = 62
+	InvalidSecret        Code = 65
 	NoSecret             Code = 66
 	ConfigUnsupported    Code = 67
 	OperationTimeout     Code = 68
@@ -51,11 +55,14 @@ const (
 	ResourceBusy         Code = 87
 	AccessDenied         Code = 88
 	StorageVolExist      Code = 90
+	CPUIncompatible      Code = 91
 	XMLInvalidSchema     Code = 92
 	AuthUnavailable      Code = 94
 	NoServer             Code = 95
 	NoClient             Code = 96
 	DeviceMissing        Code = 99
+	NoNWFilterBinding    Code = 101
+	NoDomainCheckpoint   Code = 103
 	NoNetworkPort        Code = 107
 )
 
@@ -78,6 +85,7 @@ const (
 	FromSecurity  From = 24
 	FromInterface From = 26
 	FromSecret    From = 30
+	FromNWFilter  From = 33
 	FromStreams   From = 38
 	FromEvent     From = 40
 	FromCPU       From = 31

@@ -15,6 +15,9 @@ import (
 )
 
 func main() {
+	if calledAs() == sshHelperName {
+		os.Exit(runSSHHelper(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))

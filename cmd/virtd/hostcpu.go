@@ -66,7 +66,7 @@ func (hostCPU) CPUModels() ([]daemon.CPUChoice, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, daemon.CPUChoice{Name: m.Name, Vendor: vendor(m.Vendor), Usable: ok})
+		list = append(list, daemon.CPUChoice{Name: m.Name, Vendor: vendor(m.Vendor), Usable: ok, Features: m.Needs()})
 	}
 	return list, nil
 }

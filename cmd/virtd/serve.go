@@ -22,9 +22,11 @@ import (
 	"virtd/driver/kvm"
 	"virtd/hypervisor"
 	"virtd/network/bridge"
+	"virtd/network/hostif"
 	"virtd/nodedev"
 	"virtd/release"
 	"virtd/rpc"
+	"virtd/secret"
 	"virtd/storage"
 )
 
@@ -53,7 +55,12 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer pools.Close()
+	secrets, err := secret.Open(secret.Config{State: filepath.Join(cfg.StateDir, "secrets"), Log: log})
+	if err != nil {
+		return err
+	}
 	d := daemon.New(daemon.Config{
+		Secrets: secrets, Interfaces: hostif.List,
 		Manager: mgr, Storage: pools, Devices: devices, Hostdevs: hostdevs, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
 		Neighbours: new(bridge.Host).Neighbours,
 	})

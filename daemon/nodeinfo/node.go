@@ -12,10 +12,14 @@ import (
 // Node reads one host's facts. Each method reads afresh: processors and memory come and go.
 type Node struct {
 	FS fs.FS // the root directory
+	// Write changes a file of the root directory, for what the kernel takes settings by. It is nil where nothing may be changed.
+	Write func(name, text string) error
 }
 
 // Local is the host this process runs on.
-func Local() *Node { return &Node{FS: os.DirFS("/")} }
+func Local() *Node {
+	return &Node{FS: os.DirFS("/"), Write: func(name, text string) error { return os.WriteFile("/"+name, []byte(text), 0) }}
+}
 
 const (
 	cpuDir  = "sys/devices/system/cpu"

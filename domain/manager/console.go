@@ -94,7 +94,7 @@ func (d *Domain) OpenConsole(alias string, flags ConsoleFlags) (io.ReadWriteClos
 	}
 	if !s.connect(rwc) {
 		rwc.Close()
-		return nil, virterr.New(virterr.OperationAborted, "the console of domain '%s' was taken or closed meanwhile", d.name)
+		return nil, virterr.New(virterr.OperationAborted, "the console of domain '%s' was taken or closed meanwhile", d.Name())
 	}
 	return s, nil
 }

@@ -55,7 +55,7 @@ func (d *Domain) coreDump(j *job, path string, flags DumpFlags) error {
 	err = d.runLong(j, JobDump, inst, func(ctx context.Context) error { return inst.Dump(ctx, f.File, flags&DumpLive != 0) })
 	if err != nil {
 		d.settle(inst, state)
-		return errors.Join(longError("dump", d.name, path, err), f.Abort())
+		return errors.Join(longError("dump", d.Name(), path, err), f.Abort())
 	}
 	if err := f.Commit(); err != nil {
 		return errors.Join(fileError("write", path, err), f.Abort())

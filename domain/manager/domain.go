@@ -20,7 +20,7 @@ import (
 type Domain struct {
 	m       *Manager
 	uuid    uuid.UUID
-	name    string
+	name    atomic.Pointer[string] // Rename changes it; see Name
 	jobs    *jobSlot
 	visible bool // guarded by m.mu
 
@@ -73,7 +73,9 @@ type run struct {
 }
 
 func newDomain(m *Manager, id uuid.UUID, name string) *Domain {
-	return &Domain{m: m, uuid: id, name: name, jobs: newJobSlot(), id: -1, state: ShutOff, consoles: map[string]*consoleSession{}}
+	d := &Domain{m: m, uuid: id, jobs: newJobSlot(), id: -1, state: ShutOff, consoles: map[string]*consoleSession{}}
+	d.name.Store(&name)
+	return d
 }
 
 // Info is what lists and dominfo show.
@@ -94,7 +96,7 @@ type Info struct {
 }
 
 // Name returns the domain's name, UUID its UUID.
-func (d *Domain) Name() string { return d.name }
+func (d *Domain) Name() string { return *d.name.Load() }
 
 // UUID returns the domain's UUID.
 func (d *Domain) UUID() uuid.UUID { return d.uuid }
@@ -107,7 +109,7 @@ func (d *Domain) Ref() Ref {
 }
 
 // ref is Ref for callers that hold d.mu.
-func (d *Domain) ref() Ref { return Ref{Name: d.name, UUID: d.uuid, ID: d.id} }
+func (d *Domain) ref() Ref { return Ref{Name: d.Name(), UUID: d.uuid, ID: d.id} }
 
 // State returns the domain's state and why it is in it.
 func (d *Domain) State() (State, Reason) {
@@ -170,7 +172,7 @@ func (d *Domain) isRemoved() bool {
 }
 
 func (d *Domain) notFound() error {
-	return virterr.New(virterr.NoDomain, "no domain with matching uuid '%s' (%s)", d.uuid, d.name)
+	return virterr.New(virterr.NoDomain, "no domain with matching uuid '%s' (%s)", d.uuid, d.Name())
 }
 
 func notRunning() error {

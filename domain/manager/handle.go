@@ -132,13 +132,13 @@ func (d *Domain) disarm(inst driver.Instance) {
 	ctx, cancel := d.call(d.m.ctx)
 	defer cancel()
 	if err := inst.SetPoweroffAction(ctx, false); err != nil {
-		d.m.log.Warn("cannot set the power-off action back after a reboot", "domain", d.name, "err", err)
+		d.m.log.Warn("cannot set the power-off action back after a reboot", "domain", d.Name(), "err", err)
 	}
 }
 
 // exited takes the engine's end: the life is over, or goes on with a new engine.
 func (d *Domain) exited(r *run, exit driver.Exit) {
-	d.m.log.Info("engine ended", "domain", d.name, "reason", exit.Reason, "detail", exit.Detail)
+	d.m.log.Info("engine ended", "domain", d.Name(), "reason", exit.Reason, "detail", exit.Detail)
 	d.mu.Lock()
 	if d.run != r {
 		d.mu.Unlock()
@@ -238,7 +238,7 @@ func (d *Domain) restart(r *run, reason Reason, detail int, exit driver.Exit) {
 			return
 		}
 	}
-	d.m.log.Error("cannot start a domain again after it powered off", "domain", d.name, "err", err)
+	d.m.log.Error("cannot start a domain again after it powered off", "domain", d.Name(), "err", err)
 	d.mu.Lock()
 	inst := r.inst
 	r.destroying = true
@@ -248,7 +248,7 @@ func (d *Domain) restart(r *run, reason Reason, detail int, exit driver.Exit) {
 		return
 	}
 	if err := inst.Kill(); err != nil {
-		d.m.log.Error("cannot kill an engine", "domain", d.name, "err", err)
+		d.m.log.Error("cannot kill an engine", "domain", d.Name(), "err", err)
 	}
 }
 

@@ -42,11 +42,11 @@ func (d *Domain) begin(ctx context.Context, what string) (*job, error) {
 	select {
 	case <-d.jobs.token:
 	case <-timer.C:
-		return nil, virterr.New(virterr.OperationTimeout, "cannot acquire state change lock of domain '%s' (%s)", d.name, d.jobs.holder())
+		return nil, virterr.New(virterr.OperationTimeout, "cannot acquire state change lock of domain '%s' (%s)", d.Name(), d.jobs.holder())
 	case <-ctx.Done():
-		return nil, virterr.New(virterr.OperationAborted, "%s of domain '%s' gave up waiting (%s): %w", what, d.name, d.jobs.holder(), ctx.Err())
+		return nil, virterr.New(virterr.OperationAborted, "%s of domain '%s' gave up waiting (%s): %w", what, d.Name(), d.jobs.holder(), ctx.Err())
 	case <-d.m.ctx.Done():
-		return nil, virterr.New(virterr.OperationAborted, "%s of domain '%s': virtd is shutting down", what, d.name)
+		return nil, virterr.New(virterr.OperationAborted, "%s of domain '%s': virtd is shutting down", what, d.Name())
 	}
 	j := &job{what: what, since: time.Now(), slot: d.jobs}
 	j.ctx, j.cancel = context.WithCancelCause(ctx)
@@ -62,7 +62,7 @@ func (d *Domain) begin(ctx context.Context, what string) (*job, error) {
 // outcome is err, or what a client shall hear when a destroy took the domain from this job.
 func (j *job) outcome(d *Domain, err error) error {
 	if err != nil && errors.Is(context.Cause(j.ctx), errDestroyed) {
-		return virterr.New(virterr.OperationAborted, "%s of domain '%s': it was destroyed meanwhile", j.what, d.name)
+		return virterr.New(virterr.OperationAborted, "%s of domain '%s': it was destroyed meanwhile", j.what, d.Name())
 	}
 	return err
 }

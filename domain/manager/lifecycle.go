@@ -39,7 +39,7 @@ func (d *Domain) powerButton(ctx context.Context, flags ShutdownFlags, reboot bo
 	}
 	if f := live.View().Features; f == nil || f.ACPI == nil {
 		return virterr.New(virterr.OperationUnsupported,
-			"%s of domain '%s' needs <acpi/> in its <features>: without it there is no power button; use destroy or reset", what, d.name)
+			"%s of domain '%s' needs <acpi/> in its <features>: without it there is no power button; use destroy or reset", what, d.Name())
 	}
 	cctx, cancel := d.call(j.ctx)
 	defer cancel()
@@ -184,7 +184,7 @@ func (d *Domain) end(j *job, r *run, inst driver.Instance, graceful bool) error 
 		d.mu.Lock()
 		r.destroying = false
 		d.mu.Unlock()
-		return virterr.New(virterr.OperationTimeout, "the engine of domain '%s' (pid %d) did not leave when asked; destroy it without --graceful", d.name, inst.PID())
+		return virterr.New(virterr.OperationTimeout, "the engine of domain '%s' (pid %d) did not leave when asked; destroy it without --graceful", d.Name(), inst.PID())
 	}
 	if err := inst.Kill(); err != nil && !d.isGone(r) {
 		return err
@@ -195,7 +195,7 @@ func (d *Domain) end(j *job, r *run, inst driver.Instance, graceful bool) error 
 	case <-r.gone:
 		return nil
 	case <-timer.C:
-		return virterr.New(virterr.OperationTimeout, "the engine of domain '%s' (pid %d) was killed and is still there: it may wait for a disk or network file system", d.name, inst.PID())
+		return virterr.New(virterr.OperationTimeout, "the engine of domain '%s' (pid %d) was killed and is still there: it may wait for a disk or network file system", d.Name(), inst.PID())
 	}
 }
 
@@ -204,7 +204,7 @@ func (d *Domain) quit(ctx context.Context, r *run, inst driver.Instance) bool {
 	ctx, cancel := context.WithTimeout(ctx, d.m.cfg.QuitTimeout)
 	defer cancel()
 	if err := inst.Quit(ctx); err != nil && !d.isGone(r) {
-		d.m.log.Warn("an engine does not take the quit command", "domain", d.name, "err", err)
+		d.m.log.Warn("an engine does not take the quit command", "domain", d.Name(), "err", err)
 		select { // it may be leaving all the same
 		case <-r.gone:
 			return true

@@ -17,7 +17,7 @@ func (m *Manager) List(flags ListFlags) []*Domain {
 	for _, d := range m.all() {
 		f := d.listFacts()
 		if flags.match(f) {
-			rows = append(rows, row{d, f.id, d.name})
+			rows = append(rows, row{d, f.id, d.Name()})
 		}
 	}
 	slices.SortFunc(rows, func(a, b row) int {

@@ -157,7 +157,7 @@ func (d *Domain) removeSaved() error {
 func (d *Domain) refuseSaved(what string) error {
 	saved, err := d.HasManagedSave()
 	if err == nil && saved {
-		err = virterr.New(virterr.OperationInvalid, "cannot %s domain '%s': it has a managed save image; start it to go on from that, or remove the image first", what, d.name)
+		err = virterr.New(virterr.OperationInvalid, "cannot %s domain '%s': it has a managed save image; start it to go on from that, or remove the image first", what, d.Name())
 	}
 	return err
 }
@@ -215,7 +215,7 @@ func (d *Domain) startSaved(j *job, flags StartFlags) (resumed bool, err error) 
 	path := d.savedPath()
 	img, def, err := d.m.openImage(path)
 	if errors.Is(err, saveimage.ErrIncomplete) {
-		d.m.log.Warn("an incomplete managed save image is ignored", "domain", d.name, "path", path)
+		d.m.log.Warn("an incomplete managed save image is ignored", "domain", d.Name(), "path", path)
 		return false, d.removeSaved()
 	}
 	if err == nil && def.UUID() != d.uuid {
@@ -240,5 +240,5 @@ func (d *Domain) startSaved(j *job, flags StartFlags) (resumed bool, err error) 
 // discardHint says what can be done about an image that does not start.
 func (d *Domain) discardHint(err error) error {
 	e := virterr.As(err)
-	return virterr.New(e.Code, "cannot start domain '%s' from its saved state, which is kept: %s; start it with --force-boot to discard that", d.name, e.Message)
+	return virterr.New(e.Code, "cannot start domain '%s' from its saved state, which is kept: %s; start it with --force-boot to discard that", d.Name(), e.Message)
 }

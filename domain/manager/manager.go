@@ -121,7 +121,7 @@ func (m *Manager) all() []*Domain {
 func (m *Manager) LookupByName(name string) (*Domain, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if d := m.byName[name]; d != nil && d.visible {
+	if d := m.byName[name]; d != nil && d.visible && d.Name() == name { // another name is one that Rename holds for it
 		return d, nil
 	}
 	return nil, virterr.New(virterr.NoDomain, "no domain with matching name '%s'", name)
@@ -167,12 +167,16 @@ func (m *Manager) claim(ctx context.Context, def *domain.Definition, what string
 		}
 		if d == nil {
 			d = newDomain(m, def.UUID(), def.Name())
-			m.byUUID[d.uuid], m.byName[d.name] = d, d
+			m.byUUID[d.uuid], m.byName[d.Name()] = d, d
 		}
 		m.mu.Unlock()
 		j, err := d.begin(ctx, what)
-		if err == nil {
+		if err == nil && d.Name() == def.Name() {
 			return d, j, nil
+		}
+		if err == nil { // it was renamed while we waited
+			j.end()
+			continue
 		}
 		if !virterr.Is(err, virterr.NoDomain) { // it went away while we waited: look again
 			return nil, nil, err
@@ -183,11 +187,11 @@ func (m *Manager) claim(ctx context.Context, def *domain.Definition, what string
 // match finds the domain def would replace. The caller holds m.mu.
 func (m *Manager) match(def *domain.Definition) (*Domain, error) {
 	d := m.byUUID[def.UUID()]
-	if d != nil && d.name != def.Name() {
-		return nil, virterr.New(virterr.OperationFailed, "domain '%s' is already defined with uuid %s", d.name, d.uuid)
+	if d != nil && d.Name() != def.Name() {
+		return nil, virterr.New(virterr.OperationFailed, "domain '%s' is already defined with uuid %s", d.Name(), d.uuid)
 	}
 	if other := m.byName[def.Name()]; other != nil && other != d {
-		return nil, virterr.New(virterr.OperationFailed, "domain '%s' already exists with uuid %s", other.name, other.uuid)
+		return nil, virterr.New(virterr.OperationFailed, "domain '%s' already exists with uuid %s", other.Name(), other.uuid)
 	}
 	return d, nil
 }
@@ -207,7 +211,7 @@ func (m *Manager) forget(d *Domain) {
 	defer d.mu.Unlock()
 	d.removed = true
 	delete(m.byUUID, d.uuid)
-	delete(m.byName, d.name)
+	delete(m.byName, d.Name())
 	if m.byID[d.id] == d {
 		delete(m.byID, d.id)
 	}

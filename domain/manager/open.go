@@ -110,7 +110,7 @@ func (m *Manager) recorded(s store.Status) (*Domain, error) {
 			return nil, errors.New("its name now belongs to domain " + other.uuid.String())
 		}
 		d = newDomain(m, s.UUID, live.Name())
-		m.byUUID[d.uuid], m.byName[d.name] = d, d
+		m.byUUID[d.uuid], m.byName[d.Name()] = d, d
 		d.visible = true
 		opts.Live = false
 		if d.transient, err = domain.Parse(s.InactiveXML, opts); err != nil {
@@ -135,11 +135,11 @@ func (m *Manager) adopt(ctx context.Context, d *Domain, s store.Status) {
 	var gone *driver.Gone
 	switch {
 	case errors.As(err, &gone):
-		m.log.Warn("a domain stopped while virtd was away", "domain", d.name, "reason", gone.Exit.Reason, "detail", gone.Exit.Detail)
+		m.log.Warn("a domain stopped while virtd was away", "domain", d.Name(), "reason", gone.Exit.Reason, "detail", gone.Exit.Detail)
 		d.exited(r, gone.Exit)
 		return
 	case err != nil:
-		m.log.Error("cannot adopt the engine of a domain", "domain", d.name, "err", err)
+		m.log.Error("cannot adopt the engine of a domain", "domain", d.Name(), "err", err)
 		d.finish(r, ShutOffDaemon, StoppedFailed, err.Error())
 		return
 	}
@@ -148,7 +148,7 @@ func (m *Manager) adopt(ctx context.Context, d *Domain, s store.Status) {
 	d.mu.Unlock()
 	status, err := inst.Status(ctx)
 	if err != nil {
-		m.log.Warn("an adopted engine does not tell its state; the recorded one is shown", "domain", d.name, "err", err)
+		m.log.Warn("an adopted engine does not tell its state; the recorded one is shown", "domain", d.Name(), "err", err)
 	} else {
 		d.mu.Lock()
 		d.reconcile(status)

@@ -58,7 +58,7 @@ func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) 
 		return nil, virterr.NewFrom(virterr.FromNetwork, virterr.NoNetwork, "no network with matching name '%s'", nic.Network)
 	}
 	return d.m.cfg.Networks.Connect(network.Request{
-		Network: nic.Network, Owner: network.Owner{Name: d.name, UUID: d.uuid}, MAC: nic.MAC, Group: nic.Group, Isolated: nic.Isolated,
+		Network: nic.Network, Owner: network.Owner{Name: d.Name(), UUID: d.uuid}, MAC: nic.MAC, Group: nic.Group, Isolated: nic.Isolated,
 	})
 }
 
@@ -70,7 +70,7 @@ func (d *Domain) connected(live *domain.Definition) {
 			err = d.m.cfg.Networks.Connected(id, nic.Tap)
 		}
 		if err != nil {
-			d.m.log.Error("the tap of a port is not on record", "domain", d.name, "network", nic.Network, "err", err)
+			d.m.log.Error("the tap of a port is not on record", "domain", d.Name(), "network", nic.Network, "err", err)
 		}
 	}
 }
@@ -83,7 +83,7 @@ func (d *Domain) disconnect(live *domain.Definition) {
 			continue
 		}
 		if err := d.m.cfg.Networks.Disconnect(id); err != nil {
-			d.m.log.Error("cannot remove a domain's port on a network", "domain", d.name, "network", nic.Network, "err", err)
+			d.m.log.Error("cannot remove a domain's port on a network", "domain", d.Name(), "network", nic.Network, "err", err)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func (m *Manager) Restore(ctx context.Context, path, xml string, flags SaveFlags
 	persistent, running := d.persistent, d.run != nil
 	d.mu.Unlock()
 	if running {
-		return virterr.New(virterr.OperationInvalid, "domain '%s' is already active", d.name)
+		return virterr.New(virterr.OperationInvalid, "domain '%s' is already active", d.Name())
 	}
 	if err := d.refuseSaved("restore"); err != nil {
 		return err

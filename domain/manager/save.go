@@ -65,7 +65,7 @@ func (d *Domain) save(j *job, path, xml string, flags SaveFlags) error {
 	})
 	if err != nil {
 		d.settle(inst, state)
-		return errors.Join(longError("save", d.name, path, err), img.Abort())
+		return errors.Join(longError("save", d.Name(), path, err), img.Abort())
 	}
 	if err := img.Commit(flags&SaveBypassCache != 0); err != nil {
 		d.resumeHeld(held)
@@ -105,7 +105,7 @@ func (d *Domain) endSaved(j *job, held driver.Saved, inst driver.Instance, path 
 		d.mu.Unlock()
 		if img, ierr := saveimage.Open(path); ierr == nil {
 			img.Close()
-			d.m.log.Error("a domain was saved and its engine did not leave; destroy it before the image is used", "domain", d.name, "path", path)
+			d.m.log.Error("a domain was saved and its engine did not leave; destroy it before the image is used", "domain", d.Name(), "path", path)
 		}
 		return err
 	}
@@ -124,7 +124,7 @@ func (d *Domain) resumeHeld(held driver.Saved) {
 	ctx, cancel := d.call(d.m.ctx)
 	defer cancel()
 	if err := held.Resume(ctx); err != nil {
-		d.m.log.Error("a guest whose save failed does not go on", "domain", d.name, "err", err)
+		d.m.log.Error("a guest whose save failed does not go on", "domain", d.Name(), "err", err)
 	}
 }
 
@@ -137,7 +137,7 @@ func (d *Domain) settle(inst driver.Instance, was State) {
 	ctx, cancel := d.call(d.m.ctx)
 	defer cancel()
 	if err := inst.Cont(ctx); err != nil && d.Active() {
-		d.m.log.Error("a guest does not go on after a job that failed", "domain", d.name, "err", err)
+		d.m.log.Error("a guest does not go on after a job that failed", "domain", d.Name(), "err", err)
 	}
 }
 

@@ -38,7 +38,7 @@ func (m *Manager) CreateXML(ctx context.Context, xml string, flags StartFlags) (
 	}
 	d.mu.Unlock()
 	if running {
-		return nil, virterr.New(virterr.OperationInvalid, "domain '%s' is already active", d.name)
+		return nil, virterr.New(virterr.OperationInvalid, "domain '%s' is already active", d.Name())
 	}
 	if err := d.refuseSaved("create"); err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func (d *Domain) stayPaused(_ context.Context, r *run) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.run != r {
-		return virterr.New(virterr.InternalError, "the engine of domain '%s' ended at once: %s", d.name, d.lastExit)
+		return virterr.New(virterr.InternalError, "the engine of domain '%s' ended at once: %s", d.Name(), d.lastExit)
 	}
 	r.starting = false
 	started, suspended := StartedBooted, SuspendedPaused
@@ -209,14 +209,14 @@ func (d *Domain) failStart(r *run, err error) error {
 	} else {
 		d.waitGone(r, dyingTime) // one that fails by itself has words of its own
 		if kerr := inst.Kill(); kerr != nil && !d.isGone(r) {
-			d.m.log.Error("cannot kill the engine of a domain that did not start", "domain", d.name, "err", kerr)
+			d.m.log.Error("cannot kill the engine of a domain that did not start", "domain", d.Name(), "err", kerr)
 		}
 		if !d.waitGone(r, d.m.cfg.QuitTimeout) {
-			d.m.log.Error("the engine of a domain that did not start is still there", "domain", d.name, "pid", inst.PID())
+			d.m.log.Error("the engine of a domain that did not start is still there", "domain", d.Name(), "pid", inst.PID())
 		}
 		d.mu.Lock()
 		if r.startupError != "" {
-			err = virterr.New(virterr.InternalError, "the engine of domain '%s' ended during start: %s", d.name, r.startupError)
+			err = virterr.New(virterr.InternalError, "the engine of domain '%s' ended during start: %s", d.Name(), r.startupError)
 		}
 		d.mu.Unlock()
 	}

@@ -33,7 +33,7 @@ func (d *Domain) syncStatus() error {
 // logStatus is syncStatus where a failure must not undo what happened: adoption asks the engine for its state anyway.
 func (d *Domain) logStatus() {
 	if err := d.syncStatus(); err != nil {
-		d.m.log.Error("cannot write the status record of a domain", "domain", d.name, "err", err)
+		d.m.log.Error("cannot write the status record of a domain", "domain", d.Name(), "err", err)
 	}
 }
 
@@ -96,6 +96,6 @@ func (d *Domain) dropStatus(r *run, reason Reason, why string) {
 		})
 	}
 	if err != nil {
-		d.m.log.Error("cannot remove the status record of a domain that stopped", "domain", d.name, "err", err)
+		d.m.log.Error("cannot remove the status record of a domain that stopped", "domain", d.Name(), "err", err)
 	}
 }

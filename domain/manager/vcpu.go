@@ -57,7 +57,7 @@ func (d *Domain) SetVCPUs(ctx context.Context, n int, flags Affect) error {
 	}
 	if live {
 		return virterr.New(virterr.OperationUnsupported,
-			"the vcpus of domain '%s' cannot change while it runs; change its configuration (--config) and start it again", d.name)
+			"the vcpus of domain '%s' cannot change while it runs; change its configuration (--config) and start it again", d.Name())
 	}
 	return d.change(ctx, "set-vcpus", AffectConfig, func(def *domain.Definition) (*domain.Definition, error) {
 		if flags&VCPUMaximum != 0 {

@@ -110,6 +110,12 @@ func buildModels() map[string]*Model {
 	return out
 }
 
+// Needs returns the names of the features that a processor must have to be this model, sorted. Those that a host may be
+// configured without are not among them.
+func (m *Model) Needs() []string {
+	return slices.DeleteFunc(slices.Clone(m.features), func(name string) bool { return whenAvailable[name] })
+}
+
 // LookupModel returns the model of a name, or nil.
 func LookupModel(name string) *Model { return models[name] }
 

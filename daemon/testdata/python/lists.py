@@ -44,5 +44,6 @@ print("pools", names(conn.listAllStoragePools(0)), conn.listStoragePools(), conn
 for flag in ("ACTIVE", "INACTIVE", "PERSISTENT", "TRANSIENT", "AUTOSTART", "NO_AUTOSTART", "DIR", "LOGICAL"):
     print("pools", flag.lower(), names(conn.listAllStoragePools(getattr(libvirt, "VIR_CONNECT_LIST_STORAGE_POOLS_" + flag))))
 print("secrets", conn.listAllSecrets(0), conn.listSecrets(), conn.numOfSecrets())
+print("interfaces", names(conn.listAllInterfaces(0)), sorted(conn.listInterfaces()), conn.listDefinedInterfaces(), conn.numOfInterfaces(), conn.numOfDefinedInterfaces())
 print("filters", conn.listAllNWFilters(0), conn.listNWFilters(), conn.numOfNWFilters())
 print("devices", len(conn.listAllDevices(0)) == len(conn.listDevices(None, 0)) == conn.numOfDevices(None, 0))

@@ -94,3 +94,68 @@ volume.upload(up, 0, 0, 0)
 up.send(b"x" * 1000)
 up.abort()
 print("  alive:", conn.isAlive())
+
+print("a sparse upload: data, a hole over what was there, data, a hole at the end")
+path = directory + "/sparse.bin"
+with open(path, "wb") as f:
+    f.write(b"a" * 65536)
+    f.truncate(8 << 20)
+    f.seek(4 << 20)
+    f.write(b"b" * 65536)
+    f.truncate(16 << 20)
+sparse = pool.createXML("<volume><name>sparse.img</name><capacity>65536</capacity></volume>", 0)
+with open(sparse.path(), "r+b") as f:
+    f.write(b"x" * (1 << 20))
+up = conn.newStream(0)
+sparse.upload(up, 0, 0, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+fd = os.open(path, os.O_RDONLY)
+
+
+def position(stream, opaque):
+    """Says whether data comes next, and how much."""
+    at = os.lseek(fd, 0, os.SEEK_CUR)
+    try:
+        data = os.lseek(fd, at, os.SEEK_DATA)
+    except OSError:  # a hole up to the end
+        end = os.lseek(fd, 0, os.SEEK_END)
+        os.lseek(fd, at, os.SEEK_SET)
+        return [False, end - at]
+    hole = data if data > at else os.lseek(fd, at, os.SEEK_HOLE)
+    os.lseek(fd, at, os.SEEK_SET)
+    return [data == at, hole - at]
+
+
+up.sparseSendAll(lambda stream, count, opaque: os.read(fd, count), position,
+                 lambda stream, count, opaque: os.lseek(fd, count, os.SEEK_CUR), None)
+up.finish()
+os.close(fd)
+with open(path, "rb") as a, open(sparse.path(), "rb") as b:
+    print("  same:", a.read() == b.read())
+print("  takes up less than 1 MiB:", os.stat(sparse.path()).st_blocks * 512 < 1 << 20)
+
+print("a sparse download")
+back = os.open(directory + "/back.bin", os.O_RDWR | os.O_CREAT, 0o600)
+holes = []
+
+
+def skip(stream, count, opaque):
+    holes.append(count)
+    os.ftruncate(back, os.lseek(back, count, os.SEEK_CUR))
+
+
+down = conn.newStream(0)
+sparse.download(down, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+down.sparseRecvAll(lambda stream, data, opaque: os.write(back, data), skip, None)
+down.finish()
+with open(path, "rb") as a, open(directory + "/back.bin", "rb") as b:
+    print("  same:", a.read() == b.read(), "holes of more than 10 MiB:", sum(holes) > 10 << 20)
+
+print("a hole where none may be")
+up = conn.newStream(0)
+sparse.upload(up, 0, 0, 0)
+try:
+    up.sendHole(4096, 0)
+    up.finish()
+except libvirt.libvirtError as e:
+    print(f"  code {e.get_error_code()} {e.get_error_message()}")
+print("  alive:", conn.isAlive())

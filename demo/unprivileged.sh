@@ -3,6 +3,7 @@
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 if [ -z "${VIRTD_LAB:-}" ]; then
+  make -s -C "$top" build
   "$top/lab/lab.sh" build
   exec "$top/lab/lab.sh" run -w "$top" demo/unprivileged.sh
 fi

@@ -121,7 +121,7 @@ func (d *Domain) endSaved(j *job, held driver.Saved, inst driver.Instance, path 
 
 // resumeHeld lets a guest go on whose image could not be finished.
 func (d *Domain) resumeHeld(held driver.Saved) {
-	ctx, cancel := d.call(d.m.ctx)
+	ctx, cancel := context.WithTimeout(d.m.ctx, d.m.cfg.JobTimeout)
 	defer cancel()
 	if err := held.Resume(ctx); err != nil {
 		d.m.log.Error("a guest whose save failed does not go on", "domain", d.Name(), "err", err)
@@ -134,7 +134,7 @@ func (d *Domain) settle(inst driver.Instance, was State) {
 	if was != Running {
 		return
 	}
-	ctx, cancel := d.call(d.m.ctx)
+	ctx, cancel := context.WithTimeout(d.m.ctx, d.m.cfg.JobTimeout)
 	defer cancel()
 	if err := inst.Cont(ctx); err != nil && d.Active() {
 		d.m.log.Error("a guest does not go on after a job that failed", "domain", d.Name(), "err", err)

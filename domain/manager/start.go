@@ -149,7 +149,11 @@ func (d *Domain) launch(ctx context.Context, r *run, incoming *os.File) error {
 
 // firstCont runs the guest's first instruction. A guest that powers off before the engine's answer is here has started.
 func (d *Domain) firstCont(ctx context.Context, r *run) error {
-	cctx, cancel := d.call(ctx)
+	limit := d.m.cfg.CallTimeout
+	if r.restored { // its devices begin to work only now
+		limit = d.m.cfg.JobTimeout
+	}
+	cctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := r.inst.Cont(cctx)
 	if err != nil {

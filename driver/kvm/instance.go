@@ -32,7 +32,7 @@ type instance struct {
 	cancel context.CancelFunc
 	killed atomic.Bool // Kill was called
 
-	startTime time.Duration // how long the engine may take to its first instruction
+	restoring bool // the engine begins with a saved state
 	ended     chan struct{} // closed when nothing of the instance runs any more
 
 	mu     sync.Mutex
@@ -50,7 +50,7 @@ type instance struct {
 const maxEarly = 1000
 
 func newInstance(d *Driver, name string, live *domain.Definition, rec record, proc *supervise.Process) *instance {
-	i := &instance{d: d, name: name, live: live, rec: rec, proc: proc, ended: make(chan struct{}), startTime: time.Minute}
+	i := &instance{d: d, name: name, live: live, rec: rec, proc: proc, ended: make(chan struct{})}
 	i.ctx, i.cancel = context.WithCancel(context.Background())
 	return i
 }
@@ -58,7 +58,11 @@ func newInstance(d *Driver, name string, live *domain.Definition, rec record, pr
 // connectFirst opens the monitor of an engine that was just started and gives its threads to the CPUs they belong to. It
 // fails when the engine ends instead.
 func (i *instance) connectFirst(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, i.startTime)
+	limit := time.Minute
+	if i.restoring {
+		limit = restoreTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	stop := make(chan struct{})
 	defer close(stop)
@@ -71,6 +75,11 @@ func (i *instance) connectFirst(ctx context.Context) error {
 	}()
 	if err := i.connect(ctx); err != nil {
 		return err
+	}
+	if i.restoring {
+		if err := i.waitRestored(ctx); err != nil {
+			return err
+		}
 	}
 	if err := i.pinConfigured(ctx); err != nil {
 		return err

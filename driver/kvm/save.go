@@ -32,6 +32,12 @@ func (s *starter) incoming(o *opened, f *os.File) error {
 	return nil
 }
 
+// waitRestored waits until the engine has taken the whole saved state over: only then may the state go. The monitor
+// answers before; this command waits for the vCPUs.
+func (i *instance) waitRestored(ctx context.Context) error {
+	return i.execute(ctx, "x-virtd-hello", map[string]int{"version": 1}, nil)
+}
+
 // saved is a guest that stands still. Its connection is what the engine knows that by.
 type saved struct {
 	i      *instance

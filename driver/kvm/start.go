@@ -79,9 +79,7 @@ func (s *starter) run(ctx context.Context, req driver.Request, resources []Resou
 		return nil, s.abandon(err)
 	}
 	inst := newInstance(s.d, name, req.Live, s.rec, s.proc)
-	if req.Incoming != nil {
-		inst.startTime = restoreTime
-	}
+	inst.restoring = req.Incoming != nil
 	s.d.register(name, &s.rec)
 	if err := inst.connectFirst(ctx); err != nil {
 		inst.discard()

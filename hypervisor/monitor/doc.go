@@ -14,7 +14,8 @@
 //
 // virtd itself drives the engine through versioned commands of ours, which carry fragments of hypervisor.Config:
 //
-//	x-virtd-hello {version}             -> {version, pid, engine, config-version, threads: {vcpus: [tid...], workers}, features: [...]}
+//	x-virtd-hello {version}             -> {version, pid, engine, config-version, threads: {vcpus: [tid...], workers}, features: [...]},
+//	                                       when the machine has been loaded, or restored
 //	x-virtd-status                      -> {state: running|paused|shutdown|crashed, reason}
 //	x-virtd-balloon-stats               -> {actual, stats: {swap-in, swap-out, major-faults, minor-faults, free, total,
 //	                                       available, disk-caches, hugetlb-allocations, hugetlb-failures}, last-update}

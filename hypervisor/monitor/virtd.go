@@ -46,6 +46,9 @@ func hello(s *Server, args json.RawMessage) (any, error) {
 	for _, c := range s.machine.CPUs() {
 		tids = append(tids, c.ThreadID)
 	}
+	if state, reason := s.machine.RunState(); state == "shutdown" { // the vCPUs were waited for in vain
+		return nil, fmt.Errorf("the machine has ended: %s", reason)
+	}
 	return map[string]any{
 		"version": ProtocolVersion, "pid": pid(), "engine": "virtd-vmm", "config-version": configVersion,
 		"threads": map[string]any{"vcpus": tids, "workers": []int{}}, "features": features,

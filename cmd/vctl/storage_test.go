@@ -66,7 +66,7 @@ func TestStorageCommands(t *testing.T) {
 		{"vol clone top.qcow2 flat.img -p vms", 0, `Volume 'flat.img' created in pool 'vms'`},
 		{"vol clone flat.img again.qcow2 -p vms --format qcow2", 0, `created`},
 		{"vol resize again.qcow2 4MiB -p vms", 0, `.`},
-		{"vol info again.qcow2 -p vms", 0, `4.0? MiB`},
+		{"vol info again.qcow2 -p vms", 0, `4.00 MiB`},
 		{"vol clone flat.img -p vms", 1, `requires <volume> and <name>`},
 		{"vol delete a.img -p vms", 0, `deleted`},
 		{"vol delete a.img -p vms", 1, `failed to get volume 'a.img'`},

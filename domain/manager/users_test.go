@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"virtd/domain/xmltree"
 	"virtd/driver/fake"
 )
 
@@ -39,5 +40,28 @@ func TestImageUsers(t *testing.T) {
 	}
 	if got := append(f.m.ImageUsers(other), f.m.ImageUsers(filepath.Join(dir, "none"))...); len(got) != 0 {
 		t.Errorf("%v use another", got)
+	}
+}
+
+func TestChainUsesImage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "base")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := xmltree.Parse([]byte("<disk type='file'><source file='/top'/><backingStore type='file'><format type='qcow2'/><source file='/middle'/>" +
+		"<backingStore type='file'><format type='raw'/><source file='" + path + "'/><backingStore/></backingStore></backingStore></disk>"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !usesImage(doc.Root, st) {
+		t.Error("an image at the end of a chain is not found")
+	}
+	doc.Root.RemoveAll("backingStore")
+	if usesImage(doc.Root, st) {
+		t.Error("an image that is not in a chain is found")
 	}
 }

@@ -114,7 +114,7 @@ func (l *Loop) place(op *Op) bool {
 }
 
 // formatBuffer is how much of a request is copied at a time where its data does not go straight to the file.
-const formatBuffer = 1 << 20
+const formatBuffer = 256 << 10
 
 // perform does op in the steps that the format needs. buf is the thread's, which it returns for the next op.
 func (f *format) perform(op *Op, buf []byte) []byte {

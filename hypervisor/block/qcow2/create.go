@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/bits"
@@ -86,11 +87,26 @@ func Create(f File, s Settings) error {
 		b  []byte
 		at int64
 	}{{make([]byte, l1Clusters*s.ClusterSize), h.l1Off}, {counts, (1 + table) * s.ClusterSize}, {tables, s.ClusterSize}, {head, 0}} {
-		if err := f.Write(w.b, w.at); err != nil {
+		if err := f.Write(meat(w.b, f.Grows()), w.at); err != nil {
+			return err
+		}
+	}
+	// What was not written of the last table reads as zeroes once the file is long enough.
+	if end := h.l1Off + l1Clusters*s.ClusterSize; f.Grows() {
+		if err := f.Write(make([]byte, 512), end-512); err != nil {
 			return err
 		}
 	}
 	return f.Sync()
+}
+
+// meat is what must be written of a table in a new file: not the zeroes at its end.
+func meat(b []byte, grows bool) []byte {
+	n := len(b)
+	for grows && n > 512 && len(bytes.TrimLeft(b[n-512:n], "\x00")) == 0 {
+		n -= 512
+	}
+	return b[:n]
 }
 
 func makeL1(n int64) []atomic.Uint64 { return make([]atomic.Uint64, n) }

@@ -181,3 +181,21 @@ func TestRandomOperations(t *testing.T) {
 		})
 	}
 }
+
+// FuzzOperations does random operations, chosen by seed, in one of the layouts.
+func FuzzOperations(f *testing.F) {
+	for i := range layouts {
+		f.Add(uint64(i), uint8(i))
+	}
+	f.Fuzz(func(t *testing.T, seed uint64, which uint8) {
+		l := layouts[int(which)%len(layouts)]
+		file := &memFile{}
+		m := newModel(t, l, file, seed)
+		for range 30 {
+			m.step()
+		}
+		m.compare(0, int64(len(m.want)))
+		must(t, m.q.Close())
+		sound(t, file)
+	})
+}

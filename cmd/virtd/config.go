@@ -33,6 +33,8 @@ type config struct {
 	KeepaliveInterval int // seconds; -1: never
 	KeepaliveCount    int
 
+	TLS tlsConfig
+
 	UIDBase, UIDCount int
 	ConsoleLogMax     int64
 	DrainTime         time.Duration // for calls under way when the daemon is told to stop
@@ -50,7 +52,7 @@ func defaults(session bool, env func(string) string, home string) (config, error
 		Session: session, LogLevel: "info", MaxClients: 5000, MaxPerUser: 500, ParallelCalls: 5,
 		KeepaliveInterval: 5, KeepaliveCount: 5, ConsoleLogMax: 16 << 20, DrainTime: 10 * time.Second,
 		// Anyone may connect: who may manage is decided by the peer's credentials, and others are told which group is missing.
-		SocketMode: 0o666, SocketROMode: 0o666, SocketGroup: defaultGroup,
+		SocketMode: 0o666, SocketROMode: 0o666, SocketGroup: defaultGroup, TLS: defaultTLS,
 	}
 	if !session {
 		c.StateDir, c.RunDir, c.LogDir, c.SocketDir = "/var/lib/virtd", "/run/virtd", "/var/log/virtd", "/run/libvirt"

@@ -84,8 +84,25 @@ func listenAndServe(ctx context.Context, stop func(), cfg config, log *slog.Logg
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, len(sockets))
+	failed := make(chan error, len(sockets)+1)
 	var background sync.WaitGroup
+	if cfg.TLS.Listen {
+		remote, err := listenTLS(cfg.TLS, log)
+		if err != nil {
+			for _, s := range sockets {
+				s.Close()
+			}
+			return err
+		}
+		defer background.Wait()
+		defer remote.Close()
+		background.Go(func() {
+			if err := remote.serve(ctx, server); err != nil {
+				failed <- fmt.Errorf("serve TLS: %w", err)
+			}
+		})
+		context.AfterFunc(ctx, func() { remote.Close() })
+	}
 	for _, s := range sockets {
 		policy := manage
 		if s.readOnly {

@@ -21,6 +21,7 @@ import (
 	"virtd/domain/store"
 	"virtd/driver/kvm"
 	"virtd/hypervisor"
+	"virtd/network"
 	"virtd/network/bridge"
 	"virtd/nodedev"
 	"virtd/release"
@@ -38,11 +39,17 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer lock.Close()
-	mgr, cpu, err := openManager(ctx, cfg, log)
+	networks, closeNetworks, err := openNetworks(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer closeNetworks()
+	mgr, cpu, err := openManager(ctx, cfg, networks, log)
 	if err != nil {
 		return err
 	}
 	defer mgr.Close()
+	networks.Retain(mgr.PortsInUse())
 	devices := openDevices(log)
 	if devices != nil {
 		defer devices.Close()
@@ -53,7 +60,7 @@ func serve(cfg config, log *slog.Logger) error {
 	}
 	defer pools.Close()
 	d := daemon.New(daemon.Config{
-		Manager: mgr, Storage: pools, Devices: devices, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
+		Manager: mgr, Storage: pools, Networks: networks, Devices: devices, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()
@@ -115,7 +122,7 @@ func notify(log *slog.Logger, state string) {
 }
 
 // openManager finds the stored domains and the engines that run.
-func openManager(ctx context.Context, cfg config, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
+func openManager(ctx context.Context, cfg config, networks *network.Manager, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
 	drv, err := kvm.New(kvm.Config{
 		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{},
 		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
@@ -131,7 +138,7 @@ func openManager(ctx context.Context, cfg config, log *slog.Logger) (*manager.Ma
 		return nil, nil, err
 	}
 	mgr, err := manager.New(manager.Config{
-		Driver: drv, Store: st, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
+		Driver: drv, Store: st, Networks: networks, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
 	})
 	if err != nil {
 		return nil, nil, err

@@ -62,8 +62,13 @@ var rules = []rule{
 		why:  "secrets know neither who asks nor what uses them",
 	},
 	{
+		from: "network",
+		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/hypervisor", "virtd/domain/manager"},
+		why:  "networks know neither who asks nor what the domains on them run",
+	},
+	{
 		from: "cmd/vctl",
-		not:  []string{"virtd/hypervisor", "virtd/driver", "virtd/daemon", "virtd/nodedev", "github.com/vishvananda/netlink"},
+		not:  []string{"virtd/hypervisor", "virtd/driver", "virtd/daemon", "virtd/nodedev", "virtd/network", "github.com/vishvananda/netlink"},
 		why:  "vctl never touches host state itself, so remote connections always work",
 	},
 }

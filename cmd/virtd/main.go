@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"virtd/network/services"
 	"virtd/release"
 )
 
@@ -20,6 +21,9 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // run parses the command line, serves until told to stop, and returns the exit status: 0 after an orderly end, 1 after a
 // failure, 2 for a command line that makes no sense.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == services.Role {
+		return serveNetwork(slog.New(slog.NewTextHandler(stderr, nil)))
+	}
 	cfg, action, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

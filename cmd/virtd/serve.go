@@ -21,6 +21,7 @@ import (
 	"virtd/domain/store"
 	"virtd/driver/kvm"
 	"virtd/hypervisor"
+	"virtd/network"
 	"virtd/network/bridge"
 	"virtd/network/hostif"
 	"virtd/nodedev"
@@ -41,11 +42,17 @@ func serve(cfg config, log *slog.Logger) error {
 	}
 	defer lock.Close()
 	hostdevs := openHostdevs(cfg, log)
-	mgr, cpu, err := openManager(ctx, cfg, log)
+	networks, closeNetworks, err := openNetworks(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer closeNetworks()
+	mgr, cpu, err := openManager(ctx, cfg, networks, log)
 	if err != nil {
 		return err
 	}
 	defer mgr.Close()
+	networks.Retain(mgr.PortsInUse())
 	devices := openDevices(log)
 	if devices != nil {
 		defer devices.Close()
@@ -61,7 +68,7 @@ func serve(cfg config, log *slog.Logger) error {
 	}
 	d := daemon.New(daemon.Config{
 		Secrets: secrets, Interfaces: hostif.List,
-		Manager: mgr, Storage: pools, Devices: devices, Hostdevs: hostdevs, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
+		Manager: mgr, Storage: pools, Networks: networks, Devices: devices, Hostdevs: hostdevs, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()
@@ -140,7 +147,7 @@ func notify(log *slog.Logger, state string) {
 }
 
 // openManager finds the stored domains and the engines that run.
-func openManager(ctx context.Context, cfg config, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
+func openManager(ctx context.Context, cfg config, networks *network.Manager, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
 	drv, err := kvm.New(kvm.Config{
 		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{},
 		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
@@ -156,7 +163,7 @@ func openManager(ctx context.Context, cfg config, log *slog.Logger) (*manager.Ma
 		return nil, nil, err
 	}
 	mgr, err := manager.New(manager.Config{
-		Driver: drv, Store: st, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
+		Driver: drv, Store: st, Networks: networks, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
 		SaveDir: filepath.Join(cfg.StateDir, "save"),
 	})
 	if err != nil {

@@ -27,6 +27,9 @@ func (h *Host) AddBridge(c BridgeConfig) error {
 	if c.MTU > 0 {
 		err = h.SetMTU(c.Name, c.MTU)
 	}
+	if err == nil && (c.STP || c.Delay > 0) {
+		err = setSTP(c)
+	}
 	if err == nil {
 		err = h.SetUp(c.Name, true)
 	}

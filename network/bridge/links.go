@@ -3,6 +3,7 @@ package bridge
 import (
 	"net"
 	"os"
+	"time"
 )
 
 // Links is what virtd needs of the host's network links. Host is the real one; bridgetest has a fake. All methods are
@@ -109,6 +110,11 @@ type BridgeConfig struct {
 	Name string
 	MAC  net.HardwareAddr // nil: the kernel chooses, and changes it with the ports
 	MTU  int              // bytes; 0 is the kernel's choice
+
+	// STP makes the bridge speak the spanning tree protocol. Delay is how long a new port listens before it forwards; with
+	// STP the kernel makes it 2 seconds at least.
+	STP   bool
+	Delay time.Duration
 }
 
 // Link is one network link of the host.

@@ -1,0 +1,152 @@
+package firewall
+
+import (
+	"errors"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+var networks = []Network{
+	{Bridge: "virbr0", Mode: NAT, Subnets: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24"), netip.MustParsePrefix("fd00::1/64")}, Ports: [2]uint16{1024, 65535}},
+	{Bridge: "virbr1", Mode: Isolated, Subnets: []netip.Prefix{netip.MustParsePrefix("10.8.0.1/24")}},
+	{Bridge: "virbr2", Mode: Routed, Device: "eth0", Subnets: []netip.Prefix{netip.MustParsePrefix("10.7.0.1/24")}},
+	{Bridge: "virbr3", Mode: NAT, NATIPv6: true, Device: "eth0", Subnets: []netip.Prefix{netip.MustParsePrefix("10.6.0.1/24"), netip.MustParsePrefix("fd01::1/64")},
+		Sources: [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.4")}, Ports: [2]uint16{5000, 6000}},
+}
+
+// TestRules: the rules of each mode, in their order.
+func TestRules(t *testing.T) {
+	want := `forward: jump cross
+forward: jump to_guest
+forward: jump from_guest
+cross: iifname virbr0 oifname virbr0 accept
+cross: iifname virbr1 oifname virbr1 accept
+cross: iifname virbr2 oifname virbr2 accept
+cross: iifname virbr3 oifname virbr3 accept
+to_guest: oifname virbr0 ip daddr 10.9.0.0/24 ct state established,related return
+to_guest: oifname virbr0 ip6 daddr fd00::/64 return
+to_guest: oifname virbr0 reject
+to_guest: oifname virbr1 reject
+to_guest: iifname eth0 oifname virbr2 ip daddr 10.7.0.0/24 return
+to_guest: oifname virbr2 reject
+to_guest: iifname eth0 oifname virbr3 ip daddr 10.6.0.0/24 ct state established,related return
+to_guest: iifname eth0 oifname virbr3 ip6 daddr fd01::/64 ct state established,related return
+to_guest: oifname virbr3 reject
+from_guest: iifname virbr0 ip saddr 10.9.0.0/24 accept
+from_guest: iifname virbr0 ip6 saddr fd00::/64 accept
+from_guest: iifname virbr0 reject
+from_guest: iifname virbr1 reject
+from_guest: iifname virbr2 oifname eth0 ip saddr 10.7.0.0/24 accept
+from_guest: iifname virbr2 reject
+from_guest: iifname virbr3 oifname eth0 ip saddr 10.6.0.0/24 accept
+from_guest: iifname virbr3 oifname eth0 ip6 saddr fd01::/64 accept
+from_guest: iifname virbr3 reject
+postrouting: ip saddr 10.9.0.0/24 ip daddr 224.0.0.0/24 return
+postrouting: ip saddr 10.9.0.0/24 ip daddr 255.255.255.255/32 return
+postrouting: ip saddr 10.9.0.0/24 ip daddr != 10.9.0.0/24 l4proto tcp masquerade to :1024-65535
+postrouting: ip saddr 10.9.0.0/24 ip daddr != 10.9.0.0/24 l4proto udp masquerade to :1024-65535
+postrouting: ip saddr 10.9.0.0/24 ip daddr != 10.9.0.0/24 masquerade
+postrouting: ip saddr 10.6.0.0/24 ip daddr 224.0.0.0/24 return
+postrouting: ip saddr 10.6.0.0/24 ip daddr 255.255.255.255/32 return
+postrouting: oifname eth0 ip saddr 10.6.0.0/24 ip daddr != 10.6.0.0/24 l4proto tcp snat ip to 192.0.2.1-192.0.2.4:5000-6000
+postrouting: oifname eth0 ip saddr 10.6.0.0/24 ip daddr != 10.6.0.0/24 l4proto udp snat ip to 192.0.2.1-192.0.2.4:5000-6000
+postrouting: oifname eth0 ip saddr 10.6.0.0/24 ip daddr != 10.6.0.0/24 snat ip to 192.0.2.1-192.0.2.4
+postrouting: ip6 saddr fd01::/64 ip6 daddr ff02::/16 return
+postrouting: oifname eth0 ip6 saddr fd01::/64 ip6 daddr != fd01::/64 l4proto tcp masquerade to :5000-6000
+postrouting: oifname eth0 ip6 saddr fd01::/64 ip6 daddr != fd01::/64 l4proto udp masquerade to :5000-6000
+postrouting: oifname eth0 ip6 saddr fd01::/64 ip6 daddr != fd01::/64 masquerade
+`
+	var got strings.Builder
+	for _, r := range rules(networks) {
+		got.WriteString(r.String() + "\n")
+	}
+	if diff := cmp.Diff(want, got.String()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// inNamespace moves the test to a network namespace of its own, which ends with the test's thread.
+func inNamespace(t *testing.T) *nftables.Conn {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); errors.Is(err, unix.EPERM) {
+		t.Skip("needs the right to make a network namespace (CAP_SYS_ADMIN)")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestApply: the kernel takes all rules in one step, however often, and leaves nothing when there are no networks.
+func TestApply(t *testing.T) {
+	c := inNamespace(t)
+	count := func() int {
+		chains, err := c.ListChains()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, ch := range chains {
+			list, err := c.GetRules(ch.Table, ch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += len(list)
+		}
+		return n
+	}
+	for range 3 {
+		if err := Apply(networks); err != nil {
+			t.Fatal(err)
+		}
+		if n := count(); n != len(rules(networks)) {
+			t.Errorf("%d rules in the kernel, want %d", n, len(rules(networks)))
+		}
+	}
+	for range 2 {
+		if err := Apply(nil); err != nil {
+			t.Fatal(err)
+		}
+		if tables, err := c.ListTables(); err != nil || len(tables) != 0 {
+			t.Errorf("tables left: %v, %v", tables, err)
+		}
+	}
+}
+
+// TestObstacles: chains of others that drop by default are found, with the commands that help.
+func TestObstacles(t *testing.T) {
+	c := inNamespace(t)
+	drop := nftables.ChainPolicyDrop
+	table := c.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
+	c.AddChain(&nftables.Chain{Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+	c.AddChain(&nftables.Chain{Name: "OUTPUT", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+	c.AddChain(&nftables.Chain{Name: "INPUT", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Apply(networks); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Obstacles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Obstacle{{"ip filter", "FORWARD", "forward"}, {"ip filter", "INPUT", "input"}}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if len(found) == 2 && (!strings.Contains(found[0].String(), `nft insert rule ip filter FORWARD oifname "virbr*" accept`) ||
+		!strings.Contains(found[1].String(), `nft insert rule ip filter INPUT iifname "virbr*" udp dport { 53, 67 } accept`)) {
+		t.Errorf("advice:\n%s\n%s", found[0], found[1])
+	}
+}

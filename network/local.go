@@ -1,0 +1,212 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"virtd/network/bridge"
+	"virtd/network/dhcp"
+	"virtd/network/firewall"
+	"virtd/network/services"
+	"virtd/virterr"
+)
+
+// Local is the host that this process runs on, in the network namespace of the calling thread.
+type Local struct {
+	Links    *bridge.Host
+	Services *services.Supervisor
+	Log      *slog.Logger
+
+	told sync.Map // obstacles that the log has had
+}
+
+var _ Host = (*Local)(nil)
+
+// LinkExists implements Host.
+func (l *Local) LinkExists(name string) (bool, error) {
+	links, err := l.Links.List()
+	if err != nil {
+		return false, err
+	}
+	for _, link := range links {
+		if link.Name == name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Routes implements Host.
+func (l *Local) Routes() ([]HostRoute, error) {
+	list, err := l.Links.Routes()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]HostRoute, 0, len(list))
+	for _, r := range list {
+		out = append(out, HostRoute{Prefix: r.To, Link: r.Link})
+	}
+	return out, nil
+}
+
+// Up implements Host.
+func (l *Local) Up(s Spec) error {
+	there, err := l.LinkExists(s.Bridge)
+	if err != nil {
+		return err
+	}
+	if !there {
+		err := l.Links.AddBridge(bridge.BridgeConfig{
+			Name: s.Bridge, MAC: s.MAC, MTU: s.MTU, STP: s.STP, Delay: time.Duration(s.Delay) * time.Second,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := l.address(s); err != nil {
+		if !there {
+			err = errors.Join(err, l.Links.Delete(s.Bridge))
+		}
+		return err
+	}
+	return nil
+}
+
+// address gives the bridge its addresses and routes, and lets the host forward.
+func (l *Local) address(s Spec) error {
+	four, six := false, false
+	for _, p := range s.Addresses {
+		four, six = four || p.Addr().Is4(), six || p.Addr().Is6()
+	}
+	l.bridgeSettings(s.Bridge, six)
+	for _, p := range s.Addresses {
+		if err := l.Links.AddAddress(s.Bridge, p); err != nil {
+			return err
+		}
+	}
+	for _, r := range s.Routes {
+		if err := l.Links.AddRoute(bridge.Route{To: r.To, Link: s.Bridge, Gateway: r.Gateway, Metric: r.Metric}); err != nil {
+			return err
+		}
+	}
+	if s.Mode != ModeNAT && s.Mode != ModeRoute {
+		return nil
+	}
+	if four {
+		if err := l.enable("/proc/sys/net/ipv4/ip_forward", s.Name); err != nil {
+			return err
+		}
+	}
+	if six {
+		return l.enable("/proc/sys/net/ipv6/conf/all/forwarding", s.Name)
+	}
+	return nil
+}
+
+// bridgeSettings keeps the host from taking part in the guests' IPv6: it takes no router's word there, and has no address
+// where the network has none. A kernel without IPv6 has nothing to set.
+func (l *Local) bridgeSettings(bridge string, six bool) {
+	values := map[string]string{"accept_ra": "0", "autoconf": "0", "disable_ipv6": "1"}
+	if six {
+		values["disable_ipv6"] = "0"
+	}
+	for name, v := range values {
+		path := "/proc/sys/net/ipv6/conf/" + strings.ReplaceAll(bridge, "/", ".") + "/" + name
+		if err := os.WriteFile(path, []byte(v), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			l.Log.Warn("a setting of a network's bridge cannot be made", "file", path, "value", v, "error", err)
+		}
+	}
+}
+
+// enable sets a switch of the kernel that guests cannot reach the world without, and says so.
+func (l *Local) enable(path, network string) error {
+	now, err := os.ReadFile(path)
+	if err == nil && strings.TrimSpace(string(now)) != "0" {
+		return nil
+	}
+	if err == nil {
+		err = os.WriteFile(path, []byte("1"), 0)
+	}
+	if err != nil {
+		return virterr.NewFrom(virterr.FromNetwork, virterr.SystemError, "failed to enable IP forwarding for network '%s': %w", network, err)
+	}
+	l.Log.Info("this host forwards packets from now on, because a network needs it", "network", network, "setting", path)
+	return nil
+}
+
+// Down implements Host.
+func (l *Local) Down(s Spec) error { return l.Links.Delete(s.Bridge) }
+
+// Filter implements Host. What will be in the way is said in the log, once.
+func (l *Local) Filter(list []Spec) error {
+	var networks []firewall.Network
+	for _, s := range list {
+		mode := map[Mode]firewall.Mode{ModeIsolated: firewall.Isolated, ModeNAT: firewall.NAT, ModeRoute: firewall.Routed}[s.Mode]
+		if mode == "" {
+			continue
+		}
+		networks = append(networks, firewall.Network{
+			Bridge: s.Bridge, Mode: mode, Device: s.Device, Subnets: s.Addresses, NATIPv6: s.NATIPv6, Sources: s.NATSources, Ports: s.NATPorts,
+		})
+	}
+	if err := firewall.Apply(networks); err != nil {
+		return err
+	}
+	if len(networks) == 0 {
+		return nil
+	}
+	obstacles, err := firewall.Obstacles()
+	if err != nil {
+		l.Log.Warn("cannot tell whether other packet filters are in the way of networks", "error", err)
+	}
+	for _, o := range obstacles {
+		if _, said := l.told.LoadOrStore(o, true); !said {
+			l.Log.Warn("another packet filter is in the way of networks", "problem", o.String())
+		}
+	}
+	return nil
+}
+
+// Serve implements Host.
+func (l *Local) Serve(s Spec) error {
+	c := services.Config{
+		UUID: s.UUID, Name: s.Name, Bridge: s.Bridge, DNS: s.DNS, RA: s.RA, Router: s.Mode != ModeIsolated, MTU: s.MTU,
+	}
+	if len(s.DHCP) > 0 {
+		c.DHCP = &s.DHCP[0] // there is one at most
+	}
+	for _, p := range s.Addresses {
+		c.Listen = append(c.Listen, p.Addr())
+	}
+	return l.Services.Serve(c)
+}
+
+// StopServing implements Host.
+func (l *Local) StopServing(id uuid.UUID) error { return l.Services.Stop(id) }
+
+// Plug implements Host.
+func (l *Local) Plug(bridge, tap string, isolated bool) error {
+	if err := l.Links.Attach(bridge, tap); err != nil {
+		return err
+	}
+	if !isolated {
+		return nil
+	}
+	if err := l.Links.Isolate(tap, true); err != nil {
+		return fmt.Errorf("tap %s is on bridge %s, but not isolated: %w", tap, bridge, err)
+	}
+	return nil
+}
+
+// Leases implements Host.
+func (l *Local) Leases(id uuid.UUID) ([]dhcp.Lease, error) { return l.Services.Leases(id) }
+
+// ForgetLeases implements Host.
+func (l *Local) ForgetLeases(id uuid.UUID) error { return l.Services.Forget(id) }

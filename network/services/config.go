@@ -1,0 +1,94 @@
+package services
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"virtd/network/dhcp"
+	"virtd/network/dns"
+)
+
+// Role is the argument by which this program becomes the services of a network.
+const Role = "network-services"
+
+// Config is what one network offers. It is plain data: the child gets it as JSON.
+type Config struct {
+	UUID   uuid.UUID `json:"uuid"`
+	Name   string    `json:"name"`
+	Bridge string    `json:"bridge"`
+
+	DHCP *dhcp.Config `json:"dhcp,omitempty"`
+	DNS  *dns.Config  `json:"dns,omitempty"`
+	// Listen are the host's addresses on the network, where DNS is answered.
+	Listen []netip.Addr `json:"listen,omitempty"`
+	// RA are the IPv6 subnets in which guests make addresses of their own.
+	RA     []netip.Prefix `json:"ra,omitempty"`
+	Router bool           `json:"router"` // guests reach the world through the host
+	MTU    int            `json:"mtu,omitempty"`
+}
+
+// Empty reports whether there is nothing to offer, and so no need for a process.
+func (c Config) Empty() bool { return c.DHCP == nil && c.DNS == nil && len(c.RA) == 0 }
+
+// sockets names the descriptors that the child needs, in order. A change of these needs a new child.
+func (c Config) sockets() []string {
+	var out []string
+	if c.DHCP != nil {
+		out = append(out, socketDHCP, socketFrames, fileLeases+"0", fileLeases+"1")
+	}
+	if c.DNS != nil {
+		for _, a := range c.Listen {
+			out = append(out, socketUDP+a.String(), socketTCP+a.String())
+		}
+	}
+	if len(c.RA) > 0 {
+		out = append(out, socketRA)
+	}
+	return out
+}
+
+func (c Config) sameSockets(o Config) bool {
+	return c.Bridge == o.Bridge && slices.Equal(c.sockets(), o.sockets())
+}
+
+// Names of descriptors.
+const (
+	socketDHCP   = "dhcp"    // UDP port 67 on the bridge
+	socketFrames = "frames"  // packets to the bridge, with link-layer addresses
+	fileLeases   = "leases." // two files
+	socketUDP    = "dns-udp:"
+	socketTCP    = "dns-tcp:"
+	socketRA     = "ra" // ICMPv6 on the bridge
+)
+
+// start is the first thing that a child reads.
+type start struct {
+	Config Config   `json:"config"`
+	Files  []string `json:"files"` // names of the descriptors from firstFile on
+}
+
+// The child's descriptors: 0 is the null device, 1 and 2 the log.
+const (
+	fdConfig  = 3 // reads start
+	fdControl = 4 // listening unix socket
+	firstFile = 5
+)
+
+// request and response are one line each on the control socket.
+type request struct {
+	Op     string  `json:"op"`
+	Config *Config `json:"config,omitempty"`
+}
+
+type response struct {
+	Error  string       `json:"error,omitempty"`
+	Leases []dhcp.Lease `json:"leases,omitempty"`
+}
+
+// What a request asks for.
+const (
+	opConfigure = "configure"
+	opLeases    = "leases"
+)

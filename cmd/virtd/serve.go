@@ -68,7 +68,8 @@ func serve(cfg config, log *slog.Logger) error {
 	}
 	d := daemon.New(daemon.Config{
 		Secrets: secrets, Interfaces: hostif.List,
-		Manager: mgr, Storage: pools, Networks: networks, Devices: devices, Hostdevs: hostdevs, CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
+		Manager: mgr, Storage: pools, Networks: networks, Devices: devices, Hostdevs: hostdevs,
+		CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()

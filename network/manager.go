@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/eventbus"
 	"virtd/virterr"
 )
 
@@ -29,7 +30,7 @@ type Manager struct {
 	cfg     Config
 	log     *slog.Logger
 	records *records
-	events  *bus
+	events  *eventbus.Bus[Event]
 
 	// change is held while the host or a definition is changed, so that no two networks get one bridge, subnet or rule.
 	// It is taken before mu, which is never held while the host is changed: lists and lookups do not wait.
@@ -54,7 +55,7 @@ func Open(cfg Config) (*Manager, error) {
 	if err := m.load(); err != nil {
 		return nil, err
 	}
-	m.events = newBus()
+	m.events = eventbus.New[Event]()
 	m.resume()
 	return m, nil
 }
@@ -99,11 +100,11 @@ func (m *Manager) load() error {
 }
 
 // Close ends the delivery of events. Networks stay active for the next Manager.
-func (m *Manager) Close() { m.events.close() }
+func (m *Manager) Close() { m.events.Close() }
 
 // Subscribe calls f with every event from now on, in order, one at a time. f must not block. The returned function ends the
 // subscription and must not be called from f.
-func (m *Manager) Subscribe(f func(Event)) (cancel func()) { return m.events.subscribe(f) }
+func (m *Manager) Subscribe(f func(Event)) (cancel func()) { return m.events.Subscribe(f) }
 
 // Autostart starts the networks that are marked for it, once for each boot of the host: a network that somebody stopped stays
 // stopped when virtd is restarted.

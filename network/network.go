@@ -94,7 +94,7 @@ func (n *Network) Leases() ([]dhcp.Lease, error) {
 
 // emit queues an event; the manager's lock is held.
 func (n *Network) emit(what Lifecycle) {
-	n.m.events.emit(Event{Name: n.def.name, UUID: n.id, Type: what})
+	n.m.events.Emit(Event{Name: n.def.name, UUID: n.id, Type: what})
 }
 
 // gone says that the network was removed since the caller got hold of it; the manager's lock is held.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/eventbus"
 	"virtd/virterr"
 )
 
@@ -28,7 +29,7 @@ type Config struct {
 type Manager struct {
 	log     *slog.Logger
 	records *records
-	events  *bus
+	events  *eventbus.Bus[Event]
 
 	// imageUsers, see AskUsers; nil knows none.
 	imageUsers atomic.Pointer[func(path string) []string]
@@ -58,7 +59,7 @@ func Open(cfg Config) (*Manager, error) {
 			m.log.Error("cannot remove unfinished volumes", "pool", p.def.name, "error", err)
 		}
 	}
-	m.events = newBus()
+	m.events = eventbus.New[Event]()
 	return m, nil
 }
 
@@ -110,11 +111,11 @@ func (m *Manager) load() error {
 }
 
 // Close ends the delivery of events. Pools stay active for the next Manager.
-func (m *Manager) Close() { m.events.close() }
+func (m *Manager) Close() { m.events.Close() }
 
 // Subscribe calls f with every event from now on, in order, one at a time. f must not block. The returned function ends the
 // subscription and must not be called from f.
-func (m *Manager) Subscribe(f func(Event)) (cancel func()) { return m.events.subscribe(f) }
+func (m *Manager) Subscribe(f func(Event)) (cancel func()) { return m.events.Subscribe(f) }
 
 // Autostart starts the pools that are marked for it, once for each boot of the host: a pool that somebody stopped stays
 // stopped when virtd is restarted.

@@ -87,7 +87,7 @@ func (p *Pool) Autostart() bool {
 
 // emit queues a lifecycle event; the manager's lock is held.
 func (p *Pool) emit(what Lifecycle) {
-	p.m.events.emit(Event{Kind: EventLifecycle, Name: p.def.name, UUID: p.id, Type: what})
+	p.m.events.Emit(Event{Kind: EventLifecycle, Name: p.def.name, UUID: p.id, Type: what})
 }
 
 // gone says that the pool was removed since the caller got hold of it; the manager's lock is held.
@@ -349,5 +349,5 @@ func (p *Pool) Refresh() error {
 
 // refreshed tells clients that volumes may have changed; the manager's lock is held.
 func (p *Pool) refreshed() {
-	p.m.events.emit(Event{Kind: EventRefresh, Name: p.def.name, UUID: p.id})
+	p.m.events.Emit(Event{Kind: EventRefresh, Name: p.def.name, UUID: p.id})
 }

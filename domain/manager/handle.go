@@ -10,7 +10,7 @@ import (
 // emit queues an event about the domain. The caller holds d.mu, which orders the events of one domain.
 func (d *Domain) emit(e Event) {
 	e.Domain = d.ref()
-	d.m.events.emit(e)
+	d.m.events.Emit(e)
 }
 
 func (d *Domain) emitLifecycle(t LifecycleType, detail int) {

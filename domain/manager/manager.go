@@ -11,6 +11,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/store"
 	"virtd/driver"
+	"virtd/eventbus"
 	"virtd/virterr"
 )
 
@@ -42,7 +43,7 @@ type Config struct {
 type Manager struct {
 	cfg    Config
 	log    *slog.Logger
-	events *bus
+	events *eventbus.Bus[Event]
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -72,7 +73,7 @@ func New(cfg Config) (*Manager, error) {
 	setDefault(&cfg.DetachWait, 5*time.Second)
 	setDefault(&cfg.QuitTimeout, 10*time.Second)
 	m := &Manager{
-		cfg: cfg, log: cfg.Log, events: newBus(),
+		cfg: cfg, log: cfg.Log, events: eventbus.New[Event](),
 		byUUID: map[uuid.UUID]*Domain{}, byName: map[string]*Domain{}, byID: map[int]*Domain{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -92,7 +93,7 @@ func (m *Manager) Close() {
 	m.releaseAll() // no events from here on, so nothing starts new work
 	m.wg.Wait()
 	m.releaseAll() // what a restart that was under way made
-	m.events.close()
+	m.events.Close()
 }
 
 func (m *Manager) releaseAll() {

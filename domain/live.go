@@ -49,9 +49,6 @@ func (d *Definition) Start(id int, host HostCPU) (*Definition, error) {
 	opts := d.opts
 	opts.Live, opts.Stored, opts.Validate = true, true, false
 	live, err := build(doc, opts)
-	if err == nil {
-		live, err = live.addSparePorts()
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -133,28 +130,23 @@ func stripLive(root *xmltree.Node, ours bool) {
 		return
 	}
 	for _, dev := range devices.Elements() {
-		stripLiveDevice(dev)
-	}
-}
-
-// stripLiveDevice is stripLive for one device.
-func stripLiveDevice(dev *xmltree.Node) {
-	for _, alias := range dev.All("alias") {
-		if !strings.HasPrefix(alias.Attr("name"), "ua-") {
-			alias.Remove()
-		}
-	}
-	switch {
-	case dev.Is("interface"):
-		if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
-			if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
-				target.Remove()
+		for _, alias := range dev.All("alias") {
+			if !strings.HasPrefix(alias.Attr("name"), "ua-") {
+				alias.Remove()
 			}
 		}
-	case dev.Is("serial"), dev.Is("console"), dev.Is("channel"), dev.Is("parallel"):
-		dev.RemoveAttr("tty")
-		if t := dev.Attr("type"); t == "pty" || t == "" {
-			dev.RemoveAll("source")
+		switch {
+		case dev.Is("interface"):
+			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
+				if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
+					target.Remove()
+				}
+			}
+		case dev.Is("serial"), dev.Is("console"), dev.Is("channel"), dev.Is("parallel"):
+			dev.RemoveAttr("tty")
+			if t := dev.Attr("type"); t == "pty" || t == "" {
+				dev.RemoveAll("source")
+			}
 		}
 	}
 }

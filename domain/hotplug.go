@@ -66,6 +66,14 @@ func (d *Definition) AttachLive(v *Device) (live *Definition, alias string, err 
 	return live, alias, err
 }
 
+// stripLiveDevice is stripLive for one device that stands alone.
+func stripLiveDevice(dev *xmltree.Node) {
+	root := xmltree.New("domain")
+	root.Ensure("devices").Append(dev)
+	stripLive(root, false)
+	dev.Remove()
+}
+
 // checkPlace refuses a device for which a running machine has no place.
 func (d *Definition) checkPlace(dev *xmltree.Node) error {
 	p, err := d.layout()

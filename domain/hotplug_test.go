@@ -53,6 +53,18 @@ func TestSparePorts(t *testing.T) {
 		if err != nil || again.XML(0) != live.XML(0) {
 			t.Errorf("%s: read again: %v\n%s", c.name, err, live.XML(0))
 		}
+		v, err := ParseDevice(`<rng><backend model='random'>/dev/urandom</backend></rng>`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		more, _, err := again.AttachLive(v)
+		if err != nil {
+			continue // nothing is free
+		}
+		// As when its saved state is restored: the guest knows its ports.
+		if more, err = more.Start(2, nil); err != nil || ports(more) != c.want {
+			t.Errorf("%s: started again with %d root ports (%v)", c.name, ports(more), err)
+		}
 	}
 }
 

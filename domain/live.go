@@ -51,7 +51,7 @@ func (d *Definition) Start(id int, host HostCPU) (*Definition, error) {
 	opts := d.opts
 	opts.Live, opts.Stored, opts.Validate = true, true, false
 	live, err := build(doc, opts)
-	if err == nil {
+	if err == nil && !d.opts.Live { // one that ran before keeps the layout that its guest knows
 		live, err = live.addSparePorts()
 	}
 	if err != nil {
@@ -132,20 +132,10 @@ func (d *Definition) XML(flags XMLFlags) string {
 func stripLive(root *xmltree.Node, ours bool) {
 	stripRun(root)
 	for _, dev := range root.Child("devices").Elements() {
-		stripGeneratedAliases(dev)
-	}
-}
-
-// stripLiveDevice is stripLive for one device.
-func stripLiveDevice(dev *xmltree.Node) {
-	stripGeneratedAliases(dev)
-	stripRunDevice(dev)
-}
-
-func stripGeneratedAliases(dev *xmltree.Node) {
-	for _, alias := range dev.All("alias") {
-		if !strings.HasPrefix(alias.Attr("name"), "ua-") {
-			alias.Remove()
+		for _, alias := range dev.All("alias") {
+			if !strings.HasPrefix(alias.Attr("name"), "ua-") {
+				alias.Remove()
+			}
 		}
 	}
 }
@@ -170,10 +160,18 @@ func stripRunDevice(dev *xmltree.Node) {
 				target.Remove()
 			}
 		}
-	case dev.Is("serial"), dev.Is("console"), dev.Is("channel"), dev.Is("parallel"):
-		dev.RemoveAttr("tty")
-		if t := dev.Attr("type"); t == "pty" || t == "" {
-			dev.RemoveAll("source")
+		switch {
+		case dev.Is("interface"):
+			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
+				if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
+					target.Remove()
+				}
+			}
+		case dev.Is("serial"), dev.Is("console"), dev.Is("channel"), dev.Is("parallel"):
+			dev.RemoveAttr("tty")
+			if t := dev.Attr("type"); t == "pty" || t == "" {
+				dev.RemoveAll("source")
+			}
 		}
 	}
 }

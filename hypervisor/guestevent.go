@@ -44,10 +44,11 @@ func (q *eventQueue) put(e guestEvent) {
 	}
 }
 
-func (q *eventQueue) empty() bool {
+// waiting reports whether there is an event to act on.
+func (q *eventQueue) waiting() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.pending == nil
+	return q.pending != nil
 }
 
 func (q *eventQueue) take() *guestEvent {

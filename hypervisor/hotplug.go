@@ -224,7 +224,7 @@ func (m *Machine) finishEjects() {
 		m.drop(s)
 	}
 	// What else the guest did meanwhile comes next, before it goes on.
-	if state == StateRunning && m.events.empty() {
+	if state == StateRunning && !m.events.waiting() {
 		m.runner.start()
 	}
 }

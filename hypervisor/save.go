@@ -77,7 +77,7 @@ func (m *Machine) halt(job string) (ran bool, err error) {
 		ran = true
 	}
 	m.runner.stop()
-	if !m.events.empty() {
+	if m.events.waiting() {
 		return false, errGuestActs // control acts as soon as it gets mu
 	}
 	if !m.frozen.yes { // also a machine that was started paused

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"virtd/domain/saveimage"
 	"virtd/driver"
@@ -27,10 +28,22 @@ func wantLifecycle(t *testing.T, f *fixture, want ...string) {
 	}
 }
 
+// forgetEvents forgets what came, and what is on its way.
 func (f *fixture) forgetEvents() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.events = nil
+	f.t.Helper()
+	const mark EventKind = -99
+	f.m.events.Emit(Event{Kind: mark})
+	for range 500 {
+		f.mu.Lock()
+		if slices.ContainsFunc(f.events, func(e Event) bool { return e.Kind == mark }) {
+			f.events = nil
+			f.mu.Unlock()
+			return
+		}
+		f.mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+	}
+	f.t.Fatal("an event did not come")
 }
 
 func TestSaveRestore(t *testing.T) {

@@ -55,7 +55,7 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	for _, r := range resources {
 		names = append(names, r.Files...)
 	}
-	err = client.ExecuteFiles(ctx, "x-virtd-attach", map[string]any{"device": a, "files": names}, nil, o.files)
+	err = client.ExecuteFiles(ctx, "x-virtd-attach", map[string]any{"device": a, "files": names}, o.files, nil)
 	if err == nil || i.hasAfterAll(req.Alias, err) {
 		return nil
 	}

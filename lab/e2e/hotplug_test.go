@@ -55,9 +55,9 @@ func testHotplug(t *testing.T, vcpus, rounds int, kernel string) {
 		initrd: labtest.AppendFiles(t, k.Initrd, map[string]string{"cmd": strings.ReplaceAll(plugScript, "ROUNDS", fmt.Sprint(rounds))})})
 	image := h.image("more", 16)
 	h.vctl("start", name)
-	h.expect(name, "armed", 150*time.Second)
+	h.expect(name, "armed", 5*time.Minute)
 	events := watchEvents(t, h)
-	wait := func(what string) { t.Helper(); h.expect(name, what, 60*time.Second) }
+	wait := func(what string) { t.Helper(); h.expect(name, what, 2*time.Minute) }
 	event := func(want string, n int) {
 		t.Helper()
 		h.until(30*time.Second, fmt.Sprintf("%d times %s", n, want), func() bool { return strings.Count(events(), want) == n })

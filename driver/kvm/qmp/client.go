@@ -9,12 +9,9 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strconv"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // MaxLine bounds one message of the engine, in bytes.
@@ -139,15 +136,17 @@ func greet(conn net.Conn, lines *lineReader) error {
 // Execute runs a command and decodes its result into result, which may be nil. args is what encodes to the arguments
 // object, or nil.
 func (c *Client) Execute(ctx context.Context, command string, args, result any) error {
-	return c.execute(ctx, command, args, result, nil)
-}
-
-func (c *Client) execute(ctx context.Context, command string, args, result any, rights []byte) error {
 	fields := map[string]any{"execute": command}
 	if args != nil {
 		fields["arguments"] = args
 	}
-	r, err := c.send(ctx, fields, rights)
+	return c.execute(ctx, fields, nil, result)
+}
+
+// execute sends a command object, with descriptors, and decodes the result.
+func (c *Client) execute(ctx context.Context, fields map[string]any, files []*os.File, result any) error {
+	command := fields["execute"]
+	r, err := c.send(ctx, fields, files)
 	if err != nil {
 		return err
 	}
@@ -155,29 +154,9 @@ func (c *Client) execute(ctx context.Context, command string, args, result any, 
 		return r.err
 	}
 	if err := json.Unmarshal(r.result, result); err != nil {
-		return fmt.Errorf("the engine's answer to %s makes no sense: %w", command, err)
+		return fmt.Errorf("the engine's answer to %v makes no sense: %w", command, err)
 	}
 	return nil
-}
-
-// ExecuteFiles is Execute with descriptors that go with the command (SCM_RIGHTS), over a unix socket. They stay the
-// caller's.
-func (c *Client) ExecuteFiles(ctx context.Context, command string, args, result any, files []*os.File) error {
-	if len(files) == 0 {
-		return c.Execute(ctx, command, args, result)
-	}
-	var fds []int
-	for _, f := range files {
-		raw, err := f.SyscallConn()
-		if err == nil {
-			err = raw.Control(func(fd uintptr) { fds = append(fds, int(fd)) })
-		}
-		if err != nil {
-			return fmt.Errorf("pass %s to the engine: %w", f.Name(), err)
-		}
-	}
-	defer runtime.KeepAlive(files)
-	return c.execute(ctx, command, args, result, unix.UnixRights(fds...))
 }
 
 // Raw sends a command object as a user wrote it, under an id of ours, and returns the reply as it came.
@@ -197,7 +176,7 @@ func (c *Client) Raw(ctx context.Context, object string) (string, error) {
 	return string(r.line), nil
 }
 
-func (c *Client) send(ctx context.Context, fields map[string]any, rights []byte) (reply, error) {
+func (c *Client) send(ctx context.Context, fields map[string]any, files []*os.File) (reply, error) {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
@@ -215,7 +194,7 @@ func (c *Client) send(ctx context.Context, fields map[string]any, rights []byte)
 	if err != nil {
 		return reply{}, err
 	}
-	if err := c.write(ctx, append(line, '\n'), rights); err != nil {
+	if err := c.write(ctx, append(line, '\n'), files); err != nil {
 		return reply{}, err
 	}
 	select {
@@ -240,8 +219,8 @@ func (c *Client) drop(id string) {
 }
 
 // write sends one line whole. An engine that does not read for the context's time loses the connection: half a line
-// cannot be taken back. rights go with its first byte.
-func (c *Client) write(ctx context.Context, line, rights []byte) error {
+// cannot be taken back.
+func (c *Client) write(ctx context.Context, line []byte, files []*os.File) error {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
 	deadline, ok := ctx.Deadline()
@@ -251,19 +230,7 @@ func (c *Client) write(ctx context.Context, line, rights []byte) error {
 	if err := c.conn.SetWriteDeadline(deadline); err != nil {
 		return ErrClosed
 	}
-	if len(rights) > 0 {
-		conn, ok := c.conn.(*net.UnixConn)
-		if !ok {
-			return errors.New("descriptors can be passed over a unix socket only")
-		}
-		n, _, err := conn.WriteMsgUnix(line, rights, nil)
-		if err != nil {
-			c.conn.Close()
-			return fmt.Errorf("%w (%w)", ErrClosed, err)
-		}
-		line = line[n:]
-	}
-	if _, err := c.conn.Write(line); err != nil {
+	if err := writeWith(c.conn, line, files); err != nil {
 		c.conn.Close()
 		return fmt.Errorf("%w (%w)", ErrClosed, err)
 	}

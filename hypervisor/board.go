@@ -16,6 +16,7 @@ import (
 type board struct {
 	kind    acpi.Board
 	root    *pci.Root
+	hotplug *pci.Hotplug
 	pm      *chipset.ACPIPM
 	rtc     *chipset.RTC
 	kbd     *chipset.I8042
@@ -66,6 +67,7 @@ func (m *Machine) makeBoard() error {
 		{chipset.SpeakerPort, 1, &b.speaker}, // KVM answers first when it has the timer
 		{chipset.APMPort, chipset.APMPorts, &b.apm},
 		{pci.ConfigPortsBase, pci.ConfigPortsSize, b.config},
+		{pci.HotplugPort, pci.HotplugPorts, b.hotplug},
 	}
 	for _, c := range claims {
 		if err := m.portSpace.Add(c.port, c.size, c.dev); err != nil {
@@ -103,6 +105,7 @@ func (m *Machine) makeRoot() error {
 			return fmt.Errorf("root port %s: %w", p.ID, err)
 		}
 	}
+	m.makeHotplug()
 	return nil
 }
 
@@ -157,6 +160,7 @@ func (b *board) start() {
 // reset is the board's reset line.
 func (b *board) reset() {
 	b.root.Reset()
+	b.hotplug.Reset()
 	b.pm.Reset()
 	b.rtc.Reset()
 	b.kbd.Reset()

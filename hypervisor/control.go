@@ -1,8 +1,12 @@
 package hypervisor
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor/monitor"
 )
@@ -51,6 +55,8 @@ func (c control) CPUs() []monitor.CPU {
 
 // Disks implements monitor.Machine.
 func (c control) Disks() []monitor.Disk {
+	c.devices.mu.RLock()
+	defer c.devices.mu.RUnlock()
 	var out []monitor.Disk
 	for _, d := range c.devices.disks {
 		s := d.dev.Stats()
@@ -65,6 +71,8 @@ func (c control) Disks() []monitor.Disk {
 
 // ResizeDisk implements monitor.Machine.
 func (c control) ResizeDisk(id string, bytes uint64) error {
+	c.devices.mu.RLock()
+	defer c.devices.mu.RUnlock()
 	for _, d := range c.devices.disks {
 		if d.cfg.ID == id {
 			if bytes > 1<<62 {
@@ -78,6 +86,8 @@ func (c control) ResizeDisk(id string, bytes uint64) error {
 
 // NICs implements monitor.Machine.
 func (c control) NICs() []monitor.NIC {
+	c.devices.mu.RLock()
+	defer c.devices.mu.RUnlock()
 	var out []monitor.NIC
 	for _, n := range c.devices.nics {
 		nic := monitor.NIC{ID: n.cfg.ID, MAC: n.cfg.MAC, Driver: n.cfg.Driver, Queues: max(n.cfg.Queues, 1), Up: n.dev.LinkUp()}
@@ -93,6 +103,8 @@ func (c control) NICs() []monitor.NIC {
 
 // SetLink implements monitor.Machine.
 func (c control) SetLink(id string, up bool) error {
+	c.devices.mu.RLock()
+	defer c.devices.mu.RUnlock()
 	for _, n := range c.devices.nics {
 		if n.cfg.ID == id {
 			n.dev.SetLink(up)
@@ -112,6 +124,24 @@ func (c control) Chardevs() []monitor.Chardev {
 		out = append(out, monitor.Chardev{ID: d.id, Type: d.port.Type(), Connected: d.port.Connected()})
 	}
 	return out
+}
+
+// Attach implements monitor.Machine.
+func (c control) Attach(device json.RawMessage, files map[string]int) error {
+	named := make(map[FileName]int, len(files))
+	for name, fd := range files {
+		named[FileName(name)] = fd
+	}
+	var a Attachment
+	d := json.NewDecoder(bytes.NewReader(device))
+	d.DisallowUnknownFields() // a newer virtd must not believe that an older engine does what it says
+	if err := d.Decode(&a); err != nil {
+		for _, fd := range named {
+			unix.Close(fd)
+		}
+		return fmt.Errorf("device: %w", err)
+	}
+	return c.Machine.Attach(a, named)
 }
 
 // PCI implements monitor.Machine.

@@ -2,7 +2,9 @@ package hypervisor
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"virtd/hypervisor/irq"
 	"virtd/hypervisor/pci"
@@ -10,8 +12,11 @@ import (
 	"virtd/hypervisor/virtio/balloon"
 )
 
-// devices are the devices behind the virtio transport, in the order of the configuration.
+// devices are the devices behind the virtio transport, in the order in which they came.
 type devices struct {
+	// mu guards the three lists for those that only look; who changes one holds Machine.mu too. A device is closed after
+	// it left the lists, so that what is found in them under mu works.
+	mu    sync.RWMutex
 	list  []device
 	disks []disk
 	nics  []nic
@@ -23,8 +28,11 @@ type devices struct {
 
 type device struct {
 	id        string
+	at        pci.Address
 	transport *virtio.PCI
-	close     func() // releases what the device itself holds; may be nil
+	close     func()     // releases what the device itself holds; may be nil
+	requested *time.Time // when the guest was last asked to let go of it; zero for never
+	workers   int        // that the scheduler was told of when the device came to a running machine
 }
 
 func (m *Machine) makeDevices() error {
@@ -56,8 +64,45 @@ func (m *Machine) makeDevices() error {
 	return nil
 }
 
-// add puts a virtio device behind the PCI transport at its address.
+// add puts a virtio device behind the PCI transport at its address. It owns the device from then on: when it fails, release
+// was called.
 func (m *Machine) add(id string, at PCIAddress, dev virtio.Device, release func()) error {
+	t, err := m.transport(id, at, dev)
+	if err != nil {
+		if release != nil {
+			release()
+		}
+		return err
+	}
+	d := device{id: id, at: pciAddress(at), transport: t, close: release, requested: &time.Time{}}
+	if m.frozen.yes {
+		t.Quiesce() // as the others are
+	}
+	if err := m.board.root.Add(d.at, t.Function()); err != nil {
+		d.free()
+		return err
+	}
+	m.board.hotplug.Occupy(d.at, removable(dev.ID()))
+	m.devices.mu.Lock()
+	m.devices.list = append(m.devices.list, d)
+	m.devices.mu.Unlock()
+	return nil
+}
+
+// removable says which types of device come and go. The others are part of the machine.
+func removable(id virtio.DeviceID) bool {
+	return id == virtio.IDBlock || id == virtio.IDNet || id == virtio.IDEntropy
+}
+
+// free stops a device and releases what it holds. No vCPU is inside it.
+func (d *device) free() {
+	d.transport.Close()
+	if d.close != nil {
+		d.close()
+	}
+}
+
+func (m *Machine) transport(id string, at PCIAddress, dev virtio.Device) (*virtio.PCI, error) {
 	cfg := virtio.PCIConfig{Name: id, Device: dev, Memory: m.mem, Interrupts: m.irq, Doorbells: irq.NewDoorbells(m.vm), Logf: m.host.Logf}
 	if m.layout.q35 {
 		kind := pci.ExpressEndpoint
@@ -66,12 +111,7 @@ func (m *Machine) add(id string, at PCIAddress, dev virtio.Device, release func(
 		}
 		cfg.Express = &kind
 	}
-	t, err := virtio.NewPCI(cfg)
-	if err != nil {
-		return err
-	}
-	m.devices.list = append(m.devices.list, device{id, t, release})
-	return m.board.root.Add(pciAddress(at), t.Function())
+	return virtio.NewPCI(cfg)
 }
 
 // start connects the consoles to the world.
@@ -100,10 +140,7 @@ func (d *devices) reset() {
 }
 
 func (d *devices) close() {
-	for _, dev := range d.list {
-		dev.transport.Close()
-		if dev.close != nil {
-			dev.close()
-		}
+	for i := range d.list {
+		d.list[i].free()
 	}
 }

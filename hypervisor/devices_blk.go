@@ -37,10 +37,15 @@ func (m *Machine) makeDisk(c *Disk) error {
 	if err != nil {
 		return err
 	}
-	m.devices.disks = append(m.devices.disks, disk{c, dev})
-	return m.add(c.ID, c.Address, dev, func() {
+	err = m.add(c.ID, c.Address, dev, func() {
 		if err := dev.Close(); err != nil {
 			m.host.Logf("disk %s: %v", c.ID, err)
 		}
 	})
+	if err == nil {
+		m.devices.mu.Lock()
+		m.devices.disks = append(m.devices.disks, disk{c, dev})
+		m.devices.mu.Unlock()
+	}
+	return err
 }

@@ -26,6 +26,7 @@ func (m *Machine) makeNIC(c *NIC) error {
 	var vhosts []int
 	if c.Driver == driverVhost {
 		if vhosts, err = m.host.takeAll(c.Vhosts, "vhost"); err != nil {
+			closeAll(taps)
 			return err
 		}
 	}
@@ -34,10 +35,16 @@ func (m *Machine) makeNIC(c *NIC) error {
 		RxQueueSize: c.RxQueueSize, TxQueueSize: c.TxQueueSize, Offloads: c.Offloads, Log: m.host.Logf,
 	})
 	if err != nil {
+		closeAll(append(taps, vhosts...))
 		return err
 	}
+	if err := m.add(c.ID, c.Address, dev, dev.Close); err != nil {
+		return err
+	}
+	m.devices.mu.Lock()
 	m.devices.nics = append(m.devices.nics, nic{c, dev})
-	return m.add(c.ID, c.Address, dev, dev.Close)
+	m.devices.mu.Unlock()
+	return nil
 }
 
 // parseMAC reads six bytes in hexadecimal with colons.

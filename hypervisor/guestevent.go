@@ -44,6 +44,13 @@ func (q *eventQueue) put(e guestEvent) {
 	}
 }
 
+// waiting reports whether there is an event to act on.
+func (q *eventQueue) waiting() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.pending != nil
+}
+
 func (q *eventQueue) take() *guestEvent {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -84,6 +91,8 @@ func (m *Machine) control() {
 		case <-m.done:
 			return
 		case <-m.events.wake:
+		case <-m.ejects.wake:
+			m.finishEjects()
 		}
 		if e := m.events.take(); e != nil {
 			m.act(e)

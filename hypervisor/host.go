@@ -45,11 +45,18 @@ func (h *Host) takeAll(names []FileName, what string) ([]int, error) {
 	for _, n := range names {
 		fd, err := h.take(n, what)
 		if err != nil {
+			closeAll(fds)
 			return nil, err
 		}
 		fds = append(fds, fd)
 	}
 	return fds, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 }
 
 // source opens a file to load at each reset of the machine; nil for no name.

@@ -81,6 +81,7 @@ func (m *Machine) reset(guest, run bool) error {
 		m.startTime()
 		m.devices.resume()
 	}
+	m.completeRemovals()
 	m.devices.reset()
 	m.board.reset()
 	if err := m.resetIRQ(); err != nil {

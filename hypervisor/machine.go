@@ -57,6 +57,7 @@ type Machine struct {
 
 	status statusWord
 	events eventQueue
+	ejects ejectQueue
 
 	resetAtPoweroff atomic.Bool // the guest's power-off is half of a reboot
 
@@ -85,6 +86,7 @@ func New(c *Config, h Host) (*Machine, error) {
 	m := &Machine{cfg: c, host: h, done: make(chan struct{})}
 	m.runner.init()
 	m.events.init()
+	m.ejects.init()
 	m.status.set(StatePrelaunch, "")
 	for _, step := range []struct {
 		what string

@@ -33,6 +33,15 @@ func (m *Machine) buildTables() (*acpi.Tables, error) {
 		c.CPUs = append(c.CPUs, acpi.CPU{APICID: m.cpuid.APICID(i), Online: i < m.cfg.CPU.Online})
 	}
 	seen := map[uint8]bool{}
+	if m.board.kind == acpi.PC {
+		for slot := uint8(acpi.FirstHotplugSlot); slot < 32; slot++ {
+			seen[slot] = true
+			c.Slots = append(c.Slots, slot)
+		}
+	}
+	for _, p := range m.cfg.RootPorts {
+		c.Ports = append(c.Ports, acpi.Port{Index: p.Index, Slot: p.Address.Slot, Function: p.Address.Function})
+	}
 	for _, f := range m.board.root.Functions() {
 		if a := f.Address(); a.Bus == 0 && !seen[a.Slot] {
 			seen[a.Slot] = true

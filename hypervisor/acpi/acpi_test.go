@@ -32,14 +32,22 @@ func cpus(n, online int) []CPU {
 	return out
 }
 
+// ports8 puts n root ports on the functions of slots 2 and up.
+func ports8(n uint8) (out []Port) {
+	for i := range n {
+		out = append(out, Port{Index: i + 1, Slot: 2 + i/8, Function: i % 8})
+	}
+	return out
+}
+
 // machines are the configurations whose tables are held still, by machine version and case.
 func machines() map[string]Config {
 	return map[string]Config{
 		"pc-q35-virtd-1.0": {Board: Q35, CPUs: cpus(1, 1), Windows: windows(0xe0000000), Slots: []uint8{0, 2, 31}, LastBus: 1,
-			Serials: []Serial{0}, PVPanic: true},
+			Ports: ports8(1), Serials: []Serial{0}, PVPanic: true},
 		"pc-q35-virtd-1.0-64cpus": {Board: Q35, CPUs: append(cpus(62, 60), CPU{254, true}, CPU{255, true}), Windows: windows(0xe0000000),
-			Slots: []uint8{0, 2, 3, 4, 31}, LastBus: 17, Serials: []Serial{3, 0, 1}},
-		"pc-i440fx-virtd-1.0": {Board: PC, CPUs: cpus(4, 2), Windows: windows(0), Slots: []uint8{0, 1, 2, 3, 4},
+			Slots: []uint8{0, 2, 3, 4, 31}, LastBus: 17, Ports: ports8(17), Serials: []Serial{3, 0, 1}},
+		"pc-i440fx-virtd-1.0": {Board: PC, CPUs: cpus(4, 2), Windows: windows(0), Slots: []uint8{0, 1, 2, 3, 4, 31},
 			Serials: []Serial{0, 1}, PVPanic: true},
 	}
 }

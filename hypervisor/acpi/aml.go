@@ -137,6 +137,41 @@ func not(a aml) aml               { return join(aml{0x92}, a) }
 func ret(value aml) aml           { return join(aml{0xa4}, value) }
 func elseDo(body ...aml) aml      { return append(aml{0xa1}, withLength(join(body...))...) }
 func ifTrue(c aml, b ...aml) aml  { return append(aml{0xa0}, withLength(append(c, join(b...)...))...) }
+
+// The terms that hotplug needs (20.2.5).
+func less(a, b aml) aml           { return join(aml{0x95}, a, b) }
+func shiftLeft(a, by, to aml) aml { return join(aml{0x79}, a, by, to) }
+func notify(device, code aml) aml { return join(aml{0x86}, device, code) }
+func mutex(path string) aml       { return join(aml{0x5b, 0x01}, nameString(path), aml{0}) }
+func acquire(path string) aml     { return join(aml{0x5b, 0x23}, nameString(path), aml{0xff, 0xff}) } // without end
+func release(path string) aml     { return join(aml{0x5b, 0x27}, nameString(path)) }
+func call(path string, args ...aml) aml {
+	return append(nameString(path), join(args...)...)
+}
+
+// nowhere is the target of a result that nobody keeps.
+var nowhere = aml{0}
+
+// ports is an operation region of ports.
+func ports(path string, base, size uint64) aml {
+	return join(aml{0x5b, 0x80}, nameString(path), aml{0x01}, integer(base), integer(size))
+}
+
+// dwords names the 32-bit registers of a region one after the other; "" skips one.
+func dwords(region string, names ...string) aml {
+	const dwordAccess, noLock, writeZeroes = 3, 0 << 4, 2 << 5
+	body := append(nameString(region), dwordAccess|noLock|writeZeroes)
+	for _, n := range names {
+		if n == "" {
+			body = append(body, 0)
+		} else {
+			body = append(body, nameString(n)...)
+		}
+		body = append(body, 32)
+	}
+	return append(aml{0x5b, 0x81}, withLength(body)...)
+}
+
 func dwordField(b aml, at uint64, field string) aml {
 	return join(aml{0x8a}, b, integer(at), nameString(field))
 }

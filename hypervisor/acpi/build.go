@@ -25,11 +25,26 @@ type Config struct {
 	Board   Board
 	CPUs    []CPU // the index is the processor's UID
 	Windows pci.Windows
-	Slots   []uint8 // slots of the root bus that have functions, for interrupt routing
+	Slots   []uint8 // slots of the root bus that have functions, or can have them, for interrupt routing
 	LastBus uint8   // highest PCI bus number, pci.Root's LastBus
 	Serials []Serial
 	PVPanic bool
+	// Ports are the root ports, behind which devices come and go (q35).
+	Ports []Port
 }
+
+// Port is a PCI Express root port.
+type Port struct {
+	Index          uint8 // controller index and bus number
+	Slot, Function uint8 // on the root bus
+}
+
+// HotplugGPE is the general purpose event that says that a PCI device came or is asked to go.
+const HotplugGPE = 1
+
+// FirstHotplugSlot is the first slot of the pc board's bus that takes devices while the guest runs. The chipset is in
+// those before it.
+const FirstHotplugSlot = 2
 
 // Fixed hardware (4.8). Offsets are from Windows.PMBase.
 const (
@@ -50,7 +65,7 @@ const (
 )
 
 // GPE0 returns the general purpose event block of a board: offset from PMBase and bytes, half status, half enable
-// (ICH9 13.8.3.5, PIIX4 7.2). Nothing raises events there yet; hotplug will.
+// (ICH9 13.8.3.5, PIIX4 7.2).
 func (b Board) GPE0() (offset uint16, size uint8) {
 	if b == PC {
 		return 0x0c, 4

@@ -16,6 +16,7 @@ func (b *builder) dsdt(c *Config) int {
 		name(`\PICF`, integer(0)),
 		method(`\_PIC`, 1, false, store(arg(0), nameString(`\PICF`))),
 		scope(`\_SB`, join(processors(c), pciHost(c), motherboard(c), panicDevice(c))),
+		hotplugEvent(),
 	)...)
 	b.end(at)
 	return at
@@ -44,6 +45,7 @@ func pciHost(c *Config) aml {
 		control,
 		name("_CRS", hostWindows(c)),
 		routing(c),
+		hotplug(c),
 		device("ISA", name("_ADR", integer(bridge)), isaDevices(c)))
 }
 
@@ -92,7 +94,7 @@ func routing(c *Config) aml {
 }
 
 // What _OSC lets the guest control (PCI Firmware 3.2, table 4-5): the PCI Express capability itself. Native hotplug, PME
-// and AER stay with the platform: the ports have none.
+// and AER stay with the platform: hotplug is ACPI's here, and the ports have none of the others.
 const oscExpressCapability = 1 << 4
 
 // osc is _OSC of a PCI Express host (6.2.11).
@@ -128,12 +130,13 @@ func isaDevices(c *Config) aml {
 	return out
 }
 
-// motherboard reserves what no driver owns: ECAM and the PM block.
+// motherboard reserves what no driver owns: the PM block, the hotplug registers and ECAM.
 func motherboard(c *Config) aml {
 	d := []aml{ioPort(c.Windows.PMBase, 128)}
 	if c.Board == PC {
 		d[0] = ioPort(c.Windows.PMBase, 64)
 	}
+	d = append(d, ioPort(pci.HotplugPort, pci.HotplugPorts))
 	if c.Windows.ECAM != 0 {
 		d = append(d, memory32Fixed(uint32(c.Windows.ECAM), 256<<20))
 	}

@@ -17,7 +17,7 @@ var (
 	}
 	ioCalls = []string{ // disks, taps, serial ports, eventfds, the monitor's connections
 		"read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "preadv2", "pwritev2",
-		"fsync", "fdatasync", "fallocate", "ftruncate", "fstat", "lseek", "close", "poll", "ppoll", "fcntl", "dup3",
+		"fsync", "fdatasync", "fallocate", "ftruncate", "fstat", "fstatfs", "lseek", "close", "poll", "ppoll", "fcntl", "dup3",
 		"io_uring_enter", "recvmsg", "sendmsg", "recvfrom", "sendto", "accept4", "shutdown", "getsockname",
 		"getpeername", "getsockopt", "setsockopt", "timerfd_create", "timerfd_settime",
 	}
@@ -68,9 +68,10 @@ func policy(pid int) seccomp.Policy {
 
 // ioctls of single devices that have no type byte of their own to go by.
 var ioctls = []uint64{
-	0xAE80,                      // KVM_RUN, first because it is the hot one
-	unix.TUNSETOFFLOAD,          // guest changes its offloads
-	unix.TUNSETQUEUE,            // guest changes its number of queue pairs
+	0xAE80,                               // KVM_RUN, first because it is the hot one
+	unix.TUNSETOFFLOAD,                   // guest changes its offloads
+	unix.TUNSETQUEUE,                     // guest changes its number of queue pairs
+	unix.TUNGETIFF, unix.TUNSETVNETHDRSZ, // a tap of a device that came later
 	unix.TCGETS,                 // is this chardev a terminal
 	unix.TIOCOUTQ, unix.TIOCINQ, // how full it is
 	unix.BLKDISCARD, blkZeroOut, // discard and write-zeroes on a block device

@@ -22,6 +22,7 @@ const (
 type client struct {
 	server     *Server
 	conn       *os.File
+	in         *fileReader
 	out        chan []byte
 	negotiated atomic.Bool
 	finishing  sync.Once
@@ -30,7 +31,7 @@ type client struct {
 }
 
 func newClient(s *Server, conn *os.File) *client {
-	return &client{server: s, conn: conn, out: make(chan []byte, maxQueue), draining: make(chan struct{}), gone: make(chan struct{})}
+	return &client{server: s, conn: conn, in: &fileReader{conn: conn}, out: make(chan []byte, maxQueue), draining: make(chan struct{}), gone: make(chan struct{})}
 }
 
 // send queues one message. A full queue drops the client.
@@ -80,8 +81,9 @@ func (c *client) write(line []byte, limit time.Duration) bool {
 // reader answers commands one after the other until the client leaves.
 func (c *client) reader() {
 	defer c.finish()
+	defer c.in.drop()
 	c.sendJSON(greeting())
-	r := bufio.NewReaderSize(c.conn, 4096)
+	r := bufio.NewReaderSize(c.in, 4096)
 	for {
 		line, err := readLine(r)
 		if errors.Is(err, errLineTooLong) {

@@ -76,6 +76,9 @@ func queryCommands(*Server) (any, error) {
 	for name := range commands {
 		out = append(out, entry{name})
 	}
+	for name := range fileCommands {
+		out = append(out, entry{name})
+	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out, nil
 }

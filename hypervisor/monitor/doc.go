@@ -8,7 +8,8 @@
 //	block_resize, set_link {name, up}, inject-nmi, human-monitor-command {command-line}
 //
 // and emits STOP, RESUME, RESET {guest}, POWERDOWN, SHUTDOWN {guest, reason}, GUEST_PANICKED {action},
-// BALLOON_CHANGE {actual}, GUEST_CRASHLOADED, NIC_RX_FILTER_CHANGED. The HMP commands are info balloon|status|version|
+// BALLOON_CHANGE {actual}, GUEST_CRASHLOADED, NIC_RX_FILTER_CHANGED, DEVICE_DELETED {device, path},
+// DEVICE_UNPLUG_GUEST_ERROR {device, path}. The HMP commands are info balloon|status|version|
 // name|uuid|kvm|cpus|block|network|pci|blockstats, balloon MiB, stop, cont, system_powerdown, system_reset, quit, help.
 //
 // virtd itself drives the engine through versioned commands of ours, which carry fragments of hypervisor.Config:
@@ -23,6 +24,10 @@
 //	x-virtd-set-link {id, up}
 //	x-virtd-chardev {id}                -> {type, connected}
 //	x-virtd-quit {reason}               -> the engine flushes its disks, answers, writes its exit record and leaves
+//	x-virtd-attach {device, files}      with as many descriptors (SCM_RIGHTS) as files has names: device is a fragment of
+//	                                       Config, {disk}, {nic} or {rng}
+//	x-virtd-detach {id}                 asks the guest; DEVICE_DELETED follows when it lets go of the device
+//	x-virtd-devices                     -> [ID...]
 //	x-virtd-set-action {shutdown}       -> what the guest's next power-off does: reset (in place) or poweroff (leave)
 //
 // An event that a command causes goes out before the command's reply (STOP before the reply to stop), so that a client

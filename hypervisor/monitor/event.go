@@ -17,5 +17,7 @@ const (
 	EventCrashLoaded  = "GUEST_CRASHLOADED"
 	EventBalloon      = "BALLOON_CHANGE"
 	EventRxFilter     = "NIC_RX_FILTER_CHANGED"
+	EventDeleted      = "DEVICE_DELETED"
+	EventUnplugError  = "DEVICE_UNPLUG_GUEST_ERROR"
 	EventDeviceFailed = "X_VIRTD_DEVICE_ERROR"
 )

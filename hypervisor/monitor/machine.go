@@ -1,6 +1,9 @@
 package monitor
 
-import "errors"
+import (
+	"encoding/json"
+	"errors"
+)
 
 // Errors that a Machine returns (wrapped) and that have a QMP class of their own.
 var (
@@ -40,6 +43,13 @@ type Machine interface {
 	SetLink(id string, up bool) error
 	Chardevs() []Chardev
 	PCI() []PCIFunction
+
+	// Attach gives the running machine the device that a fragment of hypervisor.Config describes. files are the
+	// descriptors it names; they are the machine's from then on, also when it fails. Detach asks the guest to let go of
+	// a device and does not wait: the event DEVICE_DELETED tells when it did. Devices lists the names of the devices.
+	Attach(device json.RawMessage, files map[string]int) error
+	Detach(id string) error
+	Devices() []string
 }
 
 // CPU is one vCPU.

@@ -21,6 +21,7 @@ type fakeMachine struct {
 	state   string
 	balloon uint64
 	calls   []string
+	files   map[string]int // of the last Attach
 }
 
 func (f *fakeMachine) call(name string) error {
@@ -83,6 +84,19 @@ func (f *fakeMachine) Chardevs() []Chardev {
 	return []Chardev{{ID: "serial0", Type: "pty", Connected: true}}
 }
 func (f *fakeMachine) PCI() []PCIFunction { return nil }
+func (f *fakeMachine) Attach(device json.RawMessage, files map[string]int) error {
+	f.mu.Lock()
+	f.files = files
+	f.mu.Unlock()
+	return f.call("attach " + string(device))
+}
+func (f *fakeMachine) Detach(id string) error {
+	if id != "virtio-disk0" {
+		return fmt.Errorf("Device '%s' not found%w", id, ErrNotFound)
+	}
+	return f.call("detach " + id)
+}
+func (f *fakeMachine) Devices() []string { return []string{"virtio-disk0", "net0"} }
 
 func serve(t *testing.T) (*Server, *fakeMachine, string) {
 	t.Helper()
@@ -295,6 +309,7 @@ func FuzzExecute(f *testing.F) {
 	for _, s := range []string{
 		`{"execute":"stop","id":1}`, `{"execute":"balloon","arguments":{"value":1}}`, `{"execute":"x-virtd-hello","arguments":{"version":1}}`,
 		`{"execute":"human-monitor-command","arguments":{"command-line":"info balloon"}}`, `{`, `{"execute":"set_link","arguments":{"name":"a","up":true}}`,
+		`{"execute":"x-virtd-attach","arguments":{"device":{"rng":{}},"files":[]}}`, `{"execute":"x-virtd-detach","arguments":{"id":"net0"}}`,
 	} {
 		f.Add([]byte(s))
 	}

@@ -89,6 +89,10 @@ func (c *client) execute(line []byte) any {
 		return response{Return: empty, ID: r.ID}
 	}
 	run, ok := commands[r.Execute]
+	if withFiles := fileCommands[r.Execute]; withFiles != nil {
+		ok = true
+		run = func(s *Server, args json.RawMessage) (any, error) { return withFiles(s, args, c.in.take()) }
+	}
 	if !ok {
 		return failure(r.ID, classCommand, fmt.Sprintf("The command %s has not been found", r.Execute))
 	}

@@ -29,6 +29,8 @@ var virtdCommands = map[string]command{
 	"x-virtd-chardev":              virtdChardev,
 	"x-virtd-quit":                 virtdQuit,
 	"x-virtd-set-action":           virtdSetAction,
+	"x-virtd-detach":               virtdDetach,
+	"x-virtd-devices":              plain(func(s *Server) (any, error) { return append([]string{}, s.machine.Devices()...), nil }),
 }
 
 func hello(s *Server, args json.RawMessage) (any, error) {

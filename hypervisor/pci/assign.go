@@ -36,10 +36,8 @@ func (r *Root) Assign(w Windows) error {
 		}
 		top = append(top, claims...)
 	}
-	for _, f := range r.top.byDevFn {
-		if f != nil {
-			top = append(top, f.claims()...)
-		}
+	for _, f := range r.top.all() {
+		top = append(top, f.claims()...)
 	}
 	if err := place(top, w.Memory32, w.Memory64, w.IO); err != nil {
 		return fmt.Errorf("assign PCI addresses: %w", err)
@@ -107,10 +105,7 @@ func (b *bridge) prepare() ([]claim, error) {
 	f.SetUint8(regSecondaryBus, b.index)
 	f.SetUint8(regSubordinate, b.index)
 	var byKind [3][]claim
-	for _, child := range b.bus.byDevFn {
-		if child == nil {
-			continue
-		}
+	for _, child := range b.bus.all() {
 		for _, c := range child.claims() {
 			byKind[c.kind] = append(byKind[c.kind], c)
 		}

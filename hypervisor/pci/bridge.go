@@ -69,10 +69,8 @@ func (b *bridge) secondaryReset() {
 	if b.f.Uint8(regBridgeCtl)&bridgeCtlReset == 0 {
 		return
 	}
-	for _, f := range b.bus.byDevFn {
-		if f != nil {
-			f.Reset()
-		}
+	for _, f := range b.bus.all() {
+		f.Reset()
 	}
 }
 

@@ -2,7 +2,9 @@ package pci
 
 import (
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"virtd/hypervisor/bus"
@@ -44,10 +46,22 @@ type Root struct {
 	logCount  int
 }
 
-// pciBus holds the functions of one bus by device and function number. It does not change while the guest runs.
+// pciBus holds the functions of one bus by device and function number. Functions come and go while the guest runs;
+// bridges do not.
 type pciBus struct {
-	byDevFn [256]*Function
+	byDevFn [256]atomic.Pointer[Function]
 	bridges []*bridge
+}
+
+// all returns the functions of the bus in the order of their numbers.
+func (b *pciBus) all() []*Function {
+	var out []*Function
+	for i := range b.byDevFn {
+		if f := b.byDevFn[i].Load(); f != nil {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // NewRoot returns an empty hierarchy.
@@ -72,26 +86,59 @@ func (r *Root) Add(a Address, f *Function) error {
 		}
 		b = &parent.bus
 	}
-	if other := b.byDevFn[a.devfn()]; other != nil {
+	if other := b.byDevFn[a.devfn()].Load(); other != nil {
 		return fmt.Errorf("add a PCI function at %v: %v is there", a, other)
 	}
 	f.address, f.parent = a, parent
 	f.connect(r)
-	b.byDevFn[a.devfn()] = f
-	b.markMultiFunction(a.Slot)
+	f.reset = append([]byte(nil), f.space.data...)
 	if f.bridge != nil {
 		b.bridges = append(b.bridges, f.bridge)
 	}
-	f.reset = append([]byte(nil), f.space.data...)
 	r.mu.Lock()
 	r.functions = append(r.functions, f)
 	f.root = r
 	r.refresh()
 	r.mu.Unlock()
+	b.byDevFn[a.devfn()].Store(f) // from here on a running guest finds it, whole
+	b.markMultiFunction(a.Slot)
 	if parent != nil {
 		parent.presenceChanged()
 	}
 	return nil
+}
+
+// Remove takes f away from a running guest: when it returns, configuration accesses find nothing at its address, its BARs
+// are gone and its interrupt pin is low. A vCPU may still be inside an access to a BAR that it began before; the caller
+// stops the vCPUs before it frees what such an access uses. Removing what is not there does nothing. Any thread may call
+// it that is in no hook or BAR callback.
+func (r *Root) Remove(f *Function) {
+	b := &r.top
+	if f.parent != nil {
+		b = &f.parent.bus
+	}
+	if !b.byDevFn[f.address.devfn()].CompareAndSwap(f, nil) {
+		return
+	}
+	f.access.Lock()
+	defer f.access.Unlock()
+	r.mu.Lock()
+	for _, d := range f.decoders {
+		if d.mapped {
+			r.unmap(d)
+		}
+	}
+	r.functions = slices.DeleteFunc(r.functions, func(g *Function) bool { return g == f })
+	f.root = nil
+	r.refresh() // what it covered may be wanted by another
+	r.mu.Unlock()
+	f.mu.Lock()
+	f.asserted = false
+	f.updateINTx()
+	f.mu.Unlock()
+	if f.parent != nil {
+		f.parent.presenceChanged()
+	}
 }
 
 // connect wires the interrupt pin. Below a root port a pin rotates by its slot (PCI-to-PCI Bridge 1.2, 9.1), which is 0.
@@ -109,12 +156,12 @@ func (f *Function) connect(r *Root) {
 // markMultiFunction sets the header bit on function 0 that makes guests look for the others (PCI 3.0, 6.2.1), whatever
 // the order in which they came.
 func (b *pciBus) markMultiFunction(slot uint8) {
-	first := b.byDevFn[slot<<3]
+	first := b.byDevFn[slot<<3].Load()
 	if first == nil {
 		return
 	}
 	for fn := uint8(1); fn < 8; fn++ {
-		if b.byDevFn[slot<<3|fn] != nil {
+		if b.byDevFn[slot<<3|fn].Load() != nil {
 			first.SetMultiFunction()
 			return
 		}
@@ -154,10 +201,10 @@ func (r *Root) Function(a Address) *Function {
 		return nil
 	}
 	if a.Bus == 0 {
-		return r.top.byDevFn[a.devfn()]
+		return r.top.byDevFn[a.devfn()].Load()
 	}
 	if b := r.bridges[a.Bus]; b != nil {
-		return b.bus.byDevFn[a.devfn()]
+		return b.bus.byDevFn[a.devfn()].Load()
 	}
 	return nil
 }
@@ -173,7 +220,7 @@ func (r *Root) Reset() {
 // find returns the function that answers for the guest's bus number, or nil.
 func (r *Root) find(busNumber, devfn uint8) *Function {
 	if busNumber == 0 {
-		return r.top.byDevFn[devfn]
+		return r.top.byDevFn[devfn].Load()
 	}
 	b := &r.top
 	for b != nil {
@@ -181,7 +228,7 @@ func (r *Root) find(busNumber, devfn uint8) *Function {
 		for _, br := range b.bridges {
 			secondary, subordinate := br.numbers()
 			if busNumber == secondary {
-				return br.bus.byDevFn[devfn]
+				return br.bus.byDevFn[devfn].Load()
 			}
 			if secondary != 0 && busNumber > secondary && busNumber <= subordinate {
 				next = &br.bus

@@ -33,10 +33,7 @@ func (r *Root) AddRootPort(a Address, c RootPortConfig) error {
 
 // presenceChanged shows in the slot and link registers whether a device is there.
 func (b *bridge) presenceChanged() {
-	present := false
-	for _, f := range b.bus.byDevFn {
-		present = present || f != nil
-	}
+	present := len(b.bus.all()) > 0
 	f := b.f
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,0 +1,57 @@
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// fileCommands are the commands that take descriptors. A function that returns an error has closed those it did not give
+// away.
+var fileCommands = map[string]func(s *Server, args json.RawMessage, files []int) (any, error){
+	"x-virtd-attach": attach,
+}
+
+// attach is x-virtd-attach.
+func attach(s *Server, args json.RawMessage, files []int) (any, error) {
+	var a struct {
+		Device json.RawMessage `json:"device"`
+		Files  []string        `json:"files"`
+	}
+	err := arguments(args, &a)
+	named := make(map[string]int, len(files))
+	switch {
+	case err != nil:
+	case len(a.Device) == 0:
+		err = errors.New("Parameter 'device' is missing")
+	case len(a.Files) != len(files):
+		err = fmt.Errorf("%d descriptors came for %d names", len(files), len(a.Files))
+	default:
+		for i, name := range a.Files {
+			named[name] = files[i]
+		}
+		if len(named) != len(files) {
+			err = errors.New("two descriptors have the same name")
+		}
+	}
+	if err != nil {
+		for _, fd := range files {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	return nil, s.machine.Attach(a.Device, named)
+}
+
+// virtdDetach is x-virtd-detach.
+func virtdDetach(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		ID string `json:"id"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	return nil, s.machine.Detach(a.ID)
+}

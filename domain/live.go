@@ -49,6 +49,9 @@ func (d *Definition) Start(id int, host HostCPU) (*Definition, error) {
 	opts := d.opts
 	opts.Live, opts.Stored, opts.Validate = true, true, false
 	live, err := build(doc, opts)
+	if err == nil && !d.opts.Live { // one that ran before keeps the layout that its guest knows
+		live, err = live.addSparePorts()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,119 @@
+package domain
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"virtd/virterr"
+)
+
+func liveOf(t *testing.T, machine, features, devices string) *Definition {
+	t.Helper()
+	d, err := Parse(fmt.Sprintf(`<domain type='kvm'><name>a</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='%s'>hvm</type><kernel>/boot/vmlinuz</kernel></os><features>%s</features>
+<devices>%s</devices></domain>`, machine, features, devices), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := d.Start(1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return live
+}
+
+func ports(d *Definition) (n int) {
+	for _, c := range d.View().Devices.Controllers {
+		if c.Model == "pcie-root-port" {
+			n++
+		}
+	}
+	return n
+}
+
+// A q35 domain starts with free root ports; what its definition has counts.
+func TestSparePorts(t *testing.T) {
+	port := "<controller type='pci' model='pcie-root-port'/>"
+	for _, c := range []struct {
+		name, machine, features, devices string
+		want                             int
+	}{
+		{"balloon only", "q35", "<acpi/>", "", 1 + SparePorts},
+		{"ports of its own", "q35", "<acpi/>", strings.Repeat(port, 3), SparePorts + 1},
+		{"as virt-install has it", "q35", "<acpi/>", strings.Repeat(port, 14), 14},
+		{"nobody to tell", "q35", "", "", 1},
+		{"no root ports", "pc", "<acpi/>", "", 0},
+	} {
+		live := liveOf(t, c.machine, c.features, c.devices)
+		if got := ports(live); got != c.want {
+			t.Errorf("%s: %d root ports, want %d", c.name, got, c.want)
+		}
+		again, err := Parse(live.XML(XMLSecure), Options{Live: true, Stored: true})
+		if err != nil || again.XML(0) != live.XML(0) {
+			t.Errorf("%s: read again: %v\n%s", c.name, err, live.XML(0))
+		}
+		v, err := ParseDevice(`<rng><backend model='random'>/dev/urandom</backend></rng>`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		more, _, err := again.AttachLive(v)
+		if err != nil {
+			continue // nothing is free
+		}
+		// As when its saved state is restored: the guest knows its ports.
+		if more, err = more.Start(2, nil); err != nil || ports(more) != c.want {
+			t.Errorf("%s: started again with %d root ports (%v)", c.name, ports(more), err)
+		}
+	}
+}
+
+func TestAttachLiveOnPC(t *testing.T) {
+	live := liveOf(t, "pc", "<acpi/>", "")
+	for i := 0; ; i++ {
+		target := fmt.Sprintf("vd%c%c", 'a'+i/26, 'a'+i%26)
+		v, err := ParseDevice(fmt.Sprintf(`<disk><source file='/%s'/><target dev='%s' bus='virtio'/></disk>`, target, target))
+		if err != nil {
+			t.Fatal(err)
+		}
+		more, alias, err := live.AttachLive(v)
+		if i == 29 { // slots 2 to 31 but the balloon's
+			if !virterr.Is(err, virterr.InternalError) || err.Error() != "internal error: No more available PCI slots" {
+				t.Errorf("full: %v", err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := ReadPCIAddress(byAlias(more.doc.Root.Child("devices"), alias).Child("address"))
+		if err != nil || at.Bus != 0 || at.Slot < 3 {
+			t.Errorf("%s is at %v (%v)", alias, at, err)
+		}
+		live = more
+	}
+}
+
+// What a user copies from another domain's document: names that hosts give are not taken over, an address is.
+func TestAttachLiveTakesAddressOnly(t *testing.T) {
+	live := liveOf(t, "q35", "<acpi/>", "")
+	v, err := ParseDevice(`<interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='vnet3'/>
+<model type='virtio'/><alias name='net7'/><address type='pci' domain='0' bus='3' slot='0' function='0'/></interface>`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, alias, err := live.AttachLive(v)
+	if err != nil || alias != "net0" {
+		t.Fatalf("alias %q, %v", alias, err)
+	}
+	n := byAlias(more.doc.Root.Child("devices"), alias)
+	if n.Child("target") != nil || n.Child("address").Attr("bus") != "0x03" {
+		t.Errorf("%s", more.XML(0))
+	}
+	if ports(more) != ports(live) {
+		t.Errorf("%d root ports, before %d", ports(more), ports(live))
+	}
+	if _, _, err := more.AttachLive(v); !virterr.Is(err, virterr.XMLError) || !strings.Contains(err.Error(), "double use of PCI Address") {
+		t.Errorf("again: %v", err)
+	}
+}

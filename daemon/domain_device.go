@@ -17,6 +17,7 @@ func (d *Daemon) registerDevices(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainAttachDeviceFlags, d.domainAttachDeviceFlags)
 	on(reg, rpc.ProcDomainDetachDevice, d.domainDetachDevice)
 	on(reg, rpc.ProcDomainDetachDeviceFlags, d.domainDetachDeviceFlags)
+	on(reg, rpc.ProcDomainDetachDeviceAlias, d.domainDetachDeviceAlias)
 	on(reg, rpc.ProcDomainUpdateDeviceFlags, d.domainUpdateDeviceFlags)
 	on(reg, rpc.ProcDomainBlockResize, d.domainBlockResize)
 	on(reg, rpc.ProcDomainInjectNmi, d.domainInjectNMI)
@@ -55,6 +56,14 @@ func (d *Daemon) domainDetachDeviceFlags(ctx context.Context, _ *rpc.Call, a *li
 		return nil, err
 	}
 	return nil, dom.DetachDevice(ctx, a.XML, manager.Affect(a.Flags))
+}
+
+func (d *Daemon) domainDetachDeviceAlias(ctx context.Context, _ *rpc.Call, a *libvirt.DomainDetachDeviceAliasArgs) (*none, error) {
+	dom, err := d.domain(a.Dom)
+	if err != nil {
+		return nil, err
+	}
+	return nil, dom.DetachDeviceAlias(ctx, a.Alias, manager.Affect(a.Flags))
 }
 
 func (d *Daemon) domainUpdateDeviceFlags(ctx context.Context, _ *rpc.Call, a *libvirt.DomainUpdateDeviceFlagsArgs) (*none, error) {

@@ -38,8 +38,28 @@ func (d *Daemon) deliver(e manager.Event) {
 			}
 			return msg
 		})
+	case manager.EventDeviceAdded, manager.EventDeviceRemoved, manager.EventDeviceRemovalFailed:
+		d.deliverDeviceChange(e, dom)
 	case manager.EventMonitor:
 		d.deliverMonitor(e, dom)
+	}
+}
+
+// deliverDeviceChange sends that a device came, went, or did not go.
+func (d *Daemon) deliverDeviceChange(e manager.Event, dom libvirt.Domain) {
+	switch e.Kind {
+	case manager.EventDeviceAdded:
+		d.send(e, int32(e.Kind), rpc.ProcDomainEventCallbackDeviceAdded, func(id int32) any {
+			return &libvirt.DomainEventCallbackDeviceAddedMsg{CallbackID: id, Dom: dom, DevAlias: e.Alias}
+		})
+	case manager.EventDeviceRemoved:
+		d.send(e, int32(e.Kind), rpc.ProcDomainEventCallbackDeviceRemoved, func(id int32) any {
+			return &libvirt.DomainEventCallbackDeviceRemovedMsg{CallbackID: id, Msg: libvirt.DomainEventDeviceRemovedMsg{Dom: dom, DevAlias: e.Alias}}
+		})
+	default:
+		d.send(e, int32(e.Kind), rpc.ProcDomainEventCallbackDeviceRemovalFailed, func(id int32) any {
+			return &libvirt.DomainEventCallbackDeviceRemovalFailedMsg{CallbackID: id, Dom: dom, DevAlias: e.Alias}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -70,18 +71,28 @@ func TestUpdateKeepsTheAddress(t *testing.T) {
 	}
 }
 
-func TestOnlyLinkDiffers(t *testing.T) {
+func TestLiveUpdate(t *testing.T) {
 	d := deviceFixture(t)
-	for text, want := range map[string]bool{
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><link state='down'/></interface>`:                           true,
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br0'/><link state='up'/></interface>`:       true,
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br1'/><link state='down'/></interface>`:     false,
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><mtu size='9000'/><link state='down'/></interface>`:         false,
-		`<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/><link state='up'/></interface>`: false,
+	for text, want := range map[string]string{
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><link state='down'/></interface>`:                           "true true ",
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br0'/><link state='up'/></interface>`:       "true true ",
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br1'/><link state='down'/></interface>`:     "true true br1",
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br1'/><target dev='vnet9'/></interface>`:    "true false br1",
+		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><mtu size='9000'/><link state='down'/></interface>`:         "false true ",
+		`<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/><link state='up'/></interface>`: "false true ",
 	} {
-		if mac, got, err := d.OnlyLinkDiffers(device(t, text)); err != nil || got != want || mac != "52:54:00:00:00:02" {
-			t.Errorf("%s: %v of %s, %v", text, got, mac, err)
+		got, only, err := d.LiveUpdate(device(t, text))
+		if said := fmt.Sprint(only, got.Link, got.Bridge); err != nil || strings.ReplaceAll(want, " ", "") != strings.ReplaceAll(said, " ", "") ||
+			got.MAC != "52:54:00:00:00:02" {
+			t.Errorf("%s: %q of %s, %v", text, said, got.MAC, err)
 		}
+	}
+	moved, err := d.SetBridge("52:54:00:00:00:02", "br1")
+	if err != nil || moved.View().Devices.Interfaces[1].Source.Bridge.Bridge != "br1" {
+		t.Errorf("moved: %v", err)
+	}
+	if _, err := d.SetBridge("52:54:00:00:00:77", "br1"); !virterr.Is(err, virterr.DeviceMissing) {
+		t.Errorf("nobody's: %v", err)
 	}
 }
 
@@ -133,7 +144,9 @@ func FuzzDevice(f *testing.F) {
 		}
 		_, _ = d.UpdateDevice(v)
 		_, _ = d.DetachDevice(v)
-		_, _, _ = d.OnlyLinkDiffers(v)
+		_, _, _ = d.LiveUpdate(v)
+		_, _, _ = d.AttachLive(v)
+		_, _ = d.FindLive(v)
 		more, err := d.AttachDevice(v)
 		if err != nil {
 			return

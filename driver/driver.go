@@ -37,6 +37,17 @@ type Request struct {
 	Record func(record json.RawMessage) error
 }
 
+// AttachRequest is a device for a running machine.
+type AttachRequest struct {
+	Live  *domain.Definition // with the device
+	Alias string             // of the device
+
+	// Record is called once the host resources of the device are there and before the engine gets it, with what Adopt needs
+	// from now on and what the host gave the device. It makes both durable; its error undoes the attachment. So there is
+	// never a device that nobody knows of: one that is recorded and that the engine does not have is dropped at adoption.
+	Record func(record json.RawMessage, given domain.Runtime) error
+}
+
 // Instance is one running engine. All methods are safe for concurrent use, and each waits no longer than its context.
 // After the engine has ended they fail with OperationInvalid, except Close.
 type Instance interface {
@@ -79,6 +90,16 @@ type Instance interface {
 	MemoryStats(ctx context.Context) (MemoryStats, error)
 	// SetStatsPeriod makes the balloon ask the guest for statistics every so many seconds; 0 is on demand.
 	SetStatsPeriod(ctx context.Context, seconds int) error
+
+	// Attach gives the running machine a device and tells the guest. On an error nothing is left behind, unless the engine
+	// stopped answering: then it may have the device.
+	Attach(ctx context.Context, req AttachRequest) error
+	// Detach asks the guest to let go of the device with that alias and does not wait. DeviceRemoved follows when it did,
+	// which may be never; DeviceKept when it says that it will not.
+	Detach(ctx context.Context, alias string) error
+
+	// SetBridge makes the interface with that alias a port of another bridge.
+	SetBridge(ctx context.Context, alias, bridge string) error
 
 	// ResizeDisk gives the disk with that alias another size, and its image too; SetLink plugs an interface's cable in or
 	// pulls it; InjectNMI interrupts the guest as a dump button does.

@@ -28,6 +28,11 @@ type (
 	Panicked struct{ Action string }
 	// BalloonChanged gives the RAM the guest has now.
 	BalloonChanged struct{ Actual uint64 }
+	// DeviceRemoved says that a device is gone from the machine and its host resources are released: the guest let go of
+	// it, asked to or not, or the engine turned out not to have it.
+	DeviceRemoved struct{ Alias string }
+	// DeviceKept says that the guest refused to let go of a device.
+	DeviceKept struct{ Alias string }
 	// IOFailed says that a disk request failed on the host.
 	IOFailed struct {
 		Alias  string
@@ -52,6 +57,8 @@ func (Powerdown) event()      {}
 func (Shutdown) event()       {}
 func (Panicked) event()       {}
 func (BalloonChanged) event() {}
+func (DeviceRemoved) event()  {}
+func (DeviceKept) event()     {}
 func (IOFailed) event()       {}
 func (MonitorEvent) event()   {}
 func (Exited) event()         {}

@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"strings"
 
 	"virtd/domain"
 	"virtd/driver"
@@ -15,38 +14,9 @@ const DeviceForce Affect = 4
 
 const deviceFlagKnown = affectBoth | DeviceForce
 
-// AttachDevice adds a device to the persistent configuration. A running domain cannot get one: OperationUnsupported.
-func (d *Domain) AttachDevice(ctx context.Context, xml string, flags Affect) error {
-	return d.editDevice(ctx, "Attach", xml, flags, (*domain.Definition).AttachDevice)
-}
-
-// DetachDevice removes a device from the persistent configuration. A running domain cannot lose one: OperationUnsupported.
-func (d *Domain) DetachDevice(ctx context.Context, xml string, flags Affect) error {
-	return d.editDevice(ctx, "Detach", xml, flags, (*domain.Definition).DetachDevice)
-}
-
-func (d *Domain) editDevice(ctx context.Context, verb, xml string, flags Affect,
-	edit func(*domain.Definition, *domain.Device) (*domain.Definition, error)) error {
-	dev, live, err := d.device(xml, flags, "qemuDomain"+verb+"DeviceFlags")
-	if err != nil {
-		return err
-	}
-	if live {
-		return virterr.New(virterr.OperationUnsupported,
-			"live %s of device '%s' is not supported; change the configuration (--config), which the next start uses",
-			strings.ToLower(verb), dev.Kind())
-	}
-	return d.change(ctx, strings.ToLower(verb)+"-device", AffectConfig, func(def *domain.Definition) (*domain.Definition, error) {
-		return edit(def, dev)
-	}, nil)
-}
-
 // device reads the arguments of a call about one device. live says that the running domain is meant, perhaps among others.
 func (d *Domain) device(xml string, flags Affect, function string) (dev *domain.Device, live bool, err error) {
-	if err := checkFlags(flags, deviceFlagKnown, function); err != nil {
-		return nil, false, err
-	}
-	if dev, err = domain.ParseDevice(xml); err != nil {
+	if dev, err = parseDevice(xml, flags, function); err != nil {
 		return nil, false, err
 	}
 	live, _, err = d.targets(flags)
@@ -54,56 +24,70 @@ func (d *Domain) device(xml string, flags Affect, function string) (dev *domain.
 }
 
 // UpdateDevice replaces a disk or an interface of the persistent configuration. In a running domain it plugs an interface's
-// cable in or pulls it; every other difference is OperationUnsupported.
+// cable in or pulls it, and moves it to another bridge; every other difference is OperationUnsupported.
 func (d *Domain) UpdateDevice(ctx context.Context, xml string, flags Affect) error {
 	dev, live, err := d.device(xml, flags, "qemuDomainUpdateDeviceFlags")
 	if err != nil {
 		return err
 	}
+	flags &^= DeviceForce
 	edit := func(def *domain.Definition) (*domain.Definition, error) { return def.UpdateDevice(dev) }
 	if !live {
-		return d.change(ctx, "update-device", flags&^DeviceForce, edit, nil)
+		return d.change(ctx, "update-device", flags, edit, nil)
 	}
 	_, current, err := d.engine()
 	if err != nil {
 		return err
 	}
-	nic, err := linkOnly(current, dev)
+	change, alias, err := liveUpdate(current, dev)
 	if err != nil {
 		return err
 	}
-	plug := func(def *domain.Definition) (*domain.Definition, error) {
-		return def.SetLinkState(nic.mac, dev.LinkUp())
+	edit = func(def *domain.Definition) (*domain.Definition, error) {
+		if change.Link {
+			if def, err = def.SetLinkState(change.MAC, dev.LinkUp()); err != nil {
+				return nil, err
+			}
+		}
+		if change.Bridge == "" {
+			return def, nil
+		}
+		return def.SetBridge(change.MAC, change.Bridge)
 	}
-	return d.change(ctx, "update-device", flags&^DeviceForce, plug, func(ctx context.Context, r *run) error {
-		return r.inst.SetLink(ctx, nic.alias, dev.LinkUp())
+	return d.change(ctx, "update-device", flags, edit, func(ctx context.Context, r *run) error {
+		if change.Bridge != "" {
+			if err := r.inst.SetBridge(ctx, alias, change.Bridge); err != nil {
+				return err
+			}
+		}
+		if !change.Link {
+			return nil
+		}
+		return r.inst.SetLink(ctx, alias, dev.LinkUp())
 	})
 }
 
-// nicName is how an interface of a running domain is found in its definition and in its engine.
-type nicName struct{ mac, alias string }
-
-// linkOnly finds the interface that dev describes, of which it may change the link only.
-func linkOnly(live *domain.Definition, dev *domain.Device) (nicName, error) {
-	refuse := virterr.New(virterr.OperationUnsupported,
-		"live update of device '%s' is not supported, except the link state of an interface; change the configuration (--config)", dev.Kind())
+// liveUpdate finds the interface that dev describes, and what of it shall change.
+func liveUpdate(live *domain.Definition, dev *domain.Device) (change domain.LiveUpdate, alias string, err error) {
+	refuse := virterr.New(virterr.OperationUnsupported, "live update of device '%s' is not supported, except the link state "+
+		"and the bridge of an interface; change the configuration (--config)", dev.Kind())
 	if dev.Kind() != "interface" {
-		return nicName{}, refuse
+		return change, "", refuse
 	}
-	mac, only, err := live.OnlyLinkDiffers(dev)
+	change, only, err := live.LiveUpdate(dev)
 	if err != nil {
-		return nicName{}, err
+		return change, "", err
 	}
 	if !only {
-		return nicName{}, refuse
+		return change, "", refuse
 	}
 	devices := live.View().Devices
 	for i := range devices.Interfaces {
-		if n := &devices.Interfaces[i]; n.MAC != nil && n.Alias != nil && n.MAC.Address == mac {
-			return nicName{mac, n.Alias.Name}, nil
+		if n := &devices.Interfaces[i]; n.MAC != nil && n.Alias != nil && n.MAC.Address == change.MAC {
+			return change, n.Alias.Name, nil
 		}
 	}
-	return nicName{}, virterr.New(virterr.InternalError, "interface %s of a running domain has no alias", mac)
+	return change, "", virterr.New(virterr.InternalError, "interface %s of a running domain has no alias", change.MAC)
 }
 
 // ResizeDisk changes the size of a running domain's disk, which is named by its target or its path, to bytes, rounded up to

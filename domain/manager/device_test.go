@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"virtd/driver/fake"
@@ -31,6 +32,15 @@ func TestLiveDeviceChanges(t *testing.T) {
 	if up, told := e.Link("net1"); up || !told {
 		t.Errorf("the guest's cable is in: %v, told: %v", up, told)
 	}
+	if err := d.UpdateDevice(ctx, `<interface><mac address='52:54:00:00:00:01'/><source bridge='br7'/></interface>`, AffectLive); err != nil {
+		t.Fatal(err)
+	}
+	if up, _ := e.Link("net1"); up || e.Bridge("net1") != "br7" {
+		t.Errorf("moved to bridge %q, and the cable is in: %v", e.Bridge("net1"), up)
+	}
+	if xml, err := d.XML(0); err != nil || !strings.Contains(xml, "<source bridge='br7'/>") {
+		t.Errorf("the new bridge is not shown (%v)", err)
+	}
 	if stored, err := d.definition(); err != nil || stored.View().Devices.Interfaces[1].Link != nil {
 		t.Errorf("a live change is stored: %v", err)
 	}
@@ -44,16 +54,16 @@ func TestLiveDeviceChanges(t *testing.T) {
 		t.Errorf("NMI: %v, %d", err, e.NMIs())
 	}
 	for what, err := range map[string]error{
-		"attach": d.AttachDevice(ctx, `<rng model='virtio'/>`, AffectLive),
-		"both":   d.AttachDevice(ctx, `<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`, affectBoth),
-		"detach": d.DetachDevice(ctx, `<disk><target dev='vdc'/></disk>`, AffectCurrent),
-		"update": d.UpdateDevice(ctx, `<interface><mac address='52:54:00:00:00:01'/><source bridge='br7'/></interface>`, AffectLive),
+		"attach": d.AttachDevice(ctx, `<serial type='pty'/>`, AffectLive),
+		"both":   d.AttachDevice(ctx, `<serial type='pty'/>`, affectBoth),
+		"detach": d.DetachDevice(ctx, `<serial type='pty'/>`, AffectCurrent),
+		"update": d.UpdateDevice(ctx, `<interface><mac address='52:54:00:00:00:01'/><mtu size='9000'/></interface>`, AffectLive),
 	} {
 		if !virterr.Is(err, virterr.OperationUnsupported) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if stored, err := d.definition(); err != nil || len(stored.View().Devices.RNGs) != 0 {
+	if stored, err := d.definition(); err != nil || len(stored.View().Devices.Serials) != 1 {
 		t.Errorf("a refused change is stored: %v", err)
 	}
 }

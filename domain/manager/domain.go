@@ -38,6 +38,8 @@ type Domain struct {
 	lastExit   string             // why it stopped, one line, for messages
 	id         int                // -1 when off; also in run while it has one
 	consoles   map[string]*consoleSession
+	leaving    string    // alias of the device whose removal a job waits for
+	left       chan bool // gets the guest's answer: gone or kept
 }
 
 // run is one life of a domain, from the engine's start to its end. A restart in place of the engine keeps it.

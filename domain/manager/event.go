@@ -26,7 +26,7 @@ type Event struct {
 
 	Balloon uint64 // KiB, of EventBalloon
 
-	// Of EventIOError: the image, the device alias, what was done (0 none, 1 pause, 2 report) and the host's reason.
+	// Of EventDeviceAdded and its siblings: Alias. Of EventIOError: the image, the device alias, what was done (0 none, 1 pause, 2 report) and the host's reason.
 	Path, Alias, Reason string
 	Action              int
 
@@ -49,7 +49,12 @@ const (
 	EventIOError   EventKind = 4 // also sent as IO_ERROR_REASON (8) with the reason
 	EventBalloon   EventKind = 13
 	EventMetadata  EventKind = 23
-	EventMonitor   EventKind = -1 // the QEMU program's DOMAIN_MONITOR_EVENT
+
+	EventDeviceRemoved       EventKind = 15
+	EventDeviceAdded         EventKind = 19
+	EventDeviceRemovalFailed EventKind = 22
+
+	EventMonitor EventKind = -1 // the QEMU program's DOMAIN_MONITOR_EVENT
 )
 
 // LifecycleType is virDomainEventType.

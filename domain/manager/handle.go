@@ -75,6 +75,10 @@ func (d *Domain) handle(r *run, e driver.Event) {
 			r.balloon = kib
 			d.emit(Event{Kind: EventBalloon, Balloon: kib})
 		}
+	case driver.DeviceRemoved:
+		d.deviceRemoved(r, e.Alias)
+	case driver.DeviceKept:
+		d.deviceKept(e.Alias)
 	case driver.IOFailed:
 		d.emit(Event{Kind: EventIOError, Alias: e.Alias, Reason: e.Reason, Action: 2, Path: diskPath(r.live, e.Alias)})
 	case driver.MonitorEvent:

@@ -30,6 +30,7 @@ type Config struct {
 
 	JobTimeout  time.Duration // to get a domain's job; 0 is 30 s
 	CallTimeout time.Duration // for one answer of an engine; 0 is 10 s
+	DetachWait  time.Duration // for a guest to let go of a device before detach answers without that; 0 is 5 s
 	QuitTimeout time.Duration // for an engine to leave when asked, before it is killed; 0 is 10 s
 }
 
@@ -64,6 +65,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	setDefault(&cfg.JobTimeout, 30*time.Second)
 	setDefault(&cfg.CallTimeout, 10*time.Second)
+	setDefault(&cfg.DetachWait, 5*time.Second)
 	setDefault(&cfg.QuitTimeout, 10*time.Second)
 	m := &Manager{
 		cfg: cfg, log: cfg.Log, events: newBus(),

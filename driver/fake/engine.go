@@ -22,7 +22,11 @@ type Engine struct {
 	pins    map[int][]byte
 	sizes   map[string]uint64 // of resized disks, by alias
 	links   map[string]bool   // as last set, by alias
+	bridges map[string]string // as last set, by alias
 	nmis    int
+	live    *domain.Definition // as devices came and went
+	clings  bool               // the guest does not let go of devices
+	refuses bool               // ... and says so
 	guest   map[driver.MemoryStat]uint64
 	onOff   bool // the next power-off resets
 	exit    *driver.Exit
@@ -32,8 +36,8 @@ type Engine struct {
 
 func newEngine(d *Driver, key string, live *domain.Definition) *Engine {
 	return &Engine{
-		Live: live, d: d, key: key, state: driver.MachinePaused, actual: live.CurrentMemory() * 1024,
-		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, guest: map[driver.MemoryStat]uint64{},
+		Live: live, live: live, d: d, key: key, state: driver.MachinePaused, actual: live.CurrentMemory() * 1024,
+		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, bridges: map[string]string{}, guest: map[driver.MemoryStat]uint64{},
 	}
 }
 
@@ -59,6 +63,13 @@ func (e *Engine) Link(alias string) (up, told bool) {
 	return up, told
 }
 
+// Bridge returns the bridge that the interface with that alias was moved to last, "" for none.
+func (e *Engine) Bridge(alias string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.bridges[alias]
+}
+
 // DiskSize returns the size that the disk with that alias was given, 0 for none.
 func (e *Engine) DiskSize(alias string) uint64 {
 	e.mu.Lock()
@@ -71,6 +82,36 @@ func (e *Engine) NMIs() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.nmis
+}
+
+// Cling makes the guest keep its devices from now on; with refuse it says that it does.
+func (e *Engine) Cling(refuse bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.clings, e.refuses = true, refuse
+}
+
+// Yield lets a device go, as a guest does that was asked before, or ejects by itself.
+func (e *Engine) Yield(alias string) {
+	e.mu.Lock()
+	if without, err := e.live.RemoveAlias(alias); err == nil {
+		e.live = without
+	}
+	e.mu.Unlock()
+	e.Emit(driver.DeviceRemoved{Alias: alias})
+}
+
+// definition returns what the machine has now.
+func (e *Engine) definition() *domain.Definition {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.live
+}
+
+func (e *Engine) setDefinition(live *domain.Definition) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.live = live
 }
 
 // Emit reports an event to whoever is connected, and returns when it was handled.

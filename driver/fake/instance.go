@@ -79,7 +79,7 @@ func (i *instance) Record() json.RawMessage {
 
 func (i *instance) Runtime() domain.Runtime {
 	r := domain.Runtime{Taps: map[string]string{}, NetDrivers: map[string]string{}, TTYs: map[string]string{}}
-	devices := i.e.Live.View().Devices
+	devices := i.e.definition().View().Devices
 	for n, nic := range devices.Interfaces {
 		r.Taps[nic.Alias.Name] = fmt.Sprintf("vnet%d", i.e.Live.ID()*10+n)
 		r.NetDrivers[nic.Alias.Name] = "qemu"
@@ -210,6 +210,44 @@ func (i *instance) SetStatsPeriod(ctx context.Context, seconds int) error {
 	return nil
 }
 
+// Attach gives the machine what it asks for at once.
+func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
+	if err := i.ask(ctx, "Attach"); err != nil {
+		return err
+	}
+	before := i.e.definition()
+	i.e.setDefinition(req.Live)
+	given := domain.Runtime{Taps: map[string]string{}, NetDrivers: map[string]string{}}
+	if tap, ok := i.Runtime().Taps[req.Alias]; ok {
+		given.Taps[req.Alias], given.NetDrivers[req.Alias] = tap, "qemu"
+	}
+	err := req.Record(i.Record(), given)
+	if err == nil {
+		err = i.ask(ctx, "Attached")
+	}
+	if err != nil {
+		i.e.setDefinition(before)
+	}
+	return err
+}
+
+// Detach lets the device go at once, unless the guest clings to it.
+func (i *instance) Detach(ctx context.Context, alias string) error {
+	if err := i.ask(ctx, "Detach"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	clings, refuses := i.e.clings, i.e.refuses
+	i.e.mu.Unlock()
+	switch {
+	case refuses:
+		i.e.Emit(driver.DeviceKept{Alias: alias})
+	case !clings:
+		i.e.Yield(alias)
+	}
+	return nil
+}
+
 func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) error {
 	if err := i.ask(ctx, "ResizeDisk"); err != nil {
 		return err
@@ -217,6 +255,16 @@ func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) e
 	i.e.mu.Lock()
 	defer i.e.mu.Unlock()
 	i.e.sizes[alias] = bytes
+	return nil
+}
+
+func (i *instance) SetBridge(ctx context.Context, alias, bridge string) error {
+	if err := i.ask(ctx, "SetBridge"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.bridges[alias] = bridge
 	return nil
 }
 
@@ -245,7 +293,7 @@ func (i *instance) BlockStats(ctx context.Context) (map[string]driver.BlockStats
 		return nil, err
 	}
 	all := map[string]driver.BlockStats{}
-	for n, disk := range i.e.Live.View().Devices.Disks {
+	for n, disk := range i.e.definition().View().Devices.Disks {
 		all[disk.Alias.Name] = driver.BlockStats{ReadOps: uint64(n + 1), ReadBytes: 4096, WriteOps: 2, WriteBytes: 8192, Capacity: 1 << 20}
 	}
 	return all, nil
@@ -256,7 +304,7 @@ func (i *instance) NetStats(ctx context.Context) (map[string]driver.NetStats, er
 		return nil, err
 	}
 	all := map[string]driver.NetStats{}
-	for _, nic := range i.e.Live.View().Devices.Interfaces {
+	for _, nic := range i.e.definition().View().Devices.Interfaces {
 		all[nic.Alias.Name] = driver.NetStats{RxBytes: 100, RxPackets: 1, TxBytes: 200, TxPackets: 2}
 	}
 	return all, nil

@@ -153,6 +153,8 @@ func (i *instance) Monitor(ctx context.Context, command string, hmp bool) (strin
 
 // Record implements driver.Instance.
 func (i *instance) Record() json.RawMessage {
+	i.recMu.Lock()
+	defer i.recMu.Unlock()
 	text, err := i.rec.encode()
 	if err != nil {
 		i.d.log.Error("cannot record an engine", "domain", i.name, "err", err)
@@ -161,7 +163,11 @@ func (i *instance) Record() json.RawMessage {
 }
 
 // Runtime implements driver.Instance.
-func (i *instance) Runtime() domain.Runtime { return i.rec.Runtime }
+func (i *instance) Runtime() domain.Runtime {
+	i.recMu.Lock()
+	defer i.recMu.Unlock()
+	return i.rec.Runtime
+}
 
 // PID implements driver.Instance.
 func (i *instance) PID() int { return i.rec.PID }

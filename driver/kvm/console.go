@@ -16,7 +16,7 @@ func (i *instance) OpenConsole(alias string) (io.ReadWriteCloser, error) {
 	if i.proc.Ended() {
 		return nil, virterr.New(virterr.OperationInvalid, "domain is not running")
 	}
-	if tty, ok := i.rec.Runtime.TTYs[alias]; ok {
+	if tty, ok := i.Runtime().TTYs[alias]; ok {
 		return i.openTTY(tty)
 	}
 	if path := i.consoleSocket(alias); path != "" {
@@ -58,7 +58,7 @@ func (t tty) Read(p []byte) (int, error) {
 
 // consoleSocket returns the path of the unix socket that the device listens at.
 func (i *instance) consoleSocket(alias string) string {
-	devices := i.live.View().Devices
+	devices := i.definition().View().Devices
 	for _, s := range devices.Serials {
 		if s.Alias != nil && s.Alias.Name == alias && s.Source != nil && s.Source.UNIX != nil && s.Source.UNIX.Mode != "connect" {
 			return s.Source.UNIX.Path

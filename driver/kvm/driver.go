@@ -24,6 +24,7 @@ import (
 type Links interface {
 	OpenTap(c bridge.TapConfig) (*bridge.Tap, error)
 	OpenVhostNet(n int) ([]*os.File, error)
+	Attach(bridge, port string) error
 	GuestStats(name string) (bridge.Stats, error)
 }
 
@@ -195,7 +196,25 @@ func (d *Driver) register(name string, r *record) {
 	if r.UID >= 0 {
 		d.uids[r.UID] = true
 	}
-	for _, i := range r.Images {
+	d.addImages(name, r.Images)
+}
+
+// useImages notes that a running domain uses more images; freeImages takes it back.
+func (d *Driver) useImages(name string, images []imageRecord) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.addImages(name, images)
+}
+
+func (d *Driver) freeImages(name string, images []imageRecord) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dropImages(name, images)
+}
+
+// addImages is useImages for callers that hold mu, dropImages is freeImages.
+func (d *Driver) addImages(name string, images []imageRecord) {
+	for _, i := range images {
 		d.images[i.inode] = append(d.images[i.inode], name)
 	}
 }
@@ -204,7 +223,11 @@ func (d *Driver) forget(name string, r *record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.uids, r.UID)
-	for _, i := range r.Images {
+	d.dropImages(name, r.Images)
+}
+
+func (d *Driver) dropImages(name string, images []imageRecord) {
+	for _, i := range images {
 		users := d.images[i.inode]
 		for n, u := range users {
 			if u == name {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +40,8 @@ type tinyEngine struct {
 	state   string
 	action  string
 	actual  uint64
+	devices []string
+	clings  bool // the guest lets no device go
 	clients map[net.Conn]bool
 }
 
@@ -54,6 +57,12 @@ func runEngine(flag string) int {
 		e.files[name] = os.NewFile(uintptr(hypervisor.FirstFile+i), string(name))
 	}
 	e.actual = e.cfg.Memory.Size
+	for _, d := range e.cfg.Disks {
+		e.devices = append(e.devices, d.ID)
+	}
+	for _, n := range e.cfg.NICs {
+		e.devices = append(e.devices, n.ID)
+	}
 	switch e.cfg.Boot.Cmdline {
 	case "fail":
 		e.leave(hypervisor.ExitError, "the kernel is no kernel")
@@ -117,7 +126,9 @@ func (e *tinyEngine) serve(c net.Conn) {
 		e.mu.Lock()
 		e.clients[c] = true
 		result, failed := e.do(cmd.Execute, cmd.Arguments, c, cmd.ID)
-		if failed {
+		if text, refused := strings.CutPrefix(result, "refused: "); refused {
+			fmt.Fprintf(c, `{"error":{"class":"GenericError","desc":"%s"},"id":%s}`+"\n", text, cmd.ID)
+		} else if failed {
 			fmt.Fprintf(c, `{"error":{"class":"CommandNotFound","desc":"no %s"},"id":%s}`+"\n", cmd.Execute, cmd.ID)
 		} else {
 			fmt.Fprintf(c, `{"return":%s,"id":%s}`+"\n", result, cmd.ID)
@@ -170,6 +181,39 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 		e.event("BALLOON_CHANGE", fmt.Sprintf(`{"actual":%d}`, e.actual))
 	case "x-virtd-balloon-stats":
 		return fmt.Sprintf(`{"actual":%d,"stats":{"free":1048576},"last-update":1700000000}`, e.actual), false
+	case "x-virtd-devices":
+		text, _ := json.Marshal(e.devices)
+		return string(text), false
+	case "x-virtd-attach":
+		var a struct{ Device hypervisor.Attachment }
+		json.Unmarshal(args, &a)
+		id := ""
+		switch d := a.Device; {
+		case d.Disk != nil:
+			id = d.Disk.ID
+		case d.NIC != nil:
+			id = d.NIC.ID
+		case d.RNG != nil:
+			id = d.RNG.ID
+		}
+		switch {
+		case strings.Contains(id, "refused"):
+			return "refused: Duplicate device ID '" + id + "'", false
+		case strings.Contains(id, "lost"): // it came, and the answer does not
+			e.devices = append(e.devices, id)
+			for c := range e.clients {
+				c.Close()
+			}
+		default:
+			e.devices = append(e.devices, id)
+		}
+	case "x-virtd-detach":
+		var a struct{ ID string }
+		json.Unmarshal(args, &a)
+		if !e.clings {
+			e.devices = slices.DeleteFunc(e.devices, func(d string) bool { return d == a.ID })
+			e.event("DEVICE_DELETED", fmt.Sprintf(`{"device":"%s"}`, a.ID))
+		}
 	case "x-virtd-block-stats":
 		return `{"virtio-disk0":{"rd-bytes":512,"rd-ops":1}}`, false
 	case "human-monitor-command":
@@ -177,7 +221,12 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 			Line string `json:"command-line"`
 		}
 		json.Unmarshal(args, &a)
+		if id, ok := strings.CutPrefix(a.Line, "forget "); ok { // without a word
+			e.devices = slices.DeleteFunc(e.devices, func(d string) bool { return d == id })
+		}
 		switch a.Line {
+		case "cling":
+			e.clings = true
 		case "whoami":
 			var core unix.Rlimit
 			unix.Getrlimit(unix.RLIMIT_CORE, &core)

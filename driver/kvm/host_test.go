@@ -42,6 +42,8 @@ func (noLinks) OpenTap(c bridge.TapConfig) (*bridge.Tap, error) {
 
 func (noLinks) OpenVhostNet(int) ([]*os.File, error) { return nil, errors.New("no vhost") }
 
+func (noLinks) Attach(string, string) error { return nil }
+
 func (noLinks) GuestStats(string) (bridge.Stats, error) { return bridge.Stats{RxBytes: 5}, nil }
 
 // host is a directory with everything a virtd of tests has, and the manager of the moment.

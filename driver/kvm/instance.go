@@ -20,9 +20,13 @@ import (
 type instance struct {
 	d    *Driver
 	name string
-	live *domain.Definition
-	rec  record
 	proc *supervise.Process
+
+	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps and Runtime
+	live  *domain.Definition
+	rec   record
+
+	attachMu sync.Mutex // one device comes at a time, and none while it is looked which are there
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -156,6 +160,7 @@ func (i *instance) reconnect() {
 		i.d.log.Warn("cannot reach the engine of a domain", "domain", i.name, "pid", i.rec.PID, "err", err)
 		return
 	}
+	i.reconcile(ctx)
 	status, err := i.Status(ctx)
 	if err != nil {
 		return
@@ -183,7 +188,9 @@ func (i *instance) finish() {
 		exit = driver.Exit{Reason: driver.ExitKilled}
 	}
 	i.proc.Release()
+	i.recMu.Lock()
 	i.d.forget(i.name, &i.rec)
+	i.recMu.Unlock()
 	if err := i.rec.clean(); err != nil {
 		i.d.log.Error("cannot clean up after an engine", "domain", i.name, "err", err)
 	}
@@ -258,6 +265,12 @@ func (i *instance) event(e qmp.Event) {
 		i.deliver(driver.Panicked{Action: data.Action})
 	case "BALLOON_CHANGE":
 		i.deliver(driver.BalloonChanged{Actual: data.Actual})
+	case "DEVICE_DELETED":
+		if data.Device != "" {
+			i.removed(data.Device)
+		}
+	case "DEVICE_UNPLUG_GUEST_ERROR":
+		i.deliver(driver.DeviceKept{Alias: data.Device})
 	case "BLOCK_IO_ERROR":
 		i.deliver(driver.IOFailed{Alias: data.Device, Write: data.Operation == "write", Reason: printable(data.Reason)})
 	}
@@ -286,6 +299,7 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 	if err := i.connect(ctx); err != nil { // alive all the same: watch tries again
 		d.log.Warn("an engine is there and its monitor does not answer", "domain", i.name, "pid", rec.PID, "err", err)
 	}
+	i.reconcile(ctx)
 	go i.watch()
 	return i, nil
 }

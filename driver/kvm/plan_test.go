@@ -257,3 +257,42 @@ func TestSeamWithCPUID(t *testing.T) {
 		t.Error("machine types differ")
 	}
 }
+
+// A device that comes later is planned as it would have been at the start.
+func TestPlanDevice(t *testing.T) {
+	def := started(t, "whole-server")
+	facts := HostFacts{VhostNet: true}
+	cfg, all, err := Plan(def, facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byAlias := map[string][]Resource{}
+	for _, r := range all {
+		byAlias[r.Alias] = append(byAlias[r.Alias], r)
+	}
+	check := func(id string, want any, pick func(hypervisor.Attachment) any) {
+		t.Helper()
+		a, res, err := PlanDevice(def, id, facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, pick(a)); d != "" {
+			t.Errorf("%s (-start +later):\n%s", id, d)
+		}
+		if d := cmp.Diff(byAlias[id], res); d != "" {
+			t.Errorf("resources of %s (-start +later):\n%s", id, d)
+		}
+	}
+	for i := range cfg.Disks {
+		check(cfg.Disks[i].ID, &cfg.Disks[i], func(a hypervisor.Attachment) any { return a.Disk })
+	}
+	for i := range cfg.NICs {
+		check(cfg.NICs[i].ID, &cfg.NICs[i], func(a hypervisor.Attachment) any { return a.NIC })
+	}
+	for i := range cfg.RNGs {
+		check(cfg.RNGs[i].ID, &cfg.RNGs[i], func(a hypervisor.Attachment) any { return a.RNG })
+	}
+	if _, _, err := PlanDevice(def, "serial0", facts); err == nil {
+		t.Error("a serial port can be attached")
+	}
+}

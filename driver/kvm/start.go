@@ -175,6 +175,13 @@ func (s *starter) warn(text string) {
 // ringMemory is what io_uring's rings may lock where the kernel counts them (before 5.12), in bytes.
 const ringMemory = 64 << 20
 
+// What devices need that come to a running machine: descriptors of a network device with 16 queue pairs on vhost, and the
+// places that the pc machine has.
+const (
+	hotplugFiles = 160
+	pcSlots      = 30
+)
+
 // limits are the engine's resource limits: no core file with guest memory in it, no more descriptors than it can need.
 func (s *starter) limits(files int) []supervise.Limit {
 	locked := uint64(ringMemory)
@@ -184,7 +191,8 @@ func (s *starter) limits(files int) []supervise.Limit {
 	list := []supervise.Limit{
 		{Resource: unix.RLIMIT_CORE, Value: 0},
 		// Each queue has an eventfd or two, each device an irqfd for each of its vectors.
-		{Resource: unix.RLIMIT_NOFILE, Value: uint64(files + 64*(len(s.cfg.Disks)+len(s.cfg.NICs)+len(s.cfg.Consoles)+4))},
+		{Resource: unix.RLIMIT_NOFILE, Value: uint64(files + 64*(len(s.cfg.Disks)+len(s.cfg.NICs)+len(s.cfg.Consoles)+4) +
+			hotplugFiles*max(len(s.cfg.RootPorts), pcSlots))},
 	}
 	if os.Geteuid() == 0 {
 		list = append(list, supervise.Limit{Resource: unix.RLIMIT_MEMLOCK, Value: locked})

@@ -20,7 +20,7 @@ func (i *instance) MemoryStats(ctx context.Context) (driver.MemoryStats, error) 
 	if rss, err := supervise.RSS(i.rec.PID); err == nil {
 		s.RSS = rss
 	}
-	if b := i.live.View().Devices.MemBalloon; b == nil || b.Model == "none" {
+	if b := i.definition().View().Devices.MemBalloon; b == nil || b.Model == "none" {
 		return s, nil
 	}
 	var reply struct {
@@ -54,8 +54,9 @@ func (i *instance) BlockStats(ctx context.Context) (map[string]driver.BlockStats
 	if err := i.execute(ctx, "x-virtd-block-stats", nil, &reply); err != nil {
 		return nil, err
 	}
-	all := make(map[string]driver.BlockStats, len(i.rec.Images))
-	for _, image := range i.rec.Images {
+	images, _ := i.used()
+	all := make(map[string]driver.BlockStats, len(images))
+	for _, image := range images {
 		r := reply[image.Alias]
 		s := driver.BlockStats{
 			ReadBytes: r.ReadBytes, ReadOps: r.ReadOps, ReadTime: time.Duration(r.ReadNS),
@@ -87,9 +88,13 @@ func imageSize(image imageRecord) (allocation, length uint64) {
 
 // NetStats implements driver.Instance: the host's counters of each tap, which count every kind of back end.
 func (i *instance) NetStats(context.Context) (map[string]driver.NetStats, error) {
-	all := make(map[string]driver.NetStats, len(i.rec.Taps))
-	for alias, tap := range i.rec.Taps {
+	_, taps := i.used()
+	all := make(map[string]driver.NetStats, len(taps))
+	for alias, tap := range taps {
 		s, err := i.d.cfg.Links.GuestStats(tap)
+		if _, now := i.used(); err != nil && now[alias] != tap {
+			continue // it went meanwhile
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +194,7 @@ func (i *instance) pin(tid, vcpu int, cpus []byte) error {
 
 // pinConfigured binds the vCPUs as the definition says.
 func (i *instance) pinConfigured(ctx context.Context) error {
-	pins := VCPUPins(i.live)
+	pins := VCPUPins(i.definition())
 	if len(pins) == 0 {
 		return nil
 	}

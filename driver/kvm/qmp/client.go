@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -139,7 +140,13 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 	if args != nil {
 		fields["arguments"] = args
 	}
-	r, err := c.send(ctx, fields)
+	return c.execute(ctx, fields, nil, result)
+}
+
+// execute sends a command object, with descriptors, and decodes the result.
+func (c *Client) execute(ctx context.Context, fields map[string]any, files []*os.File, result any) error {
+	command := fields["execute"]
+	r, err := c.send(ctx, fields, files)
 	if err != nil {
 		return err
 	}
@@ -147,7 +154,7 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 		return r.err
 	}
 	if err := json.Unmarshal(r.result, result); err != nil {
-		return fmt.Errorf("the engine's answer to %s makes no sense: %w", command, err)
+		return fmt.Errorf("the engine's answer to %v makes no sense: %w", command, err)
 	}
 	return nil
 }
@@ -162,14 +169,14 @@ func (c *Client) Raw(ctx context.Context, object string) (string, error) {
 	for k, v := range fields {
 		anyFields[k] = v
 	}
-	r, err := c.send(ctx, anyFields)
+	r, err := c.send(ctx, anyFields, nil)
 	if err != nil {
 		return "", err
 	}
 	return string(r.line), nil
 }
 
-func (c *Client) send(ctx context.Context, fields map[string]any) (reply, error) {
+func (c *Client) send(ctx context.Context, fields map[string]any, files []*os.File) (reply, error) {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
@@ -187,7 +194,7 @@ func (c *Client) send(ctx context.Context, fields map[string]any) (reply, error)
 	if err != nil {
 		return reply{}, err
 	}
-	if err := c.write(ctx, append(line, '\n')); err != nil {
+	if err := c.write(ctx, append(line, '\n'), files); err != nil {
 		return reply{}, err
 	}
 	select {
@@ -213,7 +220,7 @@ func (c *Client) drop(id string) {
 
 // write sends one line whole. An engine that does not read for the context's time loses the connection: half a line
 // cannot be taken back.
-func (c *Client) write(ctx context.Context, line []byte) error {
+func (c *Client) write(ctx context.Context, line []byte, files []*os.File) error {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
 	deadline, ok := ctx.Deadline()
@@ -223,7 +230,7 @@ func (c *Client) write(ctx context.Context, line []byte) error {
 	if err := c.conn.SetWriteDeadline(deadline); err != nil {
 		return ErrClosed
 	}
-	if _, err := c.conn.Write(line); err != nil {
+	if err := writeWith(c.conn, line, files); err != nil {
 		c.conn.Close()
 		return fmt.Errorf("%w (%w)", ErrClosed, err)
 	}

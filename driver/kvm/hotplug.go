@@ -1,0 +1,195 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"virtd/domain"
+	"virtd/driver"
+	"virtd/driver/kvm/qmp"
+	"virtd/hypervisor"
+	"virtd/virterr"
+)
+
+// The names under which clients know what the engine is asked for here; errors have them.
+const (
+	commandAttach = "device_add"
+	commandDetach = "device_del"
+)
+
+// Attach implements driver.Instance.
+func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
+	i.attachMu.Lock()
+	defer i.attachMu.Unlock()
+	client, err := i.monitor()
+	if err != nil {
+		return err
+	}
+	a, resources, err := PlanDevice(req.Live, req.Alias, i.d.facts())
+	if err != nil {
+		return err
+	}
+	var cfg hypervisor.Config
+	if a.NIC != nil {
+		cfg.NICs = append(cfg.NICs, *a.NIC)
+	}
+	o, err := i.d.open(cfg, resources, i.rec.Dir)
+	if err != nil {
+		return err
+	}
+	defer o.close()
+	before := i.definition()
+	i.addDevice(o, req.Live)
+	undo := func() {
+		i.dropDevice(req.Alias)
+		i.setDefinition(before)
+	}
+	if err := req.Record(i.Record(), o.runtime); err != nil {
+		undo()
+		return err
+	}
+	names := []hypervisor.FileName{}
+	for _, r := range resources {
+		names = append(names, r.Files...)
+	}
+	err = client.ExecuteFiles(ctx, "x-virtd-attach", map[string]any{"device": a, "files": names}, o.files, nil)
+	if err == nil || i.hasAfterAll(req.Alias, err) {
+		return nil
+	}
+	undo()
+	return i.explain(commandAttach, err)
+}
+
+// hasAfterAll reports whether the engine has a device although no answer came to the command that gave it.
+func (i *instance) hasAfterAll(alias string, err error) bool {
+	var refused *qmp.Error
+	if errors.As(err, &refused) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(i.ctx, 2*time.Second)
+	defer cancel()
+	devices, err := i.devices(ctx)
+	return err == nil && slices.Contains(devices, alias)
+}
+
+// Detach implements driver.Instance.
+func (i *instance) Detach(ctx context.Context, alias string) error {
+	client, err := i.monitor()
+	if err != nil {
+		return err
+	}
+	return i.explain(commandDetach, client.Execute(ctx, "x-virtd-detach", map[string]string{"id": alias}, nil))
+}
+
+// SetBridge implements driver.Instance. The engine has no part in it: the tap is the host's.
+func (i *instance) SetBridge(_ context.Context, alias, bridge string) error {
+	_, taps := i.used()
+	tap, ok := taps[alias]
+	if !ok {
+		return virterr.New(virterr.OperationUnsupported, "interface %s of domain '%s' has no tap that could move to another bridge", alias, i.name)
+	}
+	return i.d.cfg.Links.Attach(bridge, tap)
+}
+
+// devices asks the engine which devices it has.
+func (i *instance) devices(ctx context.Context) ([]string, error) {
+	var names []string
+	err := i.execute(ctx, "x-virtd-devices", nil, &names)
+	return names, err
+}
+
+// reconcile catches up with the devices that went while nobody listened, or that never came because virtd ended in
+// between. An engine that does not know the question has every device from its start.
+func (i *instance) reconcile(ctx context.Context) {
+	i.attachMu.Lock()
+	defer i.attachMu.Unlock()
+	have, err := i.devices(ctx)
+	if err != nil {
+		if !virterr.Is(err, virterr.OperationUnsupported) {
+			i.d.log.Warn("an engine does not tell which devices it has", "domain", i.name, "err", err)
+		}
+		return
+	}
+	for _, alias := range i.definition().LiveAliases() {
+		if !slices.Contains(have, alias) {
+			i.removed(alias)
+		}
+	}
+}
+
+// removed notes that the engine has a device no more.
+func (i *instance) removed(alias string) {
+	i.dropDevice(alias)
+	i.deliver(driver.DeviceRemoved{Alias: alias})
+}
+
+// addDevice records what was opened for a device of live.
+func (i *instance) addDevice(o *opened, live *domain.Definition) {
+	i.recMu.Lock()
+	defer i.recMu.Unlock()
+	i.live = live
+	i.rec.Images = append(slices.Clip(i.rec.Images), o.images...)
+	i.rec.Taps = merged(i.rec.Taps, o.taps)
+	i.rec.Runtime.Taps = merged(i.rec.Runtime.Taps, o.runtime.Taps)
+	i.rec.Runtime.NetDrivers = merged(i.rec.Runtime.NetDrivers, o.runtime.NetDrivers)
+	i.d.useImages(i.name, o.images)
+}
+
+// dropDevice forgets what a device used.
+func (i *instance) dropDevice(alias string) {
+	i.recMu.Lock()
+	defer i.recMu.Unlock()
+	if without, err := i.live.RemoveAlias(alias); err == nil {
+		i.live = without
+	}
+	var kept, gone []imageRecord
+	for _, image := range i.rec.Images {
+		if image.Alias == alias {
+			gone = append(gone, image)
+		} else {
+			kept = append(kept, image)
+		}
+	}
+	i.rec.Images = kept
+	i.rec.Taps = without(i.rec.Taps, alias)
+	i.rec.Runtime.Taps = without(i.rec.Runtime.Taps, alias)
+	i.rec.Runtime.NetDrivers = without(i.rec.Runtime.NetDrivers, alias)
+	i.d.freeImages(i.name, gone)
+}
+
+// merged and without leave the old map as it is: others may be reading it.
+func merged(a, b map[string]string) map[string]string {
+	out := make(map[string]string, len(a)+len(b))
+	maps.Copy(out, a)
+	maps.Copy(out, b)
+	return out
+}
+
+func without(a map[string]string, key string) map[string]string {
+	out := maps.Clone(a)
+	delete(out, key)
+	return out
+}
+
+// definition returns the live definition as the engine has it.
+func (i *instance) definition() *domain.Definition {
+	i.recMu.Lock()
+	defer i.recMu.Unlock()
+	return i.live
+}
+
+func (i *instance) setDefinition(live *domain.Definition) {
+	i.recMu.Lock()
+	defer i.recMu.Unlock()
+	i.live = live
+}
+
+// used returns the images and taps in use. The caller must not change them.
+func (i *instance) used() (images []imageRecord, taps map[string]string) {
+	i.recMu.Lock()
+	defer i.recMu.Unlock()
+	return i.rec.Images, i.rec.Taps
+}

@@ -82,6 +82,10 @@ func (s *starter) run(ctx context.Context, req driver.Request, resources []Resou
 	inst.restoring = req.Incoming != nil
 	s.d.register(name, &s.rec)
 	if err := inst.connectFirst(ctx); err != nil {
+		select { // an engine that fails closes its monitor before it writes why
+		case <-s.proc.Done():
+		case <-time.After(lastWords):
+		}
 		inst.discard()
 		return nil, s.abandon(err)
 	}
@@ -102,6 +106,9 @@ func (s *starter) abandon(err error) error {
 	}
 	return err
 }
+
+// lastWords is how long an engine whose monitor is gone has to leave by itself.
+const lastWords = 2 * time.Second
 
 // freshDir makes the directory of a domain's run, without what an earlier run may have left.
 func freshDir(dir string) error {

@@ -7,6 +7,7 @@ const Capabilities = `<storagepoolCapabilities>
       <defaultFormat type='raw'/>
       <enum name='targetFormatType'>
         <value>raw</value>
+        <value>qcow2</value>
       </enum>
     </volOptions>
   </pool>

@@ -4,10 +4,12 @@
 // is what is there.
 //
 // A pool deletes only what was asked for by name: its directory only when that is empty, a volume only by its own file.
-// Creation never replaces a file. Data that came over an upload is on disk before the upload ends well.
+// Creation never replaces a file, and a file has its name when it is complete. Data that came over an upload is on disk before the upload ends well.
 //
-// Left out: pools of other types, writing formats other than raw, backing chains (a qcow2 header's word about its backing
-// file is shown, the file is not opened), the wire protocol (package daemon).
+// Volumes are raw or qcow2 (package qcow2). Showing one opens only its own file, and believes nothing in it; copying and
+// growing one opens what its header names, for reading.
+//
+// Left out: pools of other types, other formats, shrinking qcow2, the wire protocol (package daemon).
 //
 // Start reading at Manager, then Pool, then Volume.
 package storage

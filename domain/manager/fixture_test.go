@@ -20,6 +20,8 @@ type fixture struct {
 	store store.Store
 	m     *Manager
 
+	networks Networks
+
 	mu     sync.Mutex
 	events []Event
 }
@@ -39,7 +41,7 @@ func newFixture(t *testing.T, drv *fake.Driver, st store.Store) *fixture {
 func (f *fixture) open() {
 	f.t.Helper()
 	m, err := New(Config{
-		Driver: f.drv, Store: f.store, BootID: "boot", Log: slog.New(slog.DiscardHandler),
+		Driver: f.drv, Store: f.store, Networks: f.networks, BootID: "boot", Log: slog.New(slog.DiscardHandler),
 		JobTimeout: 5 * time.Second, CallTimeout: 5 * time.Second, QuitTimeout: 200 * time.Millisecond,
 	})
 	if err != nil {

@@ -71,3 +71,16 @@ func checkFeature(h Host, f feature) Finding {
 	}
 	return Finding{f.name, Pass, "available", ""}
 }
+
+// checkPacketFilter looks for filters that will drop the packets of guests on virtual networks.
+func checkPacketFilter(h Host) Finding {
+	const name = "packet-filter"
+	list, err := h.Obstacles()
+	if err != nil {
+		return Finding{name, Warn, fmt.Sprintf("%v: virtual networks of other modes than bridge cannot start", err), "modprobe nf_tables, and run virtd as root"}
+	}
+	if len(list) > 0 {
+		return Finding{name, Warn, strings.Join(list, "; "), "make the rules that are named, with the tool that the filter belongs to, so that they last"}
+	}
+	return Finding{name, Pass, "nothing is in the way of virtual networks", ""}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io/fs"
 	"os"
+
+	"virtd/network/firewall"
 )
 
 // Status is the outcome of one check.
@@ -41,11 +43,12 @@ func (r Report) Linux() bool {
 
 // Host is what the checks look at.
 type Host struct {
-	Root  fs.FS                                    // the file system's root
-	Open  func(path string) error                  // opens a device to read and write, and closes it
-	Probe func(ctx context.Context) (Probe, error) // runs the probe guest
-	Group func(path string) string                 // name of a file's group, or empty
-	Call  func(name string) error                  // tries a kernel feature: io_uring, landlock, seccomp, userns
+	Root      fs.FS                                    // the file system's root
+	Open      func(path string) error                  // opens a device to read and write, and closes it
+	Probe     func(ctx context.Context) (Probe, error) // runs the probe guest
+	Group     func(path string) string                 // name of a file's group, or empty
+	Call      func(name string) error                  // tries a kernel feature: io_uring, landlock, seccomp, userns
+	Obstacles func() ([]string, error)                 // packet filters that are in the way of virtual networks
 }
 
 // Probe is the verdict of the probe guest.
@@ -65,14 +68,24 @@ func Run(ctx context.Context, h Host) Report {
 	r.Findings = append(r.Findings, checkDevice(h, "vhost-net", "/dev/vhost-net", "vhost_net",
 		"interfaces with <driver name='vhost'/> cannot start; others use the userspace back end"),
 		checkDevice(h, "tun", "/dev/net/tun", "tun", "interfaces cannot start"),
-		checkHugePages(h), checkCgroup(h))
+		checkHugePages(h), checkCgroup(h), checkPacketFilter(h))
 	for _, c := range kernelFeatures {
 		r.Findings = append(r.Findings, checkFeature(h, c))
 	}
 	return r
 }
 
+// obstacles are the packet filters that are in the way of virtual networks here.
+func obstacles() ([]string, error) {
+	list, err := firewall.Obstacles()
+	var out []string
+	for _, o := range list {
+		out = append(out, o.String())
+	}
+	return out, err
+}
+
 // Local is the host that this process runs on. probe runs the probe guest.
 func Local(probe func(context.Context) (Probe, error)) Host {
-	return Host{Root: os.DirFS("/"), Open: openDevice, Probe: probe, Group: fileGroup, Call: tryFeature}
+	return Host{Root: os.DirFS("/"), Open: openDevice, Probe: probe, Group: fileGroup, Call: tryFeature, Obstacles: obstacles}
 }

@@ -19,10 +19,11 @@ func healthy() Host {
 			"sys/kernel/mm/transparent_hugepage/enabled": {Data: []byte("always [madvise] never\n")},
 			"sys/fs/cgroup/cgroup.controllers":           {Data: []byte("cpuset cpu io memory pids\n")},
 		},
-		Open:  func(string) error { return nil },
-		Probe: func(context.Context) (Probe, error) { return Probe{true, "ran"}, nil },
-		Group: func(string) string { return "kvm" },
-		Call:  func(string) error { return nil },
+		Open:      func(string) error { return nil },
+		Probe:     func(context.Context) (Probe, error) { return Probe{true, "ran"}, nil },
+		Group:     func(string) string { return "kvm" },
+		Call:      func(string) error { return nil },
+		Obstacles: func() ([]string, error) { return nil, nil },
 	}
 }
 
@@ -61,6 +62,12 @@ func TestRun(t *testing.T) {
 		{"no thp", func(h *Host) {
 			h.Root.(fstest.MapFS)["sys/kernel/mm/transparent_hugepage/enabled"].Data = []byte("always madvise [never]")
 		}, "transparent-hugepages", Warn, "echo madvise", true},
+		{"docker", func(h *Host) {
+			h.Obstacles = func() ([]string, error) { return []string{"chain FORWARD of table ip filter drops"}, nil }
+		}, "packet-filter", Warn, "chain FORWARD of table ip filter drops", true},
+		{"no nftables", func(h *Host) {
+			h.Obstacles = func() ([]string, error) { return nil, errors.New("Unable to list the chains") }
+		}, "packet-filter", Warn, "modprobe nf_tables", true},
 		{"io_uring off", func(h *Host) {
 			h.Call = func(n string) error {
 				if n == "io_uring" {

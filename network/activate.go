@@ -82,7 +82,11 @@ func (m *Manager) activeSpecs(except uuid.UUID) []Spec {
 func (m *Manager) Repair() error {
 	m.change.Lock()
 	defer m.change.Unlock()
-	return m.cfg.Host.Filter(m.activeSpecs(uuid.Nil))
+	list := m.activeSpecs(uuid.Nil)
+	if len(list) == 0 {
+		return nil
+	}
+	return m.cfg.Host.Filter(list)
 }
 
 // replug puts the taps of domains back on a network's bridge. The caller holds change, or nobody else has the manager.

@@ -21,6 +21,8 @@ import (
 	"virtd/driver"
 	"virtd/driver/fake"
 	"virtd/hostcheck"
+	"virtd/network"
+	"virtd/network/networktest"
 	"virtd/nodedev"
 	"virtd/nodedev/nodedevtest"
 	"virtd/rpc"
@@ -33,6 +35,8 @@ type bed struct {
 	socket string
 	driver *fake.Driver
 	dir    string
+
+	netHost *networktest.Fake
 }
 
 func newBed(t *testing.T) *bed {
@@ -44,7 +48,13 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mgr, err := manager.New(manager.Config{Driver: b.driver, Store: st, Log: log, QuitTimeout: time.Second, SaveDir: filepath.Join(b.dir, "save")})
+	b.netHost = &networktest.Fake{}
+	nets, err := network.Open(network.Config{State: filepath.Join(b.dir, "state/networks"), Run: filepath.Join(b.dir, "run/networks"), Host: b.netHost, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mgr, err := manager.New(manager.Config{Driver: b.driver, Store: st, Networks: nets, Log: log, QuitTimeout: time.Second,
+		SaveDir: filepath.Join(b.dir, "save")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +70,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Devices: devices, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
+	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "modprobe kvm_amd"}}}
 		}})
@@ -81,6 +91,7 @@ func newBed(t *testing.T) *bed {
 		d.Close()
 		devices.Close()
 		pools.Close()
+		nets.Close()
 		mgr.Close()
 	})
 	return b

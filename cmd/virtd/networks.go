@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"virtd/network"
 	"virtd/network/bridge"
+	"virtd/network/firewall"
 	"virtd/network/services"
 )
 
@@ -36,7 +39,22 @@ func openNetworks(cfg config, log *slog.Logger) (*network.Manager, func(), error
 		}
 	}
 	networks.Autostart()
-	return networks, func() { networks.Close(); children.Close() }, nil
+	ctx, stop := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() { keepRules(ctx, networks, log) })
+	return networks, func() { stop(); watching.Wait(); networks.Close(); children.Close() }, nil
+}
+
+// keepRules makes the packet filter of the networks again when somebody flushed it, as reloads of other filters do.
+func keepRules(ctx context.Context, networks *network.Manager, log *slog.Logger) {
+	err := firewall.Watch(ctx, func() {
+		if err := networks.Repair(); err != nil {
+			log.Error("the packet filter of the networks was removed and cannot be made again", "error", err)
+		}
+	})
+	if err != nil {
+		log.Warn("the packet filter is not watched: rules that others remove come back when a network starts or stops", "error", err)
+	}
 }
 
 // serveNetwork is this program as the services of one network, which its supervisor starts.

@@ -1,11 +1,14 @@
 package firewall
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
@@ -120,6 +123,60 @@ func TestApply(t *testing.T) {
 		if tables, err := c.ListTables(); err != nil || len(tables) != 0 {
 			t.Errorf("tables left: %v, %v", tables, err)
 		}
+	}
+}
+
+// TestWatch: when somebody flushes all tables virtd's is made again within a second, and its own changes cause nothing.
+func TestWatch(t *testing.T) {
+	c := inNamespace(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	repaired, ended, ready := make(chan error, 10), make(chan error, 1), make(chan bool)
+	here, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		runtime.LockOSThread() // ends with the thread
+		if err := unix.Setns(here, unix.CLONE_NEWNET); err != nil {
+			ended <- err
+			return
+		}
+		close(ready)
+		ended <- Watch(ctx, func() { repaired <- Apply(networks) })
+	}()
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // until the kernel tells it
+	for range 3 {
+		if err := Apply(networks); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-repaired:
+		t.Error("virtd's own change counts as a loss")
+	case <-time.After(2 * settleTime):
+	}
+	c.FlushRuleset()
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-repaired:
+		if there, perr := present(c); err != nil || perr != nil || !there {
+			t.Errorf("after the repair: %v, %v, %v", there, err, perr)
+		}
+	case err := <-ended:
+		t.Errorf("the watch ended: %v", err)
+	case <-time.After(time.Second + settleTime):
+		t.Error("no repair")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

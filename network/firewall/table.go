@@ -22,6 +22,11 @@ func Apply(networks []Network) error {
 		return failed("open the packet filter", err)
 	}
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
+	if len(networks) == 0 {
+		if there, err := present(c); err != nil || !there {
+			return err
+		}
+	}
 	c.AddTable(table) // so that there is one to delete
 	c.DelTable(table)
 	if len(networks) > 0 {

@@ -70,7 +70,7 @@ func (d *Definition) AttachLive(v *Device) (live *Definition, alias string, err 
 func stripLiveDevice(dev *xmltree.Node) {
 	root := xmltree.New("domain")
 	root.Ensure("devices").Append(dev)
-	stripLive(root, false)
+	stripLive(root)
 	dev.Remove()
 }
 

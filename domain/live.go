@@ -119,7 +119,7 @@ func (d *Definition) XML(flags XMLFlags) string {
 	}
 	doc := d.doc.Clone()
 	if !live {
-		stripLive(doc.Root, true)
+		stripLive(doc.Root)
 	}
 	if flags&XMLSecure == 0 {
 		stripSecrets(doc.Root)
@@ -127,9 +127,9 @@ func (d *Definition) XML(flags XMLFlags) string {
 	return doc.String()
 }
 
-// stripLive removes what only a running domain has. In XML that comes from a user (ours is false) a tap name or path may
+// stripLive removes what only a running domain has. In XML that comes from a user a tap name or path may
 // be a wish; only the names that hosts generate are removed then, as libvirt does.
-func stripLive(root *xmltree.Node, ours bool) {
+func stripLive(root *xmltree.Node) {
 	stripRun(root)
 	for _, dev := range root.Child("devices").Elements() {
 		for _, alias := range dev.All("alias") {
@@ -144,24 +144,11 @@ func stripLive(root *xmltree.Node, ours bool) {
 func stripRun(root *xmltree.Node) {
 	root.RemoveAttr("id")
 	for _, dev := range root.Child("devices").Elements() {
-		stripRunDevice(dev)
-	}
-}
-
-// stripRunDevice is stripRun for one device.
-func stripRunDevice(dev *xmltree.Node) {
-	switch {
-	case dev.Is("disk"):
-		stripChain(dev)
-	case dev.Is("interface"):
-		stripPort(dev)
-		if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
-			if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
-				target.Remove()
-			}
-		}
 		switch {
+		case dev.Is("disk"):
+			stripChain(dev)
 		case dev.Is("interface"):
+			stripPort(dev)
 			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {
 				if target.RemoveAttr("dev"); len(target.Attrs) == 0 {
 					target.Remove()

@@ -34,7 +34,7 @@ func build(doc *xmltree.Document, opts Options) (*Definition, error) {
 		return nil, err
 	}
 	if !opts.Live {
-		stripLive(root, opts.Stored)
+		stripLive(root)
 	}
 	d := &Definition{doc: doc, opts: opts}
 	for _, step := range []func(*Definition) error{

@@ -36,6 +36,9 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	if a.NIC != nil {
 		cfg.NICs = append(cfg.NICs, *a.NIC)
 	}
+	if a.Disk != nil {
+		cfg.Disks = append(cfg.Disks, *a.Disk)
+	}
 	o, err := i.d.open(cfg, resources, i.rec.Dir)
 	if err != nil {
 		return err
@@ -54,6 +57,10 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	names := []hypervisor.FileName{}
 	for _, r := range resources {
 		names = append(names, r.Files...)
+	}
+	if a.Disk != nil {
+		o.addChains(&cfg)
+		a.Disk, names = &cfg.Disks[0], append(names, cfg.Files...)
 	}
 	err = client.ExecuteFiles(ctx, "x-virtd-attach", map[string]any{"device": a, "files": names}, o.files, nil)
 	if err == nil || i.hasAfterAll(req.Alias, err) {
@@ -135,6 +142,7 @@ func (i *instance) addDevice(o *opened, live *domain.Definition) {
 	i.rec.Taps = merged(i.rec.Taps, o.taps)
 	i.rec.Runtime.Taps = merged(i.rec.Runtime.Taps, o.runtime.Taps)
 	i.rec.Runtime.NetDrivers = merged(i.rec.Runtime.NetDrivers, o.runtime.NetDrivers)
+	i.rec.Runtime.Chains = merged(i.rec.Runtime.Chains, o.runtime.Chains)
 	i.d.useImages(i.name, o.images)
 }
 
@@ -157,18 +165,19 @@ func (i *instance) dropDevice(alias string) {
 	i.rec.Taps = without(i.rec.Taps, alias)
 	i.rec.Runtime.Taps = without(i.rec.Runtime.Taps, alias)
 	i.rec.Runtime.NetDrivers = without(i.rec.Runtime.NetDrivers, alias)
+	i.rec.Runtime.Chains = without(i.rec.Runtime.Chains, alias)
 	i.d.freeImages(i.name, gone)
 }
 
 // merged and without leave the old map as it is: others may be reading it.
-func merged(a, b map[string]string) map[string]string {
-	out := make(map[string]string, len(a)+len(b))
+func merged[V any](a, b map[string]V) map[string]V {
+	out := make(map[string]V, len(a)+len(b))
 	maps.Copy(out, a)
 	maps.Copy(out, b)
 	return out
 }
 
-func without(a map[string]string, key string) map[string]string {
+func without[V any](a map[string]V, key string) map[string]V {
 	out := maps.Clone(a)
 	delete(out, key)
 	return out

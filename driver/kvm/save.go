@@ -76,7 +76,7 @@ func (i *instance) Save(ctx context.Context, f *os.File) (driver.Saved, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.ExecuteFiles(ctx, "x-virtd-save", nil, nil, []*os.File{f}); err != nil {
+	if err := c.ExecuteFiles(ctx, "x-virtd-save", nil, []*os.File{f}, nil); err != nil {
 		c.Close() // which ends a save under way
 		return nil, i.explainLong(ctx, "save", "x-virtd-save", err)
 	}
@@ -109,7 +109,7 @@ func (i *instance) Dump(ctx context.Context, f *os.File, live bool) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.ExecuteFiles(ctx, "x-virtd-dump", map[string]bool{"live": live}, nil, []*os.File{f}); err != nil {
+	if err := c.ExecuteFiles(ctx, "x-virtd-dump", map[string]bool{"live": live}, []*os.File{f}, nil); err != nil {
 		return i.explainLong(ctx, "dump", "x-virtd-dump", err)
 	}
 	return nil

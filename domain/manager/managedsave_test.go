@@ -22,6 +22,7 @@ func managedFixture(t *testing.T) (*fixture, *Domain) {
 		t.Fatal(err)
 	}
 	wantState(t, d, ShutOff, ShutOffSaved)
+	f.lifecycle(5) // defined, resumed, started, suspended, stopped
 	return f, d
 }
 

@@ -32,7 +32,7 @@ type instance struct {
 	cancel context.CancelFunc
 	killed atomic.Bool // Kill was called
 
-	restoring bool // the engine begins with a saved state
+	restoring bool          // the engine begins with a saved state
 	ended     chan struct{} // closed when nothing of the instance runs any more
 
 	mu     sync.Mutex

@@ -17,6 +17,7 @@ type devices struct {
 	nics  []nic
 
 	consoles    []console
+	hostdevs    hostdevs
 	balloon     *balloon.Device // nil for none
 	statsPeriod atomic.Int64    // seconds
 }
@@ -42,6 +43,9 @@ func (m *Machine) makeDevices() error {
 		if err := m.makeConsole(&m.cfg.Consoles[i]); err != nil {
 			return fmt.Errorf("console %s: %w", m.cfg.Consoles[i].ID, err)
 		}
+	}
+	if err := m.makeHostdevs(); err != nil {
+		return err
 	}
 	if b := m.cfg.Balloon; b != nil {
 		if err := m.makeBalloon(b); err != nil {
@@ -106,4 +110,5 @@ func (d *devices) close() {
 			dev.close()
 		}
 	}
+	d.hostdevs.close()
 }

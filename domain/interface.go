@@ -67,7 +67,14 @@ func (d *Definition) nicSource(nic *xmltree.Node) error {
 		return nil
 	}
 	source, target := nic.Child("source"), nic.Child("target")
+	if nic.Attr("type") != typeHostdev {
+		if err := onlyHostdev(nic); err != nil {
+			return err
+		}
+	}
 	switch nic.Attr("type") {
+	case typeHostdev:
+		return d.hostdevNIC(nic)
 	case "bridge":
 		bridge := source.Attr("bridge")
 		if bridge == "" {
@@ -102,6 +109,9 @@ func linkName(n *xmltree.Node, what, name string) error {
 }
 
 func (d *Definition) nicModel(nic *xmltree.Node) error {
+	if nic.Attr("type") == typeHostdev {
+		return nil // the guest sees what it is
+	}
 	model := nic.Ensure("model")
 	setDefault(model, "type", "virtio")
 	return nil

@@ -68,7 +68,7 @@ func app(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: concat(definitionCommands(), lifecycleCommands(), consoleCommands(), infoCommands(), memoryCommands(),
-			poolCommands(), volCommands(), eventCommands(), hostCommands(), nodedevCommands(), shellCommands()),
+			poolCommands(), volCommands(), eventCommands(), hostCommands(), nodedevCommands(), sriovCommands(), passthroughCommands(), shellCommands()),
 	}
 }
 

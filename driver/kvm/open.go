@@ -19,8 +19,9 @@ type opened struct {
 	files   []*os.File // in the order of Config.Files
 	runtime domain.Runtime
 	images  []imageRecord
-	taps    map[string]string // alias: device
-	sockets []string          // paths to remove at the end
+	taps    map[string]string   // alias: device
+	sockets []string            // paths to remove at the end
+	groups  map[string]*os.File // IOMMU groups by number
 }
 
 // close closes virtd's descriptors. The engine has its own.
@@ -96,6 +97,10 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 			flags |= unix.O_TRUNC
 		}
 		return one(openRegular("console log", r.Path, flags))
+	case ResourceVFIO:
+		return one(d.cfg.Hostdevs.OpenContainer())
+	case ResourceHostdev:
+		return one(d.openGroup(o, r))
 	case ResourceRNG:
 		f, _, err := openAny("entropy source", r.Path, unix.O_RDONLY)
 		return one(f, err)

@@ -32,6 +32,7 @@ func (d *Daemon) registerHostdevs(reg *rpc.Registry) {
 		return d.onPCI(a.Name, func(at nodedev.Address) error { return d.cfg.Hostdevs.Reset(ctx, at) })
 	})
 	rpc.Handle(reg, rpc.ProgramPrivate, rpc.PrivProcDeviceDetach, d.privDeviceDetach)
+	d.registerSRIOV(reg)
 }
 
 // onPCI does something with the PCI function that a node device is.

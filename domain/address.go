@@ -236,6 +236,7 @@ func (p *places) pciDevices() []*xmltree.Node {
 		}
 	}
 	out = append(out, p.devices.All("disk")...)
+	out = append(out, p.devices.All("hostdev")...)
 	for _, b := range p.devices.All("memballoon") {
 		if b.Attr("model") != "none" {
 			out = append(out, b)

@@ -51,13 +51,16 @@ func aliasOf(dev *xmltree.Node, next map[string]int) string {
 	case "controller":
 		return controllerAlias(dev)
 	case "interface":
+		if dev.Attr("type") == typeHostdev {
+			return count("hostdev")
+		}
 		return count("net")
 	case "memballoon":
 		if dev.Attr("model") == "none" {
 			return ""
 		}
 		return count("balloon")
-	case "serial", "console", "rng", "input", "video", "panic":
+	case "serial", "console", "rng", "input", "video", "panic", "hostdev":
 		return count(dev.Name.Local)
 	}
 	return ""

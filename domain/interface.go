@@ -67,6 +67,11 @@ func (d *Definition) nicSource(nic *xmltree.Node) error {
 		return nil
 	}
 	source, target := nic.Child("source"), nic.Child("target")
+	if nic.Attr("type") != typeHostdev {
+		if err := onlyHostdev(nic); err != nil {
+			return err
+		}
+	}
 	switch nic.Attr("type") {
 	case "network":
 		if source.Attr("network") == "" {
@@ -75,6 +80,8 @@ func (d *Definition) nicSource(nic *xmltree.Node) error {
 		if target.Attr("managed") != "" {
 			return target.Errorf(virterr.ConfigUnsupported, "attribute 'managed' is only for interface type='ethernet'")
 		}
+	case typeHostdev:
+		return d.hostdevNIC(nic)
 	case "bridge":
 		bridge := source.Attr("bridge")
 		if bridge == "" {
@@ -109,6 +116,9 @@ func linkName(n *xmltree.Node, what, name string) error {
 }
 
 func (d *Definition) nicModel(nic *xmltree.Node) error {
+	if nic.Attr("type") == typeHostdev {
+		return nil // the guest sees what it is
+	}
 	model := nic.Ensure("model")
 	setDefault(model, "type", "virtio")
 	return nil

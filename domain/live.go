@@ -59,6 +59,7 @@ func (d *Definition) Start(id int, host HostCPU) (*Definition, error) {
 	}
 	return live.edit(func(root *xmltree.Node) error {
 		assignAliases(root)
+		nameHostdevDrivers(root)
 		return nil
 	})
 }
@@ -91,10 +92,11 @@ func (d *Definition) SetRuntime(r Runtime) (*Definition, error) {
 		setChains(root.Child("devices"), r.Chains)
 		for _, dev := range root.Child("devices").Elements() {
 			alias := dev.Child("alias").Attr("name")
-			if tap := r.Taps[alias]; tap != "" && dev.Is("interface") {
+			link := dev.Is("interface") && dev.Attr("type") != typeHostdev
+			if tap := r.Taps[alias]; tap != "" && link {
 				dev.Ensure("target").SetAttr("dev", tap)
 			}
-			if driver := r.NetDrivers[alias]; driver != "" && dev.Is("interface") {
+			if driver := r.NetDrivers[alias]; driver != "" && link {
 				dev.Ensure("driver").SetAttr("name", driver)
 			}
 			if tty := r.TTYs[alias]; tty != "" {

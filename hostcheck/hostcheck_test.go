@@ -18,6 +18,8 @@ func healthy() Host {
 			"proc/cpuinfo": {Data: []byte("processor : 0\nflags : fpu svm nx\n")},
 			"sys/kernel/mm/transparent_hugepage/enabled": {Data: []byte("always [madvise] never\n")},
 			"sys/fs/cgroup/cgroup.controllers":           {Data: []byte("cpuset cpu io memory pids\n")},
+			"sys/kernel/iommu_groups/0/devices/0":        {},
+			"sys/bus/pci/drivers/vfio-pci/bind":          {},
 		},
 		Open:      func(string) error { return nil },
 		Probe:     func(context.Context) (Probe, error) { return Probe{true, "ran"}, nil },
@@ -68,6 +70,8 @@ func TestRun(t *testing.T) {
 		{"no nftables", func(h *Host) {
 			h.Obstacles = func() ([]string, error) { return nil, errors.New("Unable to list the chains") }
 		}, "packet-filter", Warn, "modprobe nf_tables", true},
+		{"no IOMMU", func(h *Host) { delete(h.Root.(fstest.MapFS), "sys/kernel/iommu_groups/0/devices/0") }, "iommu", Warn, "intel_iommu=on", true},
+		{"no vfio-pci", func(h *Host) { delete(h.Root.(fstest.MapFS), "sys/bus/pci/drivers/vfio-pci/bind") }, "vfio-pci", Warn, "CONFIG_VFIO_PCI", true},
 		{"io_uring off", func(h *Host) {
 			h.Call = func(n string) error {
 				if n == "io_uring" {

@@ -49,6 +49,8 @@ type Config struct {
 	NICs      []NIC      `json:"nics,omitempty"`
 	Balloon   *Balloon   `json:"balloon,omitempty"`
 	RNGs      []RNG      `json:"rngs,omitempty"`
+	VFIO      FileName   `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
+	Hostdevs  []Hostdev  `json:"hostdevs,omitempty"`
 	Confine   Confine    `json:"confine"`
 }
 
@@ -231,6 +233,15 @@ type RNG struct {
 	// RateBytes each RatePeriod milliseconds limit what the guest can draw; 0 is no limit.
 	RateBytes  uint64 `json:"rateBytes,omitempty"`
 	RatePeriod uint64 `json:"ratePeriod,omitempty"`
+}
+
+// Hostdev is a PCI function of the host, given to the guest through VFIO. With one the balloon gives nothing back to the
+// host, because all of guest RAM is pinned.
+type Hostdev struct {
+	ID      string     `json:"id"`
+	Address PCIAddress `json:"address"`
+	Host    string     `json:"host"`  // the function's address on the host: 0000:01:00.0
+	Group   FileName   `json:"group"` // its IOMMU group, /dev/vfio/N; those of one group may have one each
 }
 
 // Confine says how far the engine locks itself in before the guest's first instruction. It always sets no_new_privs.

@@ -22,6 +22,7 @@ type devices struct {
 	nics  []nic
 
 	consoles    []console
+	hostdevs    hostdevs
 	balloon     *balloon.Device // nil for none
 	statsPeriod atomic.Int64    // seconds
 }
@@ -50,6 +51,9 @@ func (m *Machine) makeDevices() error {
 		if err := m.makeConsole(&m.cfg.Consoles[i]); err != nil {
 			return fmt.Errorf("console %s: %w", m.cfg.Consoles[i].ID, err)
 		}
+	}
+	if err := m.makeHostdevs(); err != nil {
+		return err
 	}
 	if b := m.cfg.Balloon; b != nil {
 		if err := m.makeBalloon(b); err != nil {
@@ -143,4 +147,5 @@ func (d *devices) close() {
 	for i := range d.list {
 		d.list[i].free()
 	}
+	d.hostdevs.close()
 }

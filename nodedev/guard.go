@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"virtd/virterr"
@@ -15,7 +16,7 @@ func (h *Hostdevs) guard(a Address, dev string) error {
 	for _, name := range h.below("class/net", dev) {
 		reasons = append(reasons, h.netUse(name)...)
 	}
-	disks := h.below("class/block", dev)
+	disks := h.disks(dev)
 	reasons = append(reasons, h.mounts(disks)...)
 	if n := len(h.virtualFunctions(dev)); n > 0 {
 		reasons = append(reasons, fmt.Sprintf("it has %d virtual functions, which would go (vctl sriov remove %s)", n, a))
@@ -33,6 +34,27 @@ func (h *Hostdevs) below(class, dev string) []string {
 	for _, name := range h.list(class) {
 		if at, err := h.resolve(class + "/" + name); err == nil && strings.HasPrefix(at, dev+"/") {
 			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// nvmePath is one path to an NVMe namespace, which has its own place in the tree where the kernel does multipath.
+var nvmePath = regexp.MustCompile(`^(nvme\d+)c\d+(n\d+)$`)
+
+// disks are the disks and partitions of a device.
+func (h *Hostdevs) disks(dev string) []string {
+	out := h.below("class/block", dev)
+	for _, entry := range h.list(dev + "/nvme") {
+		for _, name := range h.list(dev + "/nvme/" + entry) {
+			m := nvmePath.FindStringSubmatch(name)
+			if m == nil {
+				continue
+			}
+			head, err := h.resolve("class/block/" + m[1] + m[2])
+			if err == nil {
+				out = append(append(out, m[1]+m[2]), h.below("class/block", head)...)
+			}
 		}
 	}
 	return out

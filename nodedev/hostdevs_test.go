@@ -262,6 +262,11 @@ func TestDetachRefuses(t *testing.T) {
 			nic(b, "@ devices/pci0000:00/0000:00:02.2/0000:03:00.0/nvme/nvme0/nvme0n1/nvme0n1p1\ndev 259:1\n")
 			put(b.t, filepath.Join(b.cfg.Proc, "self/mountinfo"), "22 1 259:1 / / rw shared:1 - ext4 /dev/nvme0n1p1 rw\n")
 		}, []string{"disk nvme0n1p1 holds the file system at /"}, true},
+		{"file system on a multipath namespace", atNVMe, func(b *hostdevBed) {
+			nic(b, "@ devices/pci0000:00/0000:00:02.2/0000:03:00.0/nvme/nvme7/nvme7c0n1\nsize 1\n"+
+				"@ devices/virtual/nvme-subsystem/nvme-subsys7/nvme7n1\nsubsystem -> class/block\ndev 259:7\n")
+			put(b.t, filepath.Join(b.cfg.Proc, "self/mountinfo"), "22 1 259:7 / /srv rw - ext4 /dev/nvme7n1 rw\n")
+		}, []string{"disk nvme7n1 holds the file system at /srv"}, true},
 		{"volume group", atNVMe, func(b *hostdevBed) {
 			nic(b, "@ devices/virtual/block/dm-0\nsubsystem -> class/block\ndev 254:0\ndm/name vg-home\n"+
 				"@ devices/pci0000:00/0000:00:02.2/0000:03:00.0/nvme/nvme0/nvme0n1/nvme0n1p1\nholders/dm-0 -> devices/virtual/block/dm-0\n")

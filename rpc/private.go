@@ -11,7 +11,10 @@ const (
 	PrivProcHostCheck = 1 // what this host can and cannot do for guests
 
 	// 20 to 39 are for devices of the host, see private_device.go.
-	PrivProcDeviceDetach = 20 // take a device from its driver, as virNodeDeviceDetachFlags does, or its whole IOMMU group
+	PrivProcDeviceDetach  = 20 // take a device from its driver, as virNodeDeviceDetachFlags does, or its whole IOMMU group
+	PrivProcFunctionList  = 21 // cards with SR-IOV and their virtual functions
+	PrivProcFunctionCount = 22 // make virtual functions, or remove them
+	PrivProcFunctionSet   = 23 // what a card does for one of its virtual functions
 )
 
 // PrivHostCheckArgs asks for the host's verdict. Flags must be 0.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"path/filepath"
 
@@ -8,7 +9,7 @@ import (
 )
 
 // openHostdevs finds which devices of the host were taken from their drivers. An ordinary user's daemon can take none.
-func openHostdevs(cfg config, log *slog.Logger) *nodedev.Hostdevs {
+func openHostdevs(ctx context.Context, cfg config, log *slog.Logger) *nodedev.Hostdevs {
 	if cfg.Session {
 		return nil
 	}
@@ -17,5 +18,6 @@ func openHostdevs(cfg config, log *slog.Logger) *nodedev.Hostdevs {
 		log.Warn("devices of the host cannot be given to guests", "error", err)
 		return nil
 	}
+	h.RestoreFunctions(ctx)
 	return h
 }

@@ -41,13 +41,13 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer lock.Close()
-	hostdevs := openHostdevs(cfg, log)
+	hostdevs := openHostdevs(ctx, cfg, log)
 	networks, closeNetworks, err := openNetworks(cfg, log)
 	if err != nil {
 		return err
 	}
 	defer closeNetworks()
-	mgr, cpu, err := openManager(ctx, cfg, networks, log)
+	mgr, cpu, err := openManager(ctx, cfg, networks, hostdevs, log)
 	if err != nil {
 		return err
 	}
@@ -148,12 +148,16 @@ func notify(log *slog.Logger, state string) {
 }
 
 // openManager finds the stored domains and the engines that run.
-func openManager(ctx context.Context, cfg config, networks *network.Manager, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
-	drv, err := kvm.New(kvm.Config{
+func openManager(ctx context.Context, cfg config, networks *network.Manager, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
+	driverConfig := kvm.Config{
 		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{},
 		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
 		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
-	})
+	}
+	if hostdevs != nil { // a nil pointer in an interface is not nil
+		driverConfig.Hostdevs = hostdevs
+	}
+	drv, err := kvm.New(driverConfig)
 	if err != nil {
 		return nil, nil, err
 	}

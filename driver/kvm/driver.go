@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -34,6 +35,8 @@ type Config struct {
 	RunDir string // for sockets and exit records of running domains; must not survive a boot
 	LogDir string // for the engines' own logs, NAME.log
 	Links  Links
+	// Hostdevs takes PCI functions from the host; nil refuses domains with such devices.
+	Hostdevs Hostdevs
 	// HostCPU answers for host-model; nil refuses it.
 	HostCPU domain.HostCPU
 	Log     *slog.Logger // nil is the default one
@@ -175,6 +178,11 @@ func (d *Driver) Tidy(running []uuid.UUID) error {
 		if _, err := uuid.Parse(e.Name()); err == nil && !keep[e.Name()] {
 			errs = append(errs, os.RemoveAll(filepath.Join(d.cfg.RunDir, e.Name())))
 		}
+	}
+	if d.cfg.Hostdevs != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), hostdevTimeout)
+		defer cancel()
+		errs = append(errs, d.cfg.Hostdevs.Tidy(ctx, func(id string) bool { return keep[id] }))
 	}
 	if d.cgroups == nil {
 		return errors.Join(errs...)

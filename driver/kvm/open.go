@@ -19,9 +19,10 @@ type opened struct {
 	files   []*os.File // in the order of Config.Files
 	runtime domain.Runtime
 	images  []imageRecord
-	taps    map[string]string // alias: device
-	sockets []string          // paths to remove at the end
-	chains  []chainFile       // backing images, which no plan can know
+	taps    map[string]string   // alias: device
+	sockets []string            // paths to remove at the end
+	chains  []chainFile         // backing images, which no plan can know
+	groups  map[string]*os.File // IOMMU groups by number
 }
 
 // close closes virtd's descriptors. The engine has its own.
@@ -103,6 +104,10 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 			flags |= unix.O_TRUNC
 		}
 		return one(openRegular("console log", r.Path, flags))
+	case ResourceVFIO:
+		return one(d.cfg.Hostdevs.OpenContainer())
+	case ResourceHostdev:
+		return one(d.openGroup(o, r))
 	case ResourceRNG:
 		f, _, err := openAny("entropy source", r.Path, unix.O_RDONLY)
 		return one(f, err)

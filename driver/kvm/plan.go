@@ -9,6 +9,7 @@ import (
 	"virtd/domain"
 	"virtd/hypervisor"
 	"virtd/hypervisor/memory"
+	"virtd/nodedev"
 	"virtd/virterr"
 )
 
@@ -38,6 +39,8 @@ const (
 	ResourceChardev ResourceKind = "chardev"    // pty, unix socket or file
 	ResourceLog     ResourceKind = "log"        // Path, append or truncate
 	ResourceRNG     ResourceKind = "rng"        // Path, read-only
+	ResourceVFIO    ResourceKind = "vfio"       // the container of all host devices
+	ResourceHostdev ResourceKind = "hostdev"    // Hostdev, its IOMMU group
 )
 
 // Resource is one thing of the host that virtd opens for the engine. Files names its descriptors in the Config.
@@ -50,6 +53,7 @@ type Resource struct {
 	Disk    *DiskResource    `json:"disk,omitempty"`
 	Tap     *TapResource     `json:"tap,omitempty"`
 	Chardev *ChardevResource `json:"chardev,omitempty"`
+	Hostdev *nodedev.Claim   `json:"hostdev,omitempty"`
 	// Append keeps what is in a log; else it is emptied at start.
 	Append bool `json:"append,omitempty"`
 }

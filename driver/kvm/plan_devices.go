@@ -18,7 +18,7 @@ func (p *planner) devices() error {
 		element string
 		plan    func(*xmltree.Node) error
 	}{
-		{"controller", p.controller}, {"disk", p.disk}, {"interface", p.nic}, {"serial", p.serial},
+		{"controller", p.controller}, {"disk", p.disk}, {"interface", p.nic}, {"hostdev", p.hostdev}, {"serial", p.serial},
 		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"panic", p.pvpanic},
 	} {
 		for _, n := range devices.All(kind.element) {
@@ -111,6 +111,9 @@ func (p *planner) nic(n *xmltree.Node) error {
 	at, err := address(n)
 	if err != nil {
 		return err
+	}
+	if n.Attr("type") == "hostdev" {
+		return p.hostdev(n)
 	}
 	driver, target := n.Child("driver"), n.Child("target")
 	nic := hypervisor.NIC{

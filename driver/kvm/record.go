@@ -29,8 +29,9 @@ type record struct {
 	LogOffset int64  `json:"logOffset"` // where this run's part begins
 
 	Images   []imageRecord     `json:"images,omitempty"`
-	Taps     map[string]string `json:"taps,omitempty"`    // alias: device
-	Sockets  []string          `json:"sockets,omitempty"` // to remove at the end
+	Taps     map[string]string `json:"taps,omitempty"`     // alias: device
+	Sockets  []string          `json:"sockets,omitempty"`  // to remove at the end
+	Hostdevs []string          `json:"hostdevs,omitempty"` // PCI functions of the host, by address
 	Runtime  domain.Runtime    `json:"runtime"`
 	Memory   uint64            `json:"memory"` // bytes of guest RAM
 	Warnings []string          `json:"warnings,omitempty"`

@@ -55,6 +55,19 @@ func (s *starter) run(ctx context.Context, req driver.Request, resources []Resou
 	if err := freshDir(s.rec.Dir); err != nil {
 		return nil, err
 	}
+	if err := s.claim(ctx, name, resources); err != nil {
+		return nil, errors.Join(err, s.rec.clean())
+	}
+	inst, err := s.launch(ctx, req, resources)
+	if err != nil {
+		s.d.releaseHostdevs(name, &s.rec)
+	}
+	return inst, err
+}
+
+// launch is run once the host's devices are the domain's.
+func (s *starter) launch(ctx context.Context, req driver.Request, resources []Resource) (*instance, error) {
+	name := req.Live.Name()
 	o, err := s.d.open(s.cfg, resources, s.rec.Dir)
 	if err != nil {
 		return nil, errors.Join(err, s.rec.clean())
@@ -196,9 +209,18 @@ const (
 	pcSlots      = 30
 )
 
+// hostdevMemory is what VFIO may lock beyond guest RAM, in bytes, as libvirt has it.
+const hostdevMemory = 1 << 30
+
+// hostdevFiles are the descriptors that one host device can need: an eventfd for each MSI-X vector, and some.
+const hostdevFiles = 2048 + 64
+
 // limits are the engine's resource limits: no core file with guest memory in it, no more descriptors than it can need.
 func (s *starter) limits(files int) []supervise.Limit {
 	locked := uint64(ringMemory)
+	if len(s.cfg.Hostdevs) > 0 { // VFIO counts all of guest RAM
+		locked += s.cfg.Memory.Size + hostdevMemory
+	}
 	if s.cfg.Memory.Backing.Locked {
 		locked = unix.RLIM_INFINITY
 	}
@@ -206,7 +228,7 @@ func (s *starter) limits(files int) []supervise.Limit {
 		{Resource: unix.RLIMIT_CORE, Value: 0},
 		// Each queue has an eventfd or two, each device an irqfd for each of its vectors.
 		{Resource: unix.RLIMIT_NOFILE, Value: uint64(files + 64*(len(s.cfg.Disks)+len(s.cfg.NICs)+len(s.cfg.Consoles)+4) +
-			hotplugFiles*max(len(s.cfg.RootPorts), pcSlots))},
+			hotplugFiles*max(len(s.cfg.RootPorts), pcSlots) + hostdevFiles*len(s.cfg.Hostdevs))},
 	}
 	if os.Geteuid() == 0 {
 		list = append(list, supervise.Limit{Resource: unix.RLIMIT_MEMLOCK, Value: locked})

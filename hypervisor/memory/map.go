@@ -154,8 +154,11 @@ func log2(v uint64) int {
 }
 
 // Discard gives the n bytes at gpa back to the host: they read as zero afterwards. Both must be multiples of the page
-// size of the backing. It is what a balloon inflation does to a page.
+// size of the backing. It is what a balloon inflation does to a page. Pinned RAM stays as it is.
 func (m *Memory) Discard(gpa, n uint64) error {
+	if m.pinned.Load() {
+		return nil
+	}
 	for n > 0 {
 		r := m.find(gpa)
 		if r == nil {

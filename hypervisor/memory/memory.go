@@ -29,6 +29,7 @@ type Region struct {
 type Memory struct {
 	regions []Region // sorted by GPA, disjoint
 	dirty   atomic.Pointer[dirtyLog]
+	pinned  atomic.Bool
 	mapping [][]byte // what Close unmaps
 	files   []int    // what Close closes
 }
@@ -53,6 +54,9 @@ func FromRegions(regions ...Region) (*Memory, error) {
 
 // Regions returns the regions in address order. The caller must not change the slice.
 func (m *Memory) Regions() []Region { return m.regions }
+
+// Pin says that a device of the host reaches RAM by the addresses its pages have now: Discard leaves them where they are.
+func (m *Memory) Pin() { m.pinned.Store(true) }
 
 // Size returns the bytes of RAM in all regions.
 func (m *Memory) Size() uint64 {

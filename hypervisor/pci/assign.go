@@ -187,11 +187,12 @@ func (r *Root) enable(f *Function) {
 	if f.bridge != nil {
 		command |= commandMaster
 	}
+	before := f.Uint16(regCommand)
 	f.SetUint16(regCommand, command)
 	if f.pin != 0 {
 		f.SetUint8(regIntLine, r.interruptLine(f))
 	}
-	f.decodeChanged()
+	f.decodeCommand(before)
 }
 
 // interruptLine is what firmware leaves in the interrupt line register: the ISA interrupt of the pin's input.

@@ -42,6 +42,8 @@ type Function struct {
 	line     interrupt.Line
 	asserted bool // the device wants its pin active
 	onReset  func()
+
+	onCommand func(uint16) // see OnCommand
 }
 
 type hook struct {
@@ -131,11 +133,12 @@ func (f *Function) ConfigWrite(offset int, p []byte) {
 	f.access.Lock()
 	defer f.access.Unlock()
 	f.mu.Lock()
+	command := f.space.u16(regCommand)
 	changed := f.space.write(offset, p)
 	f.updateINTx()
 	f.mu.Unlock()
 	if changed {
-		f.decodeChanged()
+		f.decodeCommand(command)
 		if f.msix != nil {
 			f.msix.controlChanged()
 		}

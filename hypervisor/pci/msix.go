@@ -42,12 +42,27 @@ type msixVector struct {
 // at multiples of 8 in the BAR of index bar, which must have been added and have room. It fails only when the controller
 // has no interrupts left. Call it before Root.Add.
 func (f *Function) AddMSIX(n int, c interrupt.Controller, bar int, tableOffset, pbaOffset uint64) (*MSIX, error) {
+	body := make([]byte, 10)
+	binary.LittleEndian.PutUint16(body, uint16(n-1))
+	binary.LittleEndian.PutUint32(body[2:], uint32(tableOffset)|uint32(bar))
+	binary.LittleEndian.PutUint32(body[6:], uint32(pbaOffset)|uint32(bar))
+	at := f.AddCapability(CapMSIX, body, nil)
+	return f.AddMSIXAt(at, n, c, MSIXPlace{bar, tableOffset}, MSIXPlace{bar, pbaOffset})
+}
+
+// MSIXPlace says where a structure of MSI-X is: the index of the BAR, and the offset in it.
+type MSIXPlace struct {
+	BAR    int
+	Offset uint64
+}
+
+// AddMSIXAt is AddMSIX for a capability that is in configuration space already, at offset at.
+func (f *Function) AddMSIXAt(at, n int, c interrupt.Controller, table, pba MSIXPlace) (*MSIX, error) {
 	pbaSize := uint64(n+63) / 64 * 8
-	if n < 1 || n > msixMaxCount || f.bars[bar] == nil || (tableOffset|pbaOffset)%8 != 0 ||
-		tableOffset+uint64(n)*msixEntry > f.bars[bar].Size || pbaOffset+pbaSize > f.bars[bar].Size || f.msix != nil {
+	if n < 1 || n > msixMaxCount || f.msix != nil || !f.holds(table, uint64(n)*msixEntry) || !f.holds(pba, pbaSize) {
 		panic("pci: MSI-X does not fit its BAR")
 	}
-	m := &MSIX{f: f, table: make([]byte, n*msixEntry), vectors: make([]msixVector, n)}
+	m := &MSIX{f: f, at: at, table: make([]byte, n*msixEntry), vectors: make([]msixVector, n)}
 	for i := range m.vectors {
 		msi, err := c.NewMSI()
 		if err != nil {
@@ -57,16 +72,16 @@ func (f *Function) AddMSIX(n int, c interrupt.Controller, bar int, tableOffset, 
 		m.vectors[i].msi = msi
 	}
 	m.maskAll()
-	body := make([]byte, 10)
-	binary.LittleEndian.PutUint16(body, uint16(n-1))
-	binary.LittleEndian.PutUint32(body[2:], uint32(tableOffset)|uint32(bar))
-	binary.LittleEndian.PutUint32(body[6:], uint32(pbaOffset)|uint32(bar))
-	m.at = f.AddCapability(CapMSIX, body, []byte{0, (msixEnable | msixMaskAll) >> 8})
-	f.bars[bar].overlays = append(f.bars[bar].overlays,
-		overlay{tableOffset, uint64(len(m.table)), (*msixTable)(m)},
-		overlay{pbaOffset, pbaSize, (*msixPending)(m)})
+	binary.LittleEndian.PutUint16(f.space.writable[at+2:], msixEnable|msixMaskAll)
+	f.bars[table.BAR].overlays = append(f.bars[table.BAR].overlays, overlay{table.Offset, uint64(len(m.table)), (*msixTable)(m)})
+	f.bars[pba.BAR].overlays = append(f.bars[pba.BAR].overlays, overlay{pba.Offset, pbaSize, (*msixPending)(m)})
 	f.msix = m
 	return m, nil
+}
+
+// holds reports whether size bytes are in a BAR.
+func (f *Function) holds(p MSIXPlace, size uint64) bool {
+	return p.BAR >= 0 && p.BAR < len(f.bars) && f.bars[p.BAR] != nil && p.Offset%8 == 0 && p.Offset <= f.bars[p.BAR].Size && size <= f.bars[p.BAR].Size-p.Offset
 }
 
 // Len returns the number of vectors.

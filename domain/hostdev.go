@@ -1,0 +1,147 @@
+package domain
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"virtd/domain/xmltree"
+	"virtd/virterr"
+)
+
+// typeHostdev is the type of an interface that is a virtual function of a card.
+const typeHostdev = "hostdev"
+
+// HostdevDevices returns the devices of a domain that are PCI functions of the host: <hostdev> and <interface type='hostdev'>.
+func (d *Definition) HostdevDevices() []*xmltree.Node { return hostdevs(d.doc.Root.Child("devices")) }
+
+func hostdevs(devices *xmltree.Node) []*xmltree.Node {
+	var out []*xmltree.Node
+	for _, nic := range devices.All("interface") {
+		if nic.Attr("type") == typeHostdev {
+			out = append(out, nic)
+		}
+	}
+	return append(out, devices.All("hostdev")...)
+}
+
+func (d *Definition) readHostdevs(devices *xmltree.Node) error {
+	for _, h := range devices.All("hostdev") {
+		setDefault(h, "mode", "subsystem")
+		if h.Attr("type") == "" {
+			return h.Errorf(virterr.XMLError, "missing source type in hostdev; use type='pci'")
+		}
+		if err := d.hostdevSource(h); err != nil {
+			return err
+		}
+	}
+	seen := map[string]bool{}
+	for _, h := range hostdevs(devices) {
+		at, err := HostdevAddress(h)
+		if err != nil || d.opts.Stored {
+			continue // hostdevSource has refused it
+		}
+		if seen[at] {
+			return h.Errorf(virterr.ConfigUnsupported, "PCI device %s is in the domain twice", at)
+		}
+		seen[at] = true
+	}
+	return nil
+}
+
+// hostdevSource checks where the function is, and prints that as libvirt does.
+func (d *Definition) hostdevSource(h *xmltree.Node) error {
+	setDefault(h, "managed", "no")
+	n := h.Child("source").Child("address")
+	if n == nil {
+		if d.opts.Stored {
+			return nil
+		}
+		return h.Errorf(virterr.XMLError, "Missing <address> element in hostdev device: <source><address domain='0' bus='1' slot='0' function='0'/></source>")
+	}
+	parts, err := hostdevParts(n)
+	if err != nil {
+		if d.opts.Stored {
+			return nil
+		}
+		return err
+	}
+	for i, attr := range []string{"domain", "bus", "slot", "function"} {
+		n.SetAttr(attr, fmt.Sprintf([]string{"0x%04x", "0x%02x", "0x%02x", "0x%x"}[i], parts[i]))
+	}
+	return nil
+}
+
+func hostdevParts(n *xmltree.Node) (out [4]uint64, err error) {
+	for i, f := range []struct {
+		attr  string
+		limit uint64
+	}{{"domain", 0xffff}, {"bus", maxBus}, {"slot", maxSlot}, {"function", maxFunction}} {
+		text, ok := n.LookupAttr(f.attr)
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseUint(strings.TrimSpace(text), 0, 32)
+		if err != nil {
+			return out, n.Errorf(virterr.XMLError, "PCI address: cannot read %s='%s'", f.attr, text)
+		}
+		if v > f.limit {
+			return out, n.Errorf(virterr.XMLError, "Invalid PCI address %s='%s', must be <= 0x%x", f.attr, text, f.limit)
+		}
+		out[i] = v
+	}
+	return out, nil
+}
+
+// HostdevAddress returns a host device's address on the host, as sysfs writes it: 0000:01:00.0.
+func HostdevAddress(h *xmltree.Node) (string, error) {
+	n := h.Child("source").Child("address")
+	if n == nil {
+		return "", h.Errorf(virterr.XMLError, "Missing <address> element in hostdev device")
+	}
+	p, err := hostdevParts(n)
+	return fmt.Sprintf("%04x:%02x:%02x.%x", p[0], p[1], p[2], p[3]), err
+}
+
+// hostdevNIC checks an interface that is a virtual function.
+func (d *Definition) hostdevNIC(nic *xmltree.Node) error {
+	if name := nic.Child("driver").Attr("name"); name != "" && name != "vfio" {
+		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "driver name '%s' is not for interface type='hostdev', whose driver is vfio", name)
+	}
+	for _, element := range []string{"mtu", "link", "target", "model"} {
+		if e := nic.Child(element); e != nil && len(e.Attrs) > 0 {
+			return e.Errorf(virterr.ConfigUnsupported, "<%s> is not for interface type='hostdev': the guest has the card itself", element)
+		}
+	}
+	if vlan := nic.Child("vlan"); vlan != nil {
+		tags := vlan.All("tag")
+		if len(tags) != 1 {
+			return vlan.Errorf(virterr.ConfigUnsupported, "vlan trunking is not supported by SR-IOV network devices: <vlan> needs one <tag id=''/>")
+		}
+		if id, err := strconv.Atoi(tags[0].Attr("id")); err != nil || id > 4094 {
+			return tags[0].Errorf(virterr.XMLError, "vlan tag id %s too large (maximum 4094)", tags[0].Attr("id"))
+		}
+	}
+	return d.hostdevSource(nic)
+}
+
+// onlyHostdev refuses what other types of interfaces cannot have.
+func onlyHostdev(nic *xmltree.Node) error {
+	if vlan := nic.Child("vlan"); vlan != nil {
+		return vlan.Errorf(virterr.ConfigUnsupported, "an interface of type '%s' is requesting a vlan tag, but that is not supported for this type of connection", nic.Attr("type"))
+	}
+	if nic.Child("driver").Attr("name") == "vfio" {
+		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "driver name 'vfio' is for interface type='hostdev'")
+	}
+	if a := nic.Child("source").Child("address"); a != nil {
+		return a.Errorf(virterr.ConfigUnsupported, "<source><address> is for interface type='hostdev'")
+	}
+	return nil
+}
+
+// nameHostdevDrivers says in a running domain what a host device's driver is, as libvirt does.
+func nameHostdevDrivers(root *xmltree.Node) {
+	for _, h := range hostdevs(root.Child("devices")) {
+		setDefault(h.Ensure("driver"), "name", "vfio")
+	}
+}

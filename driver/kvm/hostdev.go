@@ -1,0 +1,136 @@
+package kvm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/domain"
+	"virtd/domain/xmltree"
+	"virtd/hypervisor"
+	"virtd/nodedev"
+	"virtd/virterr"
+)
+
+// Hostdevs is what the driver needs of the host's PCI functions; nodedev.Hostdevs has it.
+type Hostdevs interface {
+	Claim(ctx context.Context, user nodedev.User, want []nodedev.Claim) error
+	Adopt(user nodedev.User, list []nodedev.Address)
+	Release(ctx context.Context, user nodedev.User) error
+	Tidy(ctx context.Context, running func(uuid string) bool) error
+	OpenGroup(a nodedev.Address) (number string, group *os.File, err error)
+	OpenContainer() (*os.File, error)
+}
+
+// hostdev plans a <hostdev>, or an <interface> that is a virtual function.
+func (p *planner) hostdev(n *xmltree.Node) error {
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	text, err := domain.HostdevAddress(n)
+	if err != nil {
+		return err
+	}
+	host, err := nodedev.ParseAddress(text)
+	if err != nil {
+		return virterr.New(virterr.XMLError, "%w", err)
+	}
+	claim := &nodedev.Claim{Address: host, Managed: n.Attr("managed") == "yes"}
+	if n.Is("interface") {
+		claim.Function = &nodedev.FunctionConfig{MAC: n.Child("mac").Attr("address")}
+		vlan := 0
+		if tag := n.Child("vlan").Child("tag"); tag != nil {
+			if vlan, err = strconv.Atoi(tag.Attr("id")); err != nil {
+				return virterr.New(virterr.XMLError, "vlan tag id '%s' is not a number", tag.Attr("id"))
+			}
+		}
+		claim.Function.VLAN = &vlan
+	}
+	d := hypervisor.Hostdev{ID: alias(n), Address: at, Host: host.String(), Group: file("group", n)}
+	if p.cfg.VFIO == "" {
+		p.cfg.VFIO = "vfio"
+		p.add(Resource{Kind: ResourceVFIO, Files: []hypervisor.FileName{p.cfg.VFIO}})
+	}
+	p.add(Resource{Kind: ResourceHostdev, Files: []hypervisor.FileName{d.Group}, Alias: d.ID, Hostdev: claim})
+	p.cfg.Hostdevs = append(p.cfg.Hostdevs, d)
+	return nil
+}
+
+// claim takes the functions of a plan from the host.
+func (s *starter) claim(ctx context.Context, name string, resources []Resource) error {
+	var want []nodedev.Claim
+	for _, r := range resources {
+		if r.Kind == ResourceHostdev {
+			want = append(want, *r.Hostdev)
+			s.rec.Hostdevs = append(s.rec.Hostdevs, r.Hostdev.Address.String())
+		}
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	if s.d.cfg.Hostdevs == nil {
+		return virterr.New(virterr.ConfigUnsupported, "host doesn't support passthrough of host PCI devices: this virtd is not the system's")
+	}
+	return s.d.cfg.Hostdevs.Claim(ctx, nodedev.User{Name: name, UUID: s.cfg.UUID}, want)
+}
+
+// hostdevTimeout bounds giving the devices of one domain back: a driver's probe can take long.
+const hostdevTimeout = time.Minute
+
+// releaseHostdevs gives the devices of an engine that has ended back to the host.
+func (d *Driver) releaseHostdevs(name string, r *record) {
+	if len(r.Hostdevs) == 0 || d.cfg.Hostdevs == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), hostdevTimeout)
+	defer cancel()
+	if err := d.cfg.Hostdevs.Release(ctx, nodedev.User{Name: name, UUID: r.uuid()}); err != nil {
+		d.log.Error("cannot give the host's devices back", "domain", name, "err", err)
+	}
+}
+
+// adoptHostdevs notes what the engine of an earlier virtd has.
+func (d *Driver) adoptHostdevs(name string, r *record) {
+	var list []nodedev.Address
+	for _, text := range r.Hostdevs {
+		if a, err := nodedev.ParseAddress(text); err == nil {
+			list = append(list, a)
+		}
+	}
+	if len(list) > 0 && d.cfg.Hostdevs != nil {
+		d.cfg.Hostdevs.Adopt(nodedev.User{Name: name, UUID: r.uuid()}, list)
+	}
+}
+
+// uuid is the domain's.
+func (r *record) uuid() string { return filepath.Base(r.Dir) }
+
+// openGroup opens the IOMMU group of a function. A group can be open once: further functions of it share the description.
+func (d *Driver) openGroup(o *opened, r Resource) (*os.File, error) {
+	number, f, err := d.cfg.Hostdevs.OpenGroup(r.Hostdev.Address)
+	if first := o.groups[number]; first != nil && number != "" {
+		return duplicate(first)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.groups == nil {
+		o.groups = map[string]*os.File{}
+	}
+	o.groups[number] = f
+	return f, nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("share an IOMMU group: %w", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

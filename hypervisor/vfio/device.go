@@ -1,0 +1,230 @@
+package vfio
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Region is one BAR, or configuration space, of a device.
+type Region struct {
+	Size   uint64 // bytes, 0 when there is none
+	Mmap   []Area // parts that can be mapped, by offset; none when all accesses must go through the kernel
+	offset int64  // in the device's descriptor
+}
+
+// Area is a part of a region.
+type Area struct{ Offset, Size uint64 }
+
+// Device is a function of the host as Function uses it. Its methods are safe for concurrent use.
+type Device interface {
+	// Regions are the six BARs and, as the seventh, configuration space.
+	Regions() [7]Region
+	// Vectors says how many MSI and MSI-X interrupts the device has.
+	Vectors() (msi, msix int)
+	// Read and Write access a region by offset. What the device does not answer reads as all ones.
+	Read(region int, p []byte, offset uint64)
+	Write(region int, p []byte, offset uint64)
+	// Map maps a part of a region, Unmap undoes it.
+	Map(region int, a Area) ([]byte, error)
+	Unmap(p []byte) error
+	// SetInterrupts lets the device's MSI-X (or MSI) vectors signal eventfds, from vector 0 on; none switches them off.
+	SetInterrupts(msix bool, eventfds []int) error
+	// Reset puts the device back to power-on, without DMA.
+	Reset() error
+	Close() error
+}
+
+// hostDevice is a Device of the kernel.
+type hostDevice struct {
+	fd        int
+	address   string
+	canReset  bool
+	regions   [7]Region
+	msi, msix int
+}
+
+// OpenDevice asks a group that is in a container for one of its devices, by its address on the host (0000:01:00.0), and
+// resets it.
+func OpenDevice(group int, address string) (Device, int, error) {
+	fd, err := deviceFD(group, address)
+	if err != nil {
+		return nil, -1, fmt.Errorf("get PCI device %s from its IOMMU group (is its driver vfio-pci?): %w", address, err)
+	}
+	unix.CloseOnExec(fd)
+	d := &hostDevice{fd: fd, address: address}
+	if err := d.describe(); err != nil {
+		unix.Close(fd)
+		return nil, -1, fmt.Errorf("look at PCI device %s: %w", address, err)
+	}
+	return d, fd, nil
+}
+
+func (d *hostDevice) describe() error {
+	info := deviceInfo{argsz: sizeOf[deviceInfo]()}
+	if _, err := ioctlPtr(d.fd, reqGetInfo, &info); err != nil {
+		return fmt.Errorf("VFIO_DEVICE_GET_INFO: %w", err)
+	}
+	if info.flags&deviceFlagPCI == 0 || info.regions <= configRegion || info.irqs <= irqMSIX {
+		return errors.New("it is not a PCI device")
+	}
+	d.canReset = info.flags&deviceFlagReset != 0
+	for i := range d.regions {
+		if i == 6 {
+			r, err := d.region(configRegion)
+			if err != nil {
+				return err
+			}
+			d.regions[6] = r
+			continue
+		}
+		r, err := d.region(uint32(i))
+		if err != nil {
+			return err
+		}
+		d.regions[i] = r
+	}
+	var err error
+	if d.msi, err = d.interrupts(irqMSI); err == nil {
+		d.msix, err = d.interrupts(irqMSIX)
+	}
+	return err
+}
+
+func (d *hostDevice) interrupts(index uint32) (int, error) {
+	info := irqInfo{argsz: sizeOf[irqInfo](), index: index}
+	if _, err := ioctlPtr(d.fd, reqGetIRQInfo, &info); err != nil {
+		return 0, fmt.Errorf("VFIO_DEVICE_GET_IRQ_INFO %d: %w", index, err)
+	}
+	if info.flags&irqEventfd == 0 {
+		return 0, nil
+	}
+	return int(info.count), nil
+}
+
+func (d *hostDevice) region(index uint32) (Region, error) {
+	info := regionInfo{argsz: sizeOf[regionInfo](), index: index}
+	if _, err := ioctlPtr(d.fd, reqGetRegionInfo, &info); err != nil {
+		return Region{}, fmt.Errorf("VFIO_DEVICE_GET_REGION_INFO %d: %w", index, err)
+	}
+	r := Region{Size: info.size, offset: int64(info.offset)}
+	if info.flags&regionMmap == 0 || info.size == 0 {
+		return r, nil
+	}
+	r.Mmap = []Area{{0, info.size}}
+	if info.flags&regionCaps == 0 {
+		return r, nil
+	}
+	text, err := regionWithCaps(d.fd, &info)
+	if err != nil {
+		return r, fmt.Errorf("VFIO_DEVICE_GET_REGION_INFO %d: %w", index, err)
+	}
+	if areas, ok := sparseAreas(text, info.capOffset, info.size); ok {
+		r.Mmap = areas
+	}
+	return r, nil
+}
+
+// sparseAreas reads the capability that says which parts of a region can be mapped (vfio_region_info_cap_sparse_mmap):
+// header (id u16, version u16, next u32), number of areas u32, reserved u32, then offset and size of each.
+func sparseAreas(text []byte, at uint32, size uint64) ([]Area, bool) {
+	le := binary.NativeEndian
+	for range 16 {
+		if at == 0 || uint64(at)+16 > uint64(len(text)) {
+			return nil, false
+		}
+		if le.Uint16(text[at:]) != capSparseMmap {
+			at = le.Uint32(text[at+4:])
+			continue
+		}
+		n := le.Uint32(text[at+8:])
+		var out []Area
+		for i := range n {
+			entry := uint64(at) + 16 + 16*uint64(i)
+			if entry+16 > uint64(len(text)) {
+				return nil, false
+			}
+			a := Area{le.Uint64(text[entry:]), le.Uint64(text[entry+8:])}
+			if a.Size > 0 && a.Offset < size && a.Size <= size-a.Offset {
+				out = append(out, a)
+			}
+		}
+		return out, true
+	}
+	return nil, false
+}
+
+// Regions implements Device.
+func (d *hostDevice) Regions() [7]Region { return d.regions }
+
+// Vectors implements Device.
+func (d *hostDevice) Vectors() (int, int) { return d.msi, d.msix }
+
+// Read implements Device.
+func (d *hostDevice) Read(region int, p []byte, offset uint64) {
+	r := &d.regions[region]
+	if offset < r.Size {
+		for {
+			n, err := unix.Pread(d.fd, p, r.offset+int64(offset))
+			if err == unix.EINTR {
+				continue
+			}
+			if err == nil && n == len(p) {
+				return
+			}
+			break
+		}
+	}
+	for i := range p {
+		p[i] = 0xff
+	}
+}
+
+// Write implements Device.
+func (d *hostDevice) Write(region int, p []byte, offset uint64) {
+	r := &d.regions[region]
+	if offset >= r.Size {
+		return
+	}
+	for {
+		if _, err := unix.Pwrite(d.fd, p, r.offset+int64(offset)); err != unix.EINTR {
+			return // what the device refuses is lost, as on a bus
+		}
+	}
+}
+
+// Map implements Device.
+func (d *hostDevice) Map(region int, a Area) ([]byte, error) {
+	return unix.Mmap(d.fd, d.regions[region].offset+int64(a.Offset), int(a.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+// Unmap implements Device.
+func (d *hostDevice) Unmap(p []byte) error { return unix.Munmap(p) }
+
+// SetInterrupts implements Device.
+func (d *hostDevice) SetInterrupts(msix bool, eventfds []int) error {
+	index, name := uint32(irqMSI), "MSI"
+	if msix {
+		index, name = irqMSIX, "MSI-X"
+	}
+	if err := setIRQs(d.fd, index, eventfds); err != nil {
+		return fmt.Errorf("set %d %s interrupts of PCI device %s: %w", len(eventfds), name, d.address, err)
+	}
+	return nil
+}
+
+// Reset implements Device.
+func (d *hostDevice) Reset() error {
+	if !d.canReset {
+		return fmt.Errorf("PCI device %s cannot be reset: no FLR, PM reset or bus reset available", d.address)
+	}
+	if _, err := ioctl(d.fd, reqReset, 0); err != nil {
+		return fmt.Errorf("reset PCI device %s: %w", d.address, err)
+	}
+	return nil
+}
+
+// Close implements Device.
+func (d *hostDevice) Close() error { return unix.Close(d.fd) }

@@ -1,0 +1,358 @@
+package vfio
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"virtd/hypervisor/bus"
+	"virtd/hypervisor/interrupt"
+	"virtd/hypervisor/pci"
+)
+
+// fakeDevice is a function of the host in memory: BAR 0 of 16 KiB that can be mapped, BAR 3 of 16 KiB with the MSI-X table in
+// its first page and the pending bits in its third, and configuration space.
+type fakeDevice struct {
+	config  []byte
+	regions [7]Region
+	msi     int
+	msixN   int
+	irqs    []string // calls of SetInterrupts
+	fds     []int
+	resets  int
+	mapped  int
+	writes  map[int][]byte // to configuration space, by offset
+	closed  bool
+	mapErr  error
+}
+
+func newFake() *fakeDevice {
+	d := &fakeDevice{config: make([]byte, express), msixN: 3, writes: map[int][]byte{}}
+	le := binary.LittleEndian
+	le.PutUint32(d.config, 0x10ca8086)
+	le.PutUint16(d.config[regStatus:], statusCaps)
+	le.PutUint32(d.config[0x08:], 0x02000001)
+	d.config[regHeaderType] = headerMulti
+	le.PutUint32(d.config[0x10:], 0x4) // 64-bit
+	le.PutUint32(d.config[0x1c:], 0x4) // 64-bit
+	le.PutUint32(d.config[0x2c:], 0xa03c8086)
+	d.config[regCapPointer] = 0x50
+	copy(d.config[0x50:], []byte{capMSI, 0x70, 0x80, 0x00})
+	copy(d.config[0x70:], []byte{capMSIX, 0xa0, 0x02, 0x00, 0x03, 0, 0, 0, 0x03, 0x20, 0, 0})
+	copy(d.config[0xa0:], []byte{0x10, 0x00, 0x02, 0x00, 1, 2, 3, 4})
+	le.PutUint32(d.config[0x100:], 0x15010001) // AER, next 0x150
+	le.PutUint32(d.config[0x150:], 0x1600000e) // ARI, next 0x160
+	le.PutUint32(d.config[0x160:], 0x1700_0010|0<<20)
+	le.PutUint32(d.config[0x160:], 0x17010010) // SR-IOV, next 0x170
+	le.PutUint32(d.config[0x170:], 0x00010003) // serial number, last
+	d.regions[0] = Region{Size: 16 << 10, Mmap: []Area{{0, 16 << 10}}}
+	d.regions[3] = Region{Size: 16 << 10, Mmap: []Area{{0, 16 << 10}}}
+	d.regions[6] = Region{Size: express}
+	return d
+}
+
+func (d *fakeDevice) Regions() [7]Region  { return d.regions }
+func (d *fakeDevice) Vectors() (int, int) { return d.msi, d.msixN }
+func (d *fakeDevice) Read(region int, p []byte, offset uint64) {
+	for i := range p {
+		p[i] = 0xff
+		if at := int(offset) + i; region == 6 && at < len(d.config) {
+			p[i] = d.config[at]
+		}
+	}
+}
+func (d *fakeDevice) Write(region int, p []byte, offset uint64) {
+	if region == 6 {
+		d.writes[int(offset)] = slices.Clone(p)
+		copy(d.config[offset:], p)
+	}
+}
+func (d *fakeDevice) Map(_ int, a Area) ([]byte, error) {
+	if d.mapErr != nil {
+		return nil, d.mapErr
+	}
+	d.mapped++
+	return make([]byte, a.Size), nil
+}
+func (d *fakeDevice) Unmap([]byte) error { d.mapped--; return nil }
+func (d *fakeDevice) SetInterrupts(msix bool, fds []int) error {
+	kind := "msi"
+	if msix {
+		kind = "msix"
+	}
+	if len(fds) == 0 {
+		kind += " off"
+	}
+	d.irqs, d.fds = append(d.irqs, kind), slices.Clone(fds)
+	return nil
+}
+func (d *fakeDevice) Reset() error { d.resets++; return nil }
+func (d *fakeDevice) Close() error { d.closed = true; return nil }
+
+// fakeSlots remembers what is mapped where.
+type fakeSlots struct {
+	at   map[int][2]uint64
+	next int
+}
+
+func (s *fakeSlots) Add(gpa uint64, host []byte) (int, error) {
+	s.next++
+	s.at[s.next] = [2]uint64{gpa, uint64(len(host))}
+	return s.next, nil
+}
+func (s *fakeSlots) Remove(slot int) error { delete(s.at, slot); return nil }
+
+func (s *fakeSlots) ranges() (out [][2]uint64) {
+	for _, r := range s.at {
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b [2]uint64) int { return int(int64(a[0]) - int64(b[0])) })
+	return out
+}
+
+type fakeMSI struct {
+	fd      int
+	address uint64
+	data    uint32
+	open    bool
+}
+
+func (m *fakeMSI) Configure(a uint64, d uint32) error { m.address, m.data = a, d; return nil }
+func (m *fakeMSI) Mask() error                        { m.open = false; return nil }
+func (m *fakeMSI) Unmask() error                      { m.open = true; return nil }
+func (m *fakeMSI) Pending() bool                      { return false }
+func (m *fakeMSI) FD() int                            { return m.fd }
+func (m *fakeMSI) Signal()                            {}
+func (m *fakeMSI) Close() error                       { return nil }
+
+type fakeController struct{ made []*fakeMSI }
+
+func (c *fakeController) Line(uint32) interrupt.Line { return nil }
+func (c *fakeController) NewMSI() (interrupt.MSI, error) {
+	m := &fakeMSI{fd: 100 + len(c.made)}
+	c.made = append(c.made, m)
+	return m, nil
+}
+
+// rig is a function behind a host bridge.
+type rig struct {
+	dev    *fakeDevice
+	slots  *fakeSlots
+	irq    *fakeController
+	f      *Function
+	memory bus.Space
+}
+
+func newRig(t *testing.T, dev *fakeDevice) *rig {
+	t.Helper()
+	r := &rig{dev: dev, slots: &fakeSlots{at: map[int][2]uint64{}}, irq: &fakeController{}}
+	f, err := New(Config{Name: "hostdev0", Device: dev, Slots: r.slots, Interrupts: r.irq, Logf: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.f = f
+	root := pci.NewRoot(pci.RootConfig{Memory: &r.memory, Ports: &bus.Space{}})
+	if err := root.Add(pci.Address{Slot: 3}, f.PCI()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *rig) read32(at int) uint32 {
+	var p [4]byte
+	r.f.PCI().ConfigRead(at, p[:])
+	return binary.LittleEndian.Uint32(p[:])
+}
+
+func (r *rig) write(at int, p ...byte) { r.f.PCI().ConfigWrite(at, p) }
+
+// place gives BARs 0 and 3 addresses and lets them be decoded.
+func (r *rig) place() {
+	r.write(0x10, 0, 0, 0, 0xe0)
+	r.write(0x1c, 0, 0, 0x10, 0xe0)
+	r.write(regCommand, 6, 0)
+}
+
+func TestConfigSpace(t *testing.T) {
+	r := newRig(t, newFake())
+	for _, c := range []struct {
+		what string
+		at   int
+		want uint32
+	}{
+		{"identity", 0, 0x10ca8086}, {"class", 8, 0x02000001}, {"subsystem", 0x2c, 0xa03c8086}, {"no ROM", regROM, 0}, {"no pin", 0x3c, 0},
+		{"the list begins at MSI-X, as MSI is hidden", regCapPointer, 0x70}, {"MSI-X leads on", 0x70, 0x0002a011}, {"PCI Express is last", 0xa0, 0x00020010},
+		{"AER leads past what is hidden", 0x100, 0x17010001}, {"the serial number is last", 0x170, 0x00010003},
+	} {
+		if got := r.read32(c.at); got != c.want {
+			t.Errorf("%s: %#08x at %#x, want %#08x", c.what, got, c.at, c.want)
+		}
+	}
+	if got := r.read32(0x0c) >> 16 & 0xff; got != 0 {
+		t.Errorf("header type %#x: a function of its own is not multi-function", got)
+	}
+	r.dev.config[0xa4] = 9 // the device changes its register
+	if got := r.read32(0xa4); got != 0x04030209 {
+		t.Errorf("device's register %#x", got)
+	}
+	r.write(0xa5, 7, 8)
+	if !slices.Equal(r.dev.writes[0xa5], []byte{7}) || !slices.Equal(r.dev.writes[0xa6], []byte{8}) {
+		t.Errorf("written to the device: %v", r.dev.writes)
+	}
+	r.write(0xa1, 0x55) // the list is not the guest's
+	r.write(0x00, 1, 2, 3, 4)
+	if r.read32(0xa0) != 0x00020010 || r.read32(0) != 0x10ca8086 {
+		t.Error("a guest changed the capability list or the identity")
+	}
+}
+
+func TestBARsAreMapped(t *testing.T) {
+	r := newRig(t, newFake())
+	r.place()
+	want := [][2]uint64{{0xe0000000, 16 << 10}, {0xe0101000, 4 << 10}, {0xe0103000, 4 << 10}} // without the table's and the pending bits' pages
+	if got := r.slots.ranges(); !slices.Equal(got, want) {
+		t.Errorf("mapped %#x, want %#x", got, want)
+	}
+	if !slices.Equal(r.dev.writes[regCommand], []byte{6, 0}) {
+		t.Errorf("COMMAND reached the device as %v", r.dev.writes[regCommand])
+	}
+	r.write(regCommand, 0, 0)
+	if len(r.slots.at) != 0 || r.dev.mapped != 0 {
+		t.Errorf("still mapped: %v, %d", r.slots.at, r.dev.mapped)
+	}
+	if !slices.Equal(r.dev.writes[regCommand], []byte{0, 0}) {
+		t.Error("the device decodes on")
+	}
+}
+
+// When nothing can be mapped, accesses go through the kernel.
+func TestBARsAreTrapped(t *testing.T) {
+	dev := newFake()
+	dev.mapErr = errors.New("no")
+	r := newRig(t, dev)
+	r.place()
+	p := []byte{0, 0, 0, 0}
+	if !r.memory.Read(0xe0000010, p) || p[0] != 0xff || len(r.slots.at) != 0 {
+		t.Errorf("read %v, mapped %v", p, r.slots.at)
+	}
+}
+
+func TestMSIX(t *testing.T) {
+	r := newRig(t, newFake())
+	r.place()
+	entry := []byte{0, 0x10, 0xe0, 0xfe, 0, 0, 0, 0}
+	r.memory.Write(0xe0100010, entry) // vector 1
+	r.memory.Write(0xe0100018, []byte{0x42, 0, 0, 0, 0, 0, 0, 0})
+	r.write(0x72, 0x02, 0x80)
+	if !slices.Equal(r.dev.irqs, []string{"msix"}) || !slices.Equal(r.dev.fds, []int{100, 101, 102}) {
+		t.Fatalf("interrupts %v %v", r.dev.irqs, r.dev.fds)
+	}
+	if m := r.irq.made[1]; !m.open || m.address != 0xfee01000 || m.data != 0x42 {
+		t.Errorf("vector 1: %+v", m)
+	}
+	if r.irq.made[0].open {
+		t.Error("a masked vector delivers")
+	}
+	r.f.PCI().Reset()
+	if !slices.Equal(r.dev.irqs, []string{"msix", "msix off"}) || r.dev.resets != 1 || len(r.slots.at) != 0 {
+		t.Errorf("after a reset: interrupts %v, %d resets, mapped %v", r.dev.irqs, r.dev.resets, r.slots.at)
+	}
+	r.place()
+	r.write(0x72, 0x02, 0x80)
+	if err := r.f.Close(); err != nil || !r.dev.closed || r.dev.irqs[len(r.dev.irqs)-1] != "msix off" || r.dev.mapped != 0 {
+		t.Errorf("closed: %v, %v, %v", err, r.dev.closed, r.dev.irqs)
+	}
+}
+
+func TestMSI(t *testing.T) {
+	dev := newFake()
+	dev.config[0x51] = 0xa0 // no MSI-X in the list
+	dev.config[0x52] = 0x86 // eight vectors, 64-bit address
+	dev.msi = 8
+	r := newRig(t, dev)
+	r.write(0x54, 0x00, 0x10, 0xe0, 0xfe)
+	r.write(0x5c, 0x30, 0)
+	r.write(0x52, 0x11, 0) // on, two vectors
+	if len(dev.irqs) != 0 {
+		t.Error("a function that is no bus master signals")
+	}
+	r.write(regCommand, 4, 0)
+	if !slices.Equal(dev.irqs, []string{"msi"}) || !slices.Equal(dev.fds, []int{100, 101}) {
+		t.Fatalf("interrupts %v %v", dev.irqs, dev.fds)
+	}
+	if a, b := r.irq.made[0], r.irq.made[1]; !a.open || !b.open || a.address != 0xfee01000 || a.data != 0x30 || b.data != 0x31 {
+		t.Errorf("vectors %+v %+v", a, b)
+	}
+	r.write(0x52, 0x10, 0)
+	if dev.irqs[len(dev.irqs)-1] != "msi off" || r.irq.made[0].open {
+		t.Errorf("after off: %v", dev.irqs)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(d *fakeDevice)
+		says   string
+	}{
+		{"gone", func(d *fakeDevice) { copy(d.config, []byte{0xff, 0xff, 0xff, 0xff}) }, "it is gone"},
+		{"a bridge", func(d *fakeDevice) { d.config[regHeaderType] = 1 }, "no endpoint"},
+		{"no message interrupts", func(d *fakeDevice) { d.msixN = 0 }, "cannot pass INTx on"},
+		{"odd BAR", func(d *fakeDevice) { d.regions[0].Size = 12345 }, "BAR 0 of 0x3039 bytes"},
+		{"table outside", func(d *fakeDevice) { d.config[0x75] = 0x40 }, "MSI-X table is not in one of its BARs"},
+		{"table in no BAR", func(d *fakeDevice) { d.config[0x74] = 7 }, "MSI-X table is not in one of its BARs"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newFake()
+			c.change(d)
+			_, err := New(Config{Device: d, Slots: &fakeSlots{}, Interrupts: &fakeController{}})
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v, want %q", err, c.says)
+			}
+		})
+	}
+}
+
+func TestSparseAreas(t *testing.T) {
+	text := make([]byte, 96)
+	le := binary.NativeEndian
+	le.PutUint16(text[32:], 3) // MSI-X can be mapped, next 48
+	le.PutUint32(text[36:], 48)
+	le.PutUint16(text[48:], capSparseMmap)
+	le.PutUint32(text[56:], 2)
+	le.PutUint64(text[64:], 0x1000)
+	le.PutUint64(text[72:], 0x2000)
+	le.PutUint64(text[80:], 0x9000)
+	le.PutUint64(text[88:], 0x9000) // beyond the region
+	if got, ok := sparseAreas(text, 32, 0x10000); !ok || !slices.Equal(got, []Area{{0x1000, 0x2000}}) {
+		t.Errorf("areas %v, %v", got, ok)
+	}
+	le.PutUint32(text[36:], 32) // a list that does not end
+	if _, ok := sparseAreas(text, 32, 0x10000); ok {
+		t.Error("found something in a ring")
+	}
+}
+
+// A guest can write anything anywhere in configuration space and to the MSI-X structures.
+func FuzzGuest(f *testing.F) {
+	f.Add([]byte{0x04, 0, 6, 0x72, 0, 0x80, 0x10, 0, 0xe0})
+	f.Add([]byte{0x10, 0xff, 0xff, 0x04, 0x02, 0xff})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		r := newRig(t, newFake())
+		for len(ops) >= 3 {
+			at, v := int(ops[0])|int(ops[1]&0x0f)<<8, ops[2]
+			r.write(at, v, ^v)
+			r.read32(at)
+			r.memory.Write(0xe0100000+uint64(at), []byte{v, v, v, v})
+			ops = ops[3:]
+		}
+		if r.read32(0) != 0x10ca8086 {
+			t.Error("the identity changed")
+		}
+		if err := r.f.Close(); err != nil || r.dev.mapped != 0 {
+			t.Errorf("closed: %v, %d mapped", err, r.dev.mapped)
+		}
+	})
+}

@@ -1,0 +1,92 @@
+package nodedev
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// withFunctions lets the kernel make virtual functions as igb's are.
+func (b *hostdevBed) withFunctions() *hostdevBed {
+	b.kernel.VFs = func(_ string, i int) (string, string) {
+		return fmt.Sprintf("0000:01:10.%d", 2*i), "iommu_group -> kernel/iommu_groups/3\nvendor 0x8086\ndevice 0x10ca\nuevent PCI_CLASS=20000\nconfig 0e=00"
+	}
+	return b
+}
+
+func (b *hostdevBed) count() int {
+	b.t.Helper()
+	for _, p := range b.PhysicalFunctions() {
+		if p.Address == igb {
+			return len(p.Functions)
+		}
+	}
+	b.t.Fatal("the card is not listed")
+	return 0
+}
+
+func TestFunctionCount(t *testing.T) {
+	b := newHostdevs(t).withFunctions()
+	ctx := context.Background()
+	b.ok(b.SetFunctionCount(ctx, igb, 3, false))
+	if n := b.count(); n != 3 {
+		t.Fatalf("%d virtual functions, want 3", n)
+	}
+	b.refuses(b.SetFunctionCount(ctx, igb, 8, false), "can have 0 to 7 virtual functions, not 8")
+	b.refuses(b.SetFunctionCount(ctx, e1000e, 1, false), "has no SR-IOV")
+	b.ok(b.Claim(ctx, User{"alice", "a"}, []Claim{{Address: vf1, Managed: true}}))
+	b.refuses(b.SetFunctionCount(ctx, igb, 0, false), "0000:01:10.2 is in use by driver QEMU, domain alice")
+	b.ok(b.Release(ctx, User{"alice", "a"}))
+	b.ok(b.Detach(ctx, vf0, DetachOptions{}))
+	b.refuses(b.SetFunctionCount(ctx, igb, 0, false), "is detached")
+	b.ok(b.Reattach(ctx, vf0))
+	b.kernel.Fail["0000:01:00.0/sriov_numvfs"] = unix.ENOMEM
+	b.refuses(b.SetFunctionCount(ctx, igb, 5, false), "cannot make 5 virtual functions", "cannot allocate memory")
+	delete(b.kernel.Fail, "0000:01:00.0/sriov_numvfs")
+	if n := b.count(); n != 3 {
+		t.Errorf("%d virtual functions after a failure, want the 3 of before", n)
+	}
+	b.ok(b.SetFunctionCount(ctx, igb, 0, false))
+	if n := b.count(); n != 0 {
+		t.Errorf("%d virtual functions, want none", n)
+	}
+}
+
+func TestFunctionsAfterBoot(t *testing.T) {
+	b := newHostdevs(t).withFunctions()
+	ctx := context.Background()
+	b.ok(b.SetFunctionCount(ctx, igb, 2, true))
+	b.ok(b.kernel.Write(b.cfg.Sys+"/bus/pci/devices/"+igb.String()+"/sriov_numvfs", "0"))
+	b.open()
+	b.RestoreFunctions(ctx)
+	if n := b.count(); n != 0 {
+		t.Errorf("%d virtual functions after a restart of virtd; an administrator removed them", n)
+	}
+	b.boot("boot-2")
+	b.RestoreFunctions(ctx)
+	if n := b.count(); n != 2 {
+		t.Errorf("%d virtual functions after a boot, want 2", n)
+	}
+	b.ok(b.SetFunctionCount(ctx, igb, 0, false))
+	b.boot("boot-3")
+	b.RestoreFunctions(ctx)
+	if n := b.count(); n != 0 {
+		t.Errorf("%d virtual functions after they were removed for good", n)
+	}
+}
+
+func TestFindFunction(t *testing.T) {
+	b := newHostdevs(t)
+	for _, name := range []string{"0000:01:00.0", "01:00.0", "pci_0000_01_00_0"} {
+		if a, err := b.FindFunction(name); err != nil || a != igb {
+			t.Errorf("%s: %v, %v", name, a, err)
+		}
+	}
+	for _, name := range []string{"", "../x", "eth99", "pci_1_2", "lo"} {
+		if a, err := b.FindFunction(name); err == nil {
+			t.Errorf("%q is %v", name, a)
+		}
+	}
+}

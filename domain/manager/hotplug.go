@@ -80,6 +80,10 @@ func (d *Domain) attachLive(ctx context.Context, dev *domain.Device) error {
 	if r == nil {
 		return notRunning()
 	}
+	live, release, err := d.connectNew(live, alias)
+	if err != nil {
+		return err
+	}
 	record := func(rec json.RawMessage, given domain.Runtime) error {
 		with, err := live.SetRuntime(given)
 		if err != nil {
@@ -101,8 +105,13 @@ func (d *Domain) attachLive(ctx context.Context, dev *domain.Device) error {
 		r.record = inst.Record()
 		d.mu.Unlock()
 		d.logStatus()
+		release()
 		return err
 	}
+	d.mu.Lock()
+	live = r.live
+	d.mu.Unlock()
+	d.connected(live)
 	d.mu.Lock()
 	if d.run == r {
 		d.emit(Event{Kind: EventDeviceAdded, Alias: alias})
@@ -256,7 +265,9 @@ func (d *Domain) deviceRemoved(r *run, alias string) {
 	if err != nil {
 		return // the device of an attachment that failed
 	}
+	before := r.live
 	r.live = without
+	d.m.wg.Go(func() { d.disconnectGone(before, alias) }) // which writes a file
 	d.emit(Event{Kind: EventDeviceRemoved, Alias: alias})
 	d.answerRemoval(alias, true)
 	d.statusLater()

@@ -53,6 +53,28 @@ func (d *Domain) connect(r *run) error {
 	return failed
 }
 
+// connectNew gives the device that is about to be attached its port, when it is an interface on a virtual network. release
+// takes the port back.
+func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain.Definition, release func(), err error) {
+	for _, nic := range live.NetworkInterfaces() {
+		if nic.Alias != alias || nic.Port != "" {
+			continue
+		}
+		p, err := d.connectOne(nic)
+		if err != nil {
+			return nil, nil, err
+		}
+		release := func() { d.disconnectPort(nic.Network, p.UUID) }
+		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: {UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}})
+		if err != nil {
+			release()
+			return nil, nil, err
+		}
+		return with, release, nil
+	}
+	return live, func() {}, nil
+}
+
 func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) {
 	if d.m.cfg.Networks == nil {
 		return nil, virterr.NewFrom(virterr.FromNetwork, virterr.NoNetwork, "no network with matching name '%s'", nic.Network)
@@ -78,13 +100,24 @@ func (d *Domain) connected(live *domain.Definition) {
 // disconnect removes the ports of a life that ends.
 func (d *Domain) disconnect(live *domain.Definition) {
 	for _, nic := range live.NetworkInterfaces() {
-		id, err := uuid.Parse(nic.Port)
-		if err != nil || d.m.cfg.Networks == nil {
-			continue
+		if id, err := uuid.Parse(nic.Port); err == nil && d.m.cfg.Networks != nil {
+			d.disconnectPort(nic.Network, id)
 		}
-		if err := d.m.cfg.Networks.Disconnect(id); err != nil {
-			d.m.log.Error("cannot remove a domain's port on a network", "domain", d.Name(), "network", nic.Network, "err", err)
+	}
+}
+
+// disconnectGone removes the port of an interface that was detached: before has it, under alias.
+func (d *Domain) disconnectGone(before *domain.Definition, alias string) {
+	for _, nic := range before.NetworkInterfaces() {
+		if id, err := uuid.Parse(nic.Port); err == nil && nic.Alias == alias && d.m.cfg.Networks != nil {
+			d.disconnectPort(nic.Network, id)
 		}
+	}
+}
+
+func (d *Domain) disconnectPort(network string, port uuid.UUID) {
+	if err := d.m.cfg.Networks.Disconnect(port); err != nil {
+		d.m.log.Error("cannot remove a domain's port on a network", "domain", d.Name(), "network", network, "err", err)
 	}
 }
 

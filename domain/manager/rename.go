@@ -20,6 +20,11 @@ func (d *Domain) Rename(ctx context.Context, name string) error {
 	case !d.Persistent():
 		return virterr.New(virterr.OperationInvalid, "cannot rename a transient domain")
 	}
+	if saved, err := d.HasManagedSave(); err != nil {
+		return err
+	} else if saved { // whose image has the old name
+		return virterr.New(virterr.OperationInvalid, "domain with a managed saved state can't be renamed")
+	}
 	def, err := d.definition()
 	if err != nil {
 		return err

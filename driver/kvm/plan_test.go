@@ -158,6 +158,11 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 		use(s.Chardev.File)
 		use(s.Chardev.Log...)
 	}
+	use(cfg.VFIO)
+	for _, h := range cfg.Hostdevs {
+		put(h.ID, h.Address)
+		use(h.Group)
+	}
 	for _, r := range cfg.RNGs {
 		put(r.ID, r.Address)
 		use(r.File)

@@ -12,6 +12,11 @@ func (img *Image) Sync() error {
 	if img.opts.ReadOnly {
 		return nil
 	}
+	if img.format != nil {
+		if err := img.format.q.Flush(); err != nil { // tables that are only in memory
+			return fmt.Errorf("flush the image: %w", err)
+		}
+	}
 	if errno := retry(func() error { return unix.Fdatasync(img.fd) }); errno != 0 {
 		return fmt.Errorf("flush the image: %w", errno)
 	}

@@ -38,6 +38,9 @@ func (m *Machine) Save(ctx context.Context, f *os.File) error {
 }
 
 func (m *Machine) save(ctx context.Context, held *heldState) error {
+	if len(m.cfg.Hostdevs) > 0 {
+		return errors.New("it has devices of the host, whose state only they have")
+	}
 	ctx, end, err := m.job.begin(ctx, "save", m.mem.Size())
 	if err != nil {
 		return err

@@ -48,6 +48,9 @@ func (d *Domain) save(j *job, path, xml string, flags SaveFlags) error {
 	if state != Running && state != Paused {
 		return virterr.New(virterr.OperationInvalid, "domain is not running (it is %s)", state)
 	}
+	if len(live.HostdevDevices()) > 0 { // whose state nobody but the device has
+		return virterr.New(virterr.OperationInvalid, "cannot migrate a domain with <hostdev mode='subsystem' type='pci'>")
+	}
 	header := saveimage.Header{XML: withMemory(live, d.Info().CurrentMemory).Saved(), Running: flags.runs(state == Running)}
 	if xml != "" {
 		if header.XML, err = d.m.replaceSaved(live, xml); err != nil {

@@ -50,7 +50,7 @@ func (d *Daemon) domainCapabilities(machine string) *xmltree.Node {
 	os.Append(supported("loader", false))
 	root.Append(d.cpuModes())
 	root.Append(supported("memoryBacking", true)).Append(enum("sourceType", "anonymous", "memfd"))
-	root.Append(deviceCapabilities())
+	root.Append(deviceCapabilities(d.cfg.Hostdevs != nil))
 	root.Append(featureCapabilities())
 	return root
 }
@@ -132,7 +132,8 @@ func (d *Daemon) connectGetCPUModelNames(_ context.Context, _ *rpc.Call, a *libv
 	return ret, nil
 }
 
-func deviceCapabilities() *xmltree.Node {
+// deviceCapabilities lists the kinds of devices; passthrough says whether the host gives its own away.
+func deviceCapabilities(passthrough bool) *xmltree.Node {
 	devices := xmltree.New("devices")
 	disk := devices.Append(supported("disk", true))
 	disk.Append(enum("diskDevice", "disk"))
@@ -140,7 +141,13 @@ func deviceCapabilities() *xmltree.Node {
 	disk.Append(enum("model", "virtio", "virtio-non-transitional"))
 	devices.Append(supported("graphics", false))
 	devices.Append(supported("video", false))
-	devices.Append(supported("hostdev", false))
+	hostdev := devices.Append(supported("hostdev", passthrough))
+	if passthrough {
+		hostdev.Append(enum("mode", "subsystem"))
+		hostdev.Append(enum("subsysType", "pci"))
+		hostdev.Append(enum("capsType"))
+		hostdev.Append(enum("pciBackend", "vfio"))
+	}
 	rng := devices.Append(supported("rng", true))
 	rng.Append(enum("model", "virtio", "virtio-non-transitional"))
 	rng.Append(enum("backendModel", "random"))

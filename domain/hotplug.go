@@ -20,6 +20,9 @@ func (v *Device) checkLive(verb string) error {
 	if !slices.Contains(liveKinds, v.Kind()) {
 		return virterr.New(virterr.OperationUnsupported, "live %s of device '%s' is not supported", verb, v.Kind())
 	}
+	if v.Kind() == "interface" && v.node.Attr("type") == typeHostdev {
+		return virterr.New(virterr.OperationUnsupported, "live %s of an interface of type 'hostdev' is not supported", verb)
+	}
 	return nil
 }
 

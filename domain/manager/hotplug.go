@@ -267,9 +267,13 @@ func (d *Domain) deviceRemoved(r *run, alias string) {
 	}
 	before := r.live
 	r.live = without
-	d.m.wg.Go(func() { d.disconnectGone(before, alias) }) // which writes a file
 	d.emit(Event{Kind: EventDeviceRemoved, Alias: alias})
-	d.answerRemoval(alias, true)
+	d.m.wg.Go(func() {
+		d.disconnectGone(before, alias) // which writes a file
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.answerRemoval(alias, true)
+	})
 	d.statusLater()
 }
 

@@ -157,7 +157,7 @@ lab_packages() { grep -rlE --include='*_test.go' '^func TestLab' . | xargs -rn1 
 lab_package() {
   local p=$1 rc=0 log
   shift
-  log=$OUT/lab-$(tr -c 'a-zA-Z0-9\n' - <<<"$p $*").log
+  log=$OUT/lab-$(tr -c 'a-zA-Z0-9\n' - <<<"$p $*" | cut -c1-150).log
   say "lab: $p $*"
   lab/test.sh "$p" "$@" >"$log" 2>&1 || rc=$?
   local last pass fail
@@ -171,25 +171,50 @@ lab_package() {
   say "lab: $p $*: $pass passed, $fail failed"
 }
 
-# lab: the lab tests of every package, short, the tests that need KVM, and the demo as an ordinary user. The end-to-end
-# tests take as long as all others together, so they run beside them: one lab keeps one core busy.
+# lab: the lab tests of every package, short, the tests that need KVM, and the demo as an ordinary user. Two workers take
+# them from one list, as a lab keeps one core busy.
 lab() {
-  local p pass fail
+  local worker pass fail
   lab/lab.sh build
-  rm -f "$OUT/lab-e2e.count"
+  rm -f "$OUT"/lab-worker-*
+  lab_jobs >"$OUT/lab-jobs"
   export LAB_SLOTS=2 LAB_TIMEOUT=${LAB_TIMEOUT:-1700}
-  (
-    PASSED=0 FAILED=0
-    lab_package lab/e2e -short >"$OUT/lab-e2e.out" 2>&1
-    echo "$PASSED $FAILED" >"$OUT/lab-e2e.count"
-  ) &
-  for p in $(lab_packages | grep -v '^lab/e2e$'); do lab_package "$p" -short; done
-  kvm -short
-  check demo-unprivileged demo/unprivileged.sh
+  for worker in 1 2; do
+    lab_worker "$worker" >"$OUT/lab-worker-$worker.out" 2>&1 &
+  done
   wait
-  cat "$OUT/lab-e2e.out"
-  read -r pass fail <"$OUT/lab-e2e.count" || { pass=0 fail=1; }
-  PASSED=$((PASSED + pass)) FAILED=$((FAILED + fail))
+  for worker in 1 2; do
+    cat "$OUT/lab-worker-$worker.out"
+    read -r pass fail <"$OUT/lab-worker-$worker.count" || { pass=0 fail=1; }
+    PASSED=$((PASSED + pass)) FAILED=$((FAILED + fail))
+  done
+}
+
+# lab_jobs: a line for each, FOLDER [REGEXP]. The end-to-end tests take as long as all others together and so are in parts.
+lab_jobs() {
+  local part
+  for part in 0 1 2 3; do
+    echo "lab/e2e ^($(grep -ohE '^func TestLab[A-Za-z0-9_]+' lab/e2e/*_test.go | sed 's/^func //' |
+      awk -v part=$part 'NR % 4 == part' | paste -sd'|'))\$"
+  done
+  lab_packages | grep -v '^lab/e2e$'
+  echo kvm
+  echo demo-unprivileged
+}
+
+# lab_worker N: take the first line of the list until there is none
+lab_worker() {
+  local job folder regexp
+  PASSED=0 FAILED=0
+  while job=$(flock "$OUT/lab-jobs.lock" sed -i -e '1{w /dev/stdout' -e 'd}' "$OUT/lab-jobs") && [ -n "$job" ]; do
+    read -r folder regexp <<<"$job"
+    case $folder in
+    kvm) kvm -short ;;
+    demo-unprivileged) check demo-unprivileged demo/unprivileged.sh ;;
+    *) LAB_PART=$1 lab_package "$folder" ${regexp:+-run "$regexp"} -short ;;
+    esac
+  done
+  echo "$PASSED $FAILED" >"$OUT/lab-worker-$1.count"
 }
 
 demo() { check demo demo/demo.sh; }

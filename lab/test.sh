@@ -6,11 +6,12 @@
 #
 # Builds static test binaries and the programs, boots the lab once and runs them there. It fails when a test fails or
 # skips, when nothing ran, and when the lab does not come back. Settings of lab.sh (LAB_HUGE, LAB_KERNEL,
-# LAB_TIMEOUT ...) apply. The last line says "lab NAME: N passed, N failed".
+# LAB_TIMEOUT ...) apply. Runs of the same package at once need a LAB_PART each, a word that tells their folders apart. The
+# last line says "lab NAME: N passed, N failed".
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
-[ $# -gt 0 ] || { sed -n '2,10p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,11p' "$0"; exit 2; }
 name=$1
 shift
 run='^TestLab' verbose='' flags=()
@@ -32,7 +33,7 @@ else
   packages=$(tr , '\n' <<<"$name" | sed 's|^\./||; s|^|./|; s|/$||')
 fi
 
-work=out/lab/$(tr -c 'a-zA-Z0-9\n' _ <<<"${name#./}")
+work=out/lab/$(tr -c 'a-zA-Z0-9\n' _ <<<"${name#./}")${LAB_PART:+_$LAB_PART}
 mkdir -p out/lab
 exec 6>"$work.lock" # the same tests twice at once would share the folder
 flock 6

@@ -61,7 +61,7 @@ func powerCuts(t *testing.T, l layout, seed uint64) {
 	f.record = true
 	can := &mayBe{durable: bytes.Clone(m.want), since: map[int64][][]byte{}}
 	rnd := rand.New(rand.NewPCG(seed, 2))
-	for range 40 {
+	for range often(40) {
 		from := len(f.log)
 		old := bytes.Clone(m.want)
 		m.step()

@@ -158,6 +158,15 @@ func (m *model) compare(off, n int64) {
 	}
 }
 
+// often is n, or a fifth of it in a short run: what is wrong with a layout shows early, and the race detector makes each
+// operation slow.
+func often(n int) int {
+	if testing.Short() {
+		return n / 5
+	}
+	return n
+}
+
 // Random operations do what they do to an array of bytes, in every layout, and what is in the file afterwards is what our
 // checker and QEMU's find sound and read the same.
 func TestRandomOperations(t *testing.T) {
@@ -166,7 +175,7 @@ func TestRandomOperations(t *testing.T) {
 			for seed := range uint64(3) {
 				f := &memFile{}
 				m := newModel(t, l, f, seed)
-				for range 120 {
+				for range often(120) {
 					m.step()
 				}
 				m.compare(0, int64(len(m.want)))

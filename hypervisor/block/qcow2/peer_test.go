@@ -60,7 +60,7 @@ func TestPeerReadsOurs(t *testing.T) {
 			f := &memFile{}
 			m := newModel(t, l, f, 42)
 			must(t, os.WriteFile(filepath.Join(dir, "b"), m.base, 0o600))
-			for range 150 {
+			for range often(150) {
 				m.step()
 			}
 			m.compare(0, int64(len(m.want)))
@@ -113,7 +113,7 @@ func TestPeersImages(t *testing.T) {
 				t.Fatal("reads differently")
 			}
 			rnd := rand.New(rand.NewPCG(7, 7))
-			for range 40 {
+			for range often(40) {
 				off := rnd.Int64N(size/512) * 512
 				n := min((1+rnd.Int64N(200))*512, size-off)
 				p := sample(int(n), uint64(off))

@@ -41,7 +41,7 @@ func (d *Daemon) domainGetJobInfo(ctx context.Context, _ *rpc.Call, a *libvirt.D
 	if err != nil || info.Operation == 0 {
 		return &libvirt.DomainGetJobInfoRet{}, err
 	}
-	left := info.Total - info.Processed
+	left := info.Total - min(info.Total, info.Processed)
 	return &libvirt.DomainGetJobInfoRet{
 		Type: jobType(info), TimeElapsed: uint64(info.Elapsed.Milliseconds()),
 		DataTotal: info.Total, DataProcessed: info.Processed, DataRemaining: left,
@@ -70,7 +70,7 @@ func (d *Daemon) domainGetJobStats(ctx context.Context, _ *rpc.Call, a *libvirt.
 	if info.Operation == 0 {
 		return ret, nil
 	}
-	left := info.Total - info.Processed
+	left := info.Total - min(info.Total, info.Processed)
 	ret.Params = []libvirt.TypedParam{
 		rpc.ParamInt("operation", int32(info.Operation)), rpc.ParamUllong("time_elapsed", uint64(info.Elapsed.Milliseconds())),
 		rpc.ParamUllong("data_total", info.Total), rpc.ParamUllong("data_processed", info.Processed), rpc.ParamUllong("data_remaining", left),

@@ -290,3 +290,38 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("after the stop:\n%s", now)
 	}
 }
+
+// TestFailedUpdate: a change that the services cannot take is not there afterwards, for this process and the next.
+func TestFailedUpdate(t *testing.T) {
+	dir, host := t.TempDir(), &networktest.Fake{}
+	m := openManager(t, host, dir)
+	n, err := m.Define(natXML)
+	ok(t, err)
+	ok(t, n.Start())
+	before, _ := n.XML(false)
+	failed := false
+	host.Fail = func(method, _ string) error {
+		if method == "Serve" && !failed {
+			failed = true
+			host.Lose(n.UUID()) // the real one ends the old process first
+			return errors.New("no luck")
+		}
+		return nil
+	}
+	change := network.Change{network.AddLast, network.SectionDNSHost, -1, "<host ip='10.9.0.5'><hostname>five</hostname></host>"}
+	if err := n.Update(change, network.AffectLive|network.AffectConfig); err == nil || !strings.Contains(err.Error(), "no luck") {
+		t.Errorf("got %v", err)
+	}
+	if s, served := host.Served(n.UUID()); !served || len(s.DNS.Hosts) > 0 {
+		t.Errorf("served %v: %+v", served, s.DNS)
+	}
+	next, err := openManager(t, host, dir).LookupByUUID(n.UUID())
+	ok(t, err)
+	for what, n := range map[string]*network.Network{"this": n, "the next": next} {
+		for _, inactive := range []bool{false, true} {
+			if now, err := n.XML(inactive); err != nil || now != before {
+				t.Errorf("%s process, inactive %v: %v\n%s", what, inactive, err, now)
+			}
+		}
+	}
+}

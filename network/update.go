@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strings"
 
@@ -64,7 +65,7 @@ func (n *Network) Update(c Change, affect Affect) error {
 	if err != nil {
 		return err
 	}
-	same := next == def
+	same, was := next == def, def
 	if config {
 		if next, err = next.update(c); err != nil {
 			return err
@@ -74,10 +75,7 @@ func (n *Network) Update(c Change, affect Affect) error {
 		if def, err = def.update(c); err != nil {
 			return err
 		}
-		if err := n.m.records.setActive(def); err != nil {
-			return err
-		}
-		if err := n.m.cfg.Host.Serve(def.spec()); err != nil {
+		if err := n.applyLive(was, def); err != nil {
 			return err
 		}
 	}
@@ -91,6 +89,17 @@ func (n *Network) Update(c Change, affect Affect) error {
 	n.adopt(def, next, live && config && same)
 	if config {
 		n.emit(Defined)
+	}
+	return nil
+}
+
+// applyLive makes the running network follow a changed definition. On an error it is as it was, on record and for guests.
+func (n *Network) applyLive(was, now *definition) error {
+	if err := n.m.records.setActive(now); err != nil {
+		return err
+	}
+	if err := n.m.cfg.Host.Serve(now.spec()); err != nil {
+		return errors.Join(err, n.m.records.setActive(was), n.m.cfg.Host.Serve(was.spec()))
 	}
 	return nil
 }

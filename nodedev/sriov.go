@@ -214,9 +214,15 @@ func (h *Hostdevs) keepCount(a Address, dev string, n int, keep bool) error {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return syncDir(filepath.Dir(file)) // else a power cut brings them back
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	if err := syncDir(h.state); err != nil { // the folder may be new
 		return err
 	}
 	text, err := json.Marshal(keptCount{detachedVersion, h.identity(dev), n, h.boot})

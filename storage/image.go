@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,7 +99,7 @@ func (im *image) readQcow2(r io.ReaderAt, head []byte, path string) {
 	if n, _ := r.ReadAt(name, int64(offset)); n < len(name) {
 		return
 	}
-	if strings.ContainsAny(string(name), "\x00\n") {
+	if strings.ContainsFunc(string(name), unicode.IsControl) { // which XML cannot hold
 		return
 	}
 	im.backing = string(name)
@@ -117,7 +118,11 @@ func backingFormat(head []byte, at uint32) string {
 			return ""
 		}
 		if kind == qcow2BackingFormat {
-			return string(head[begin : begin+uint64(size)])
+			name := string(head[begin : begin+uint64(size)])
+			if strings.ContainsFunc(name, unicode.IsControl) {
+				return ""
+			}
+			return name
 		}
 		at = uint32(begin) + (size+7)&^7
 	}

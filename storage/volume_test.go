@@ -315,6 +315,8 @@ func TestInspect(t *testing.T) {
 		"v3":       {good, "qcow2", filepath.Join(dir, "base.img"), "raw", 1 << 40},
 		"v2":       {qcow2Bytes(2, 7, "/abs", ""), "qcow2", "/abs", "", 7},
 		"url":      {qcow2Bytes(2, 7, "nbd://host/x", ""), "qcow2", "nbd://host/x", "", 7},
+		"no xml":   {qcow2Bytes(3, 7, "/a\x01b", "raw"), "qcow2", "", "", 7}, // a guest wrote it to make the document unreadable
+		"no xml 2": {qcow2Bytes(3, 7, "/abs", "r\x1bw"), "qcow2", "/abs", "", 7},
 		"v9":       {qcow2Bytes(9, 7, "", ""), "raw", "", "", 4096},
 		"short":    {good[:90], "raw", "", "", 90},
 		"cut":      {good[:2050], "qcow2", "", "", 1 << 40},

@@ -10,7 +10,7 @@ import (
 func (s *Server) choose(r *request) (netip.Addr, bool) {
 	now := s.now()
 	if r.host != nil && r.host.IP.IsValid() {
-		if e := s.byIP[r.host.IP]; e != nil && e.client != r.client && e.taken(now) && e.leased {
+		if e := s.byIP[r.host.IP]; e != nil && !e.heldBy(r) && e.taken(now) && e.leased {
 			return netip.Addr{}, false // who has it may keep it until it ends
 		}
 		return r.host.IP, true

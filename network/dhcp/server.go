@@ -52,6 +52,12 @@ func (e *entry) taken(now time.Time) bool {
 	return now.Before(e.until)
 }
 
+// heldBy reports whether the guest that asks is the one that has the address. A static host is one guest by its MAC address
+// whatever its client identifier: firmware, installer and system each send one of their own.
+func (e *entry) heldBy(r *request) bool {
+	return e.client == r.client || r.host != nil && r.host.IP == e.IP && r.host.MAC != "" && r.host.MAC == e.MAC
+}
+
 // Reply is a packet to send to a guest.
 type Reply struct {
 	Data []byte
@@ -253,6 +259,9 @@ func (s *Server) discover(r *request) (*Reply, string) {
 	}
 	e := s.byIP[ip]
 	if e == nil || e.client != r.client || !e.leased {
+		if old := s.byClient[r.client]; old != nil && old.leased && old.IP != ip {
+			s.journal.Remove(old.IP) // put forgets it: the next process must not find it
+		}
 		e = &entry{Lease: s.lease(r, ip), client: r.client, until: s.now().Add(offerTime)}
 		e.Name = ""
 		s.put(e)
@@ -295,7 +304,7 @@ func (s *Server) refuses(r *request) string {
 	switch e := s.byIP[r.wanted]; {
 	case !r.wanted.IsValid() || !s.cfg.Server.Contains(r.wanted) || r.wanted == s.cfg.Server.Addr():
 		return "address not on this network"
-	case e != nil && e.client != r.client && e.taken(now) && (e.leased || e.declined):
+	case e != nil && !e.heldBy(r) && e.taken(now) && (e.leased || e.declined):
 		return "address in use"
 	case r.host != nil && r.host.IP.IsValid() && r.host.IP != r.wanted:
 		return "static address available"

@@ -168,6 +168,44 @@ func TestStaticHosts(t *testing.T) {
 	}
 }
 
+// TestStaticHostIsOneGuest: firmware and system send different client identifiers, and the host gets its address each time;
+// another guest that sends the identifier does not.
+func TestStaticHostIsOneGuest(t *testing.T) {
+	b := newBed(t, small())
+	id := func(text string) dhcpv4.Modifier {
+		return dhcpv4.WithOption(dhcpv4.OptClientIdentifier([]byte("\xff" + text)))
+	}
+	for _, stage := range []string{"firmware", "installer", "system"} {
+		if ip := b.join(100, id(stage)); ip != "10.9.0.50" {
+			t.Errorf("%s got %q", stage, ip)
+		}
+	}
+	if ip := b.join(100); ip != "10.9.0.50" {
+		t.Errorf("without an identifier: %q", ip)
+	}
+	if leases := b.j.Leases(); len(leases) != 1 || leases[0].ClientID != "" {
+		t.Errorf("leases %v, want the last one", leases)
+	}
+	if nak := b.ask(dhcpv4.MessageTypeRequest, 7, wants("10.9.0.50"), id("system")); nak == nil || nak.MessageType() != dhcpv4.MessageTypeNak {
+		t.Errorf("another guest: %v", nak)
+	}
+}
+
+// TestBecomesStatic: a guest that is given a static address gives up the one that it had, for the next process too.
+func TestBecomesStatic(t *testing.T) {
+	b := newBed(t, small())
+	old := b.join(1)
+	cfg := small()
+	cfg.Hosts = append(cfg.Hosts, Host{MAC: mac(1), IP: netip.MustParseAddr("10.9.0.60")})
+	b.s.SetConfig(cfg)
+	if ip := b.join(1); ip != "10.9.0.60" {
+		t.Errorf("got %q after %q", ip, old)
+	}
+	if leases := b.j.Leases(); len(leases) != 1 || leases[0].IP.String() != "10.9.0.60" {
+		t.Errorf("the journal holds %v", leases)
+	}
+}
+
 // TestRefusals: what a guest cannot have is refused at once; what is not this server's business is not answered.
 func TestRefusals(t *testing.T) {
 	b := newBed(t, small())

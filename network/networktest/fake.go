@@ -87,6 +87,9 @@ func (f *Fake) Served(id uuid.UUID) (network.Spec, bool) {
 	return s, ok
 }
 
+// Lose ends the services of a network. It is for Fail, which is called with the lock held.
+func (f *Fake) Lose(id uuid.UUID) { delete(f.served, id) }
+
 func (f *Fake) enter(method, name string) error {
 	f.mu.Lock()
 	if f.Fail != nil {

@@ -193,15 +193,23 @@ func (s *Supervisor) start(c Config, restarts []time.Time) error {
 	}
 	defer listener.Close()
 	p := &process{record: record{UID: s.freeUID(), Config: c}, starts: restarts}
-	if p.proc, err = s.spawn(p.record, listener, sockets); err != nil {
+	config, err := s.spawn(p, listener, sockets)
+	if err != nil {
 		return failed("start the services of network '%s': %w", c.Name, err)
 	}
-	p.PID, p.StartTime = p.proc.PID, p.proc.StartTime
+	defer config.Close()
+	// Only the child's own descriptors are left, so that its end ends the question below.
+	listener.Close()
+	control.Close()
 	s.adopt(c.UUID, p)
 	if err := s.save(p); err != nil {
 		return errors.Join(err, s.end(c.UUID, p))
 	}
-	if _, err := s.ask(c.UUID, request{Op: opLeases}); err != nil {
+	err = configure(config, c)
+	if err == nil {
+		_, err = s.ask(c.UUID, request{Op: opLeases})
+	}
+	if err != nil {
 		return errors.Join(failed("start the services of network '%s': %w; see %s", c.Name, err, s.logPath(c)), s.end(c.UUID, p))
 	}
 	return nil
@@ -209,14 +217,15 @@ func (s *Supervisor) start(c Config, restarts []time.Time) error {
 
 func (s *Supervisor) controlPath(id uuid.UUID) string { return filepath.Join(s.dir(id), "control") }
 
-// spawn starts the process and gives it its configuration.
-func (s *Supervisor) spawn(r record, control *os.File, sockets []*os.File) (*supervise.Process, error) {
+// spawn starts the process, which waits for its configuration to come through the returned pipe. It is sent when the child is
+// on record: one whose virtd was killed before that reads the end of the pipe, and does not stay behind with the sockets.
+func (s *Supervisor) spawn(p *process, control *os.File, sockets []*os.File) (config *os.File, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer null.Close()
-	log, err := os.OpenFile(s.logPath(r.Config), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(s.logPath(p.Config), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -226,23 +235,25 @@ func (s *Supervisor) spawn(r record, control *os.File, sockets []*os.File) (*sup
 		return nil, err
 	}
 	defer in.Close()
-	defer out.Close()
 	files := append([]*os.File{null, log, log, in, control}, sockets...)
-	proc, err := supervise.Start(supervise.Command{
-		Path: s.opts.Program, Args: append(s.opts.Args[:len(s.opts.Args):len(s.opts.Args)], r.Config.Name), Files: files, UID: r.UID, GID: r.UID,
+	p.proc, err = supervise.Start(supervise.Command{
+		Path: s.opts.Program, Args: append(s.opts.Args[:len(s.opts.Args):len(s.opts.Args)], p.Config.Name), Files: files, UID: p.UID, GID: p.UID,
 		Limits: []supervise.Limit{{Resource: unix.RLIMIT_CORE, Value: 0}, {Resource: unix.RLIMIT_NOFILE, Value: 1024}},
 	})
 	if err != nil {
+		out.Close()
 		return nil, err
 	}
-	first := start{Config: r.Config, Files: r.Config.sockets()}
-	if err := out.SetWriteDeadline(time.Now().Add(10 * time.Second)); err == nil {
-		err = json.NewEncoder(out).Encode(first)
+	p.PID, p.StartTime = p.proc.PID, p.proc.StartTime
+	return out, nil
+}
+
+// configure sends a new child what it serves.
+func configure(to *os.File, c Config) error {
+	if err := to.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
 	}
-	if err != nil {
-		return nil, errors.Join(err, proc.End())
-	}
-	return proc, nil
+	return json.NewEncoder(to).Encode(start{Config: c, Files: c.sockets()})
 }
 
 // freeUID returns a uid that no child has; -1 where virtd cannot give any.

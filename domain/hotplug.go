@@ -204,11 +204,12 @@ func (d *Definition) RemoveAlias(alias string) (*Definition, error) {
 	})
 }
 
-// LiveAliases returns the aliases of the devices that come and go, in the order of the document.
+// LiveAliases returns the aliases of the devices that come and go, in the order of the document. An interface that is a
+// function of the host is none of them: it belongs to the machine from its start.
 func (d *Definition) LiveAliases() []string {
 	var out []string
 	for _, n := range d.doc.Root.Child("devices").Elements() {
-		if alias := n.Child("alias").Attr("name"); alias != "" && slices.ContainsFunc(liveKinds, n.Is) {
+		if alias := n.Child("alias").Attr("name"); alias != "" && (&Device{n}).checkLive("") == nil {
 			out = append(out, alias)
 		}
 	}

@@ -117,3 +117,14 @@ func TestAttachLiveTakesAddressOnly(t *testing.T) {
 		t.Errorf("again: %v", err)
 	}
 }
+
+// A virtual function is in the machine from its start to its end: who compares the devices that come and go with those that
+// an engine says it has must not miss it there.
+func TestLiveAliasesWithoutHostdevs(t *testing.T) {
+	live := liveOf(t, "q35", "<acpi/>", `<interface type='hostdev' managed='yes'><mac address='52:54:00:00:00:01'/>
+<source><address type='pci' domain='0' bus='6' slot='16' function='0'/></source></interface>
+<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`)
+	if got := strings.Join(live.LiveAliases(), " "); got != "rng0" {
+		t.Errorf("devices that come and go: %s; want rng0", got)
+	}
+}

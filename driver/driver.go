@@ -113,8 +113,10 @@ type Instance interface {
 	InjectNMI(ctx context.Context) error
 
 	// Save halts the guest and writes its state to f, from f's position on; f stays the caller's. It takes long. When it
-	// fails, or ctx ends, the guest goes on as before; else it stands still for the Saved that is returned.
-	Save(ctx context.Context, f *os.File) (Saved, error)
+	// fails, or ctx ends, the guest goes on as before; else it stands still for the Saved that is returned. aliases are
+	// those of the devices that come and go by the definition that is kept with the state: it fails when the machine has
+	// others, because its guest let one go meanwhile.
+	Save(ctx context.Context, f *os.File, aliases []string) (Saved, error)
 	// Dump writes an ELF core file of the guest to f, which is empty and stays the caller's. The guest is halted
 	// meanwhile; with live only for a moment. It takes long; when ctx ends it fails and the guest goes on.
 	Dump(ctx context.Context, f *os.File, live bool) error

@@ -64,7 +64,11 @@ func (m *Machine) makeHostdev(c *Hostdev, groups map[uint64]int, slots vfio.Slot
 		return err
 	}
 	d.functions, d.fds = append(d.functions, f), append(d.fds, fd)
-	return m.board.root.Add(pciAddress(c.Address), f.PCI())
+	if err := m.board.root.Add(pciAddress(c.Address), f.PCI()); err != nil {
+		return err
+	}
+	m.board.hotplug.Occupy(pciAddress(c.Address), false) // the guest cannot let it go
+	return nil
 }
 
 // group puts the group of a function into the container, if it is not there yet.

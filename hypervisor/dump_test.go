@@ -117,7 +117,7 @@ func TestDumpOfCrashed(t *testing.T) {
 	if s, _ := m.Status(); s != StateCrashed {
 		t.Errorf("state %s", s)
 	}
-	if err := m.Save(context.Background(), create(t, path)); err == nil {
+	if err := m.Save(context.Background(), create(t, path), nil); err == nil {
 		t.Error("a crashed guest was saved")
 	}
 }

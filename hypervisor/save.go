@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -28,16 +29,19 @@ type heldState struct {
 // guest stands still and the state is worth something until Resume, Reset or AbandonSave, which make it void before the
 // guest executes another instruction; Stop leaves it valid. When it fails, or ctx ends, the guest goes on as before and what
 // was written is no state.
-func (m *Machine) Save(ctx context.Context, f *os.File) error {
+//
+// devices, unless nil, are the IDs of the devices that come and go as who saves describes the machine to itself: one that
+// has others, because its guest let one go meanwhile, is not saved, for nobody could build it again.
+func (m *Machine) Save(ctx context.Context, f *os.File, devices []string) error {
 	held := &heldState{file: f, offset: -1}
-	if err := m.save(ctx, held); err != nil {
+	if err := m.save(ctx, held, devices); err != nil {
 		f.Close()
 		return fmt.Errorf("save the machine: %w", err)
 	}
 	return nil
 }
 
-func (m *Machine) save(ctx context.Context, held *heldState) error {
+func (m *Machine) save(ctx context.Context, held *heldState, devices []string) error {
 	if len(m.cfg.Hostdevs) > 0 {
 		return errors.New("it has devices of the host, whose state only they have")
 	}
@@ -58,7 +62,10 @@ func (m *Machine) save(ctx context.Context, held *heldState) error {
 	if at, err := held.file.Seek(0, io.SeekCurrent); err == nil {
 		held.offset = at
 	}
-	if err = m.writeState(&jobWriter{ctx, &m.job, held.file}); err == nil {
+	if err = m.sameDevices(devices); err == nil {
+		err = m.writeState(&jobWriter{ctx, &m.job, held.file})
+	}
+	if err == nil {
 		m.held = held
 		return nil
 	}
@@ -99,6 +106,32 @@ func (m *Machine) halt(job string) (ran bool, err error) {
 		m.host.Event(monitor.Event{Name: monitor.EventStop, Data: map[string]string{"reason": job}})
 	}
 	return ran, nil
+}
+
+// sameDevices frees what the guest has let go of, which is part of no state, and compares. The guest stands still and the
+// caller holds mu.
+func (m *Machine) sameDevices(described []string) error {
+	for _, s := range m.ejects.take() {
+		m.drop(s)
+	}
+	if described == nil {
+		return nil
+	}
+	var have []string
+	for _, d := range m.devices.list {
+		if removable(d.transport.Device().ID()) {
+			have = append(have, d.id)
+			if !slices.Contains(described, d.id) {
+				return fmt.Errorf("device %s came meanwhile; try again", d.id)
+			}
+		}
+	}
+	for _, id := range described {
+		if !slices.Contains(have, id) {
+			return fmt.Errorf("the guest let go of device %s meanwhile; try again", id)
+		}
+	}
+	return nil
 }
 
 // goOn lets a halted guest run. The caller holds mu.

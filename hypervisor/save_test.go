@@ -74,7 +74,7 @@ func saved(t *testing.T) (m *testMachine, path string) {
 	m.serial.Write([]byte("a"))
 	m.wantSerial("a")
 	path = filepath.Join(t.TempDir(), "state")
-	if err := m.Save(context.Background(), create(t, path)); err != nil {
+	if err := m.Save(context.Background(), create(t, path), nil); err != nil {
 		t.Fatal(err)
 	}
 	return m, path
@@ -148,7 +148,7 @@ func TestSaveRestore(t *testing.T) {
 		t.Errorf("clocks %d and %d came back as %d and %d", clock, machineTime, b.frozen.clock.Clock, b.clock.Now())
 	}
 	again := filepath.Join(t.TempDir(), "again")
-	if err := b.Save(context.Background(), create(t, again)); err != nil {
+	if err := b.Save(context.Background(), create(t, again), nil); err != nil {
 		t.Fatal(err)
 	}
 	compareSections(t, sections(t, path), sections(t, again))
@@ -254,12 +254,12 @@ func TestFailedSaveGoesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Save(context.Background(), full); !errors.Is(err, unix.ENOSPC) {
+	if err := m.Save(context.Background(), full, nil); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("save to a full device: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := m.Save(ctx, create(t, filepath.Join(t.TempDir(), "x"))); !errors.Is(err, errCanceled) {
+	if err := m.Save(ctx, create(t, filepath.Join(t.TempDir(), "x")), nil); !errors.Is(err, errCanceled) {
 		t.Errorf("canceled save: %v", err)
 	}
 	if s, _ := m.Status(); s != StateRunning {
@@ -269,7 +269,7 @@ func TestFailedSaveGoesOn(t *testing.T) {
 	m.serial.Write([]byte("cq"))
 	m.wantSerial("cq")
 	m.wantEnd(ExitShutdown)
-	if err := m.Save(context.Background(), create(t, filepath.Join(t.TempDir(), "y"))); !errors.Is(err, ErrEnded) {
+	if err := m.Save(context.Background(), create(t, filepath.Join(t.TempDir(), "y")), nil); !errors.Is(err, ErrEnded) {
 		t.Errorf("save of an ended machine: %v", err)
 	}
 }
@@ -281,10 +281,10 @@ func TestSaveOfPausedStaysPaused(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "state")
-	if err := a.Save(context.Background(), create(t, path)); err != nil {
+	if err := a.Save(context.Background(), create(t, path), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Save(context.Background(), create(t, path+"2")); !errors.Is(err, ErrJob) {
+	if err := a.Save(context.Background(), create(t, path+"2"), nil); !errors.Is(err, ErrJob) {
 		t.Errorf("a second save: %v", err)
 	}
 	a.Stop(ExitQuit, "")
@@ -346,7 +346,7 @@ func TestSaveOfResettingGuest(t *testing.T) {
 	saves := 0
 	for i := range 40 {
 		path := filepath.Join(t.TempDir(), "state")
-		switch err := m.Save(context.Background(), create(t, path)); {
+		switch err := m.Save(context.Background(), create(t, path), nil); {
 		case err == nil:
 			saves++
 			if err := m.Resume(); err != nil {

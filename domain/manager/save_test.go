@@ -348,3 +348,29 @@ func TestStopReasons(t *testing.T) {
 		e.Emit(driver.Resumed{})
 	}
 }
+
+// TestSaveWhileGuestEjects: a guest can let go of a device at any time. An image whose document has one that its state has
+// not could never be restored: there is none, and the guest goes on.
+func TestSaveWhileGuestEjects(t *testing.T) {
+	drv := &fake.Driver{}
+	f := newFixture(t, drv, newMemStore())
+	d := f.started("demo", "")
+	yield := true
+	drv.OnCall = func(_ context.Context, e *fake.Engine, method string) error {
+		if method == "Save" && yield {
+			e.Yield("net0")
+			yield = false
+		}
+		return nil
+	}
+	path := filepath.Join(t.TempDir(), "image")
+	if err := d.Save(context.Background(), path, "", 0); !virterr.Is(err, virterr.OperationFailed) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an image is left: %v", err)
+	}
+	if err := d.Save(context.Background(), path, "", 0); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}

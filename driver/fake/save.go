@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"virtd/driver"
@@ -36,9 +37,12 @@ type saved struct {
 }
 
 // Save implements driver.Instance.
-func (i *instance) Save(ctx context.Context, f *os.File) (driver.Saved, error) {
+func (i *instance) Save(ctx context.Context, f *os.File, aliases []string) (driver.Saved, error) {
 	if err := i.ask(ctx, "Save"); err != nil {
 		return nil, err
+	}
+	if has := i.e.definition().LiveAliases(); !slices.Equal(has, aliases) {
+		return nil, virterr.New(virterr.OperationFailed, "save the machine: it has the devices %v and not %v", has, aliases)
 	}
 	i.e.mu.Lock()
 	run, actual := i.e.state == driver.MachineRunning, i.e.actual

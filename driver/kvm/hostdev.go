@@ -115,6 +115,9 @@ func (r *record) uuid() string { return filepath.Base(r.Dir) }
 func (d *Driver) openGroup(o *opened, r Resource) (*os.File, error) {
 	number, f, err := d.cfg.Hostdevs.OpenGroup(r.Hostdev.Address)
 	if first := o.groups[number]; first != nil && number != "" {
+		if err == nil {
+			f.Close()
+		}
 		return duplicate(first)
 	}
 	if err != nil {

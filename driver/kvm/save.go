@@ -71,12 +71,13 @@ func (i *instance) explainLong(ctx context.Context, what, command string, err er
 }
 
 // Save implements driver.Instance.
-func (i *instance) Save(ctx context.Context, f *os.File) (driver.Saved, error) {
+func (i *instance) Save(ctx context.Context, f *os.File, aliases []string) (driver.Saved, error) {
 	c, err := i.connectFor(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.ExecuteFiles(ctx, "x-virtd-save", nil, []*os.File{f}, nil); err != nil {
+	args := map[string][]string{"devices": append([]string{}, aliases...)} // none is not the same as not said
+	if err := c.ExecuteFiles(ctx, "x-virtd-save", args, []*os.File{f}, nil); err != nil {
 		c.Close() // which ends a save under way
 		return nil, i.explainLong(ctx, "save", "x-virtd-save", err)
 	}

@@ -25,9 +25,10 @@
 //	x-virtd-set-link {id, up}
 //	x-virtd-chardev {id}                -> {type, connected}
 //	x-virtd-quit {reason}               -> the engine flushes its disks, answers, writes its exit record and leaves
-//	x-virtd-save                        with one descriptor: the guest is halted and its state written there; the reply comes
+//	x-virtd-save {devices}              with one descriptor: the guest is halted and its state written there; the reply comes
 //	                                       when it is complete. The connection holds the state: when it ends before
-//	                                       x-virtd-save-commit, the state is made void and the guest goes on
+//	                                       x-virtd-save-commit, the state is made void and the guest goes on. devices
+//	                                       are the IDs of those that come and go; a machine that has others is not saved
 //	x-virtd-save-commit                 -> the state stays valid; only x-virtd-quit may follow
 //	x-virtd-dump {live}                 with one descriptor: an ELF core file of the guest is written there
 //	x-virtd-job                         -> {kind: save|dump|"", elapsed-ms, total, processed, written} of what runs now, or ran last

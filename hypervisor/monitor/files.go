@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFiles bounds the descriptors that one command may bring: those of a network device with 16 queue pairs on vhost.
-const maxFiles = 32
+// maxFiles bounds the descriptors that one command may bring: those of a disk with 64 backing images. A network device with
+// 16 queue pairs on vhost has 32.
+const maxFiles = 1 + 64
 
 // fileReader reads a client's commands and keeps the descriptors that come with them (SCM_RIGHTS) for the next command that
 // takes some: lines before it may arrive in the same read. It belongs to the client's reader.

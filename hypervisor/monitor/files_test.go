@@ -84,6 +84,15 @@ func pipes(t *testing.T, n int) (writers []int, open func() int) {
 	}
 }
 
+// names returns n strings of JSON.
+func names(n int) string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprintf("%q", fmt.Sprint("f", i)))
+	}
+	return strings.Join(list, ",")
+}
+
 func TestAttachTakesDescriptors(t *testing.T) {
 	_, m, path := serve(t)
 	c := dialRaw(t, path)
@@ -94,13 +103,14 @@ func TestAttachTakesDescriptors(t *testing.T) {
 	}{
 		{"as many as named", "", `{"device":{"disk":{}},"files":["a","b"]}`, 2, 2, `"return"`},
 		{"a line before in the same read", `{"execute":"query-name"}` + "\n", `{"device":{"disk":{}},"files":["a"]}`, 1, 1, `"return"`},
+		{"a disk with 64 backing images", "", `{"device":{"disk":{}},"files":[` + names(65) + `]}`, 65, 65, `"return"`},
 		{"none", "", `{"device":{"rng":{}}}`, 0, 0, `"return"`},
 		{"too few", "", `{"device":{"disk":{}},"files":["a","b"]}`, 1, 0, "1 descriptors came for 2 names"},
 		{"too many", "", `{"device":{"disk":{}},"files":["a"]}`, 3, 0, "3 descriptors came for 1 names"},
 		{"a name twice", "", `{"device":{"disk":{}},"files":["a","a"]}`, 2, 0, "the same name"},
 		{"no device", "", `{"files":["a"]}`, 1, 0, "is missing"},
 		{"nonsense", "", `{"device":{},"filez":1}`, 2, 0, "unknown field"},
-		{"a flood", "", `{"device":{},"files":["a"]}`, 100, 0, "32 descriptors came for 1 names"},
+		{"a flood", "", `{"device":{},"files":["a"]}`, 100, 0, "65 descriptors came for 1 names"},
 	} {
 		m.mu.Lock()
 		m.files = nil

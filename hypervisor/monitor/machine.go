@@ -50,7 +50,7 @@ type Machine interface {
 	// succeeded, and goes on when it failed. CommitSave keeps the state for good; AbandonSave makes it void and lets the
 	// guest go on, unless it was committed. Dump writes a core file to f, which it takes over. Both take long; Job tells
 	// how far they are and CancelJob ends them early.
-	Save(ctx context.Context, f *os.File) error
+	Save(ctx context.Context, f *os.File, devices []string) error
 	CommitSave() error
 	AbandonSave() error
 	Dump(ctx context.Context, f *os.File, live bool) error

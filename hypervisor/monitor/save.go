@@ -37,8 +37,11 @@ func (c *client) file(what string) (*os.File, error) {
 
 // startSave is x-virtd-save.
 func startSave(c *client, r request) any {
-	return c.begin(r, "x-virtd-save", &struct{}{}, func(ctx context.Context, f *os.File) error {
-		err := c.server.machine.Save(ctx, f)
+	var a struct {
+		Devices []string `json:"devices"`
+	}
+	return c.begin(r, "x-virtd-save", &a, func(ctx context.Context, f *os.File) error {
+		err := c.server.machine.Save(ctx, f, a.Devices)
 		if err == nil {
 			c.save.mu.Lock()
 			c.save.holds = true

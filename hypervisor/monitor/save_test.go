@@ -15,9 +15,9 @@ import (
 )
 
 // Save writes a word, and waits for the end of ctx when the machine is asked to be slow.
-func (f *fakeMachine) Save(ctx context.Context, to *os.File) error {
+func (f *fakeMachine) Save(ctx context.Context, to *os.File, devices []string) error {
 	defer to.Close()
-	f.call("save")
+	f.call(strings.Join(append([]string{"save"}, devices...), " "))
 	if state, _ := f.RunState(); state == "slow" {
 		<-ctx.Done()
 		f.call("canceled")
@@ -88,7 +88,7 @@ func TestSaveAndCommit(t *testing.T) {
 	_, m, path := serve(t)
 	p := dial(t, path, true)
 	w, text := pipe(t)
-	p.sendFiles(`{"execute":"x-virtd-save","id":"1"}`, w)
+	p.sendFiles(`{"execute":"x-virtd-save","id":"1","arguments":{"devices":["net0"]}}`, w)
 	if reply := p.line(); reply != `{"return":{},"id":"1"}` {
 		t.Fatal(reply)
 	}
@@ -106,7 +106,7 @@ func TestSaveAndCommit(t *testing.T) {
 	if reply := q.ask(`{"execute":"x-virtd-job"}`); !strings.Contains(reply, `"total":7`) {
 		t.Error(reply)
 	}
-	m.said(t, "save, commit")
+	m.said(t, "save net0, commit")
 }
 
 // TestSaveOfLostClient: what a client began, and did not keep, is taken back when it leaves, at whatever moment.

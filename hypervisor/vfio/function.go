@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 
 	"virtd/hypervisor/interrupt"
 	"virtd/hypervisor/pci"
@@ -37,8 +39,27 @@ type Function struct {
 	msi    *msi      // nil when the device has MSI-X, or no MSI
 	local  []bool    // registers that are not the device's, by offset
 	size   int       // of configuration space
-	logf   func(string, ...any)
+	log    func(string, ...any)
 	active bool // MSI-X vectors signal
+
+	logMu     sync.Mutex // BARs are mapped for other functions' sake too
+	logSecond int64
+	logCount  int
+}
+
+// logLinesPerSecond is how much a guest can make a function say: it can write what a host refuses as often as it likes.
+const logLinesPerSecond = 5
+
+// logf reports, without letting the guest fill the log.
+func (f *Function) logf(format string, args ...any) {
+	f.logMu.Lock()
+	defer f.logMu.Unlock()
+	if now := time.Now().Unix(); now != f.logSecond {
+		f.logSecond, f.logCount = now, 0
+	}
+	if f.logCount++; f.logCount <= logLinesPerSecond {
+		f.log(format, args...)
+	}
 }
 
 // New builds the guest's view of a device, which was just reset.
@@ -46,7 +67,7 @@ func New(c Config) (*Function, error) {
 	if c.Logf == nil {
 		c.Logf = func(string, ...any) {}
 	}
-	f := &Function{name: c.Name, dev: c.Device, logf: c.Logf}
+	f := &Function{name: c.Name, dev: c.Device, log: c.Logf}
 	regions := c.Device.Regions()
 	f.size = conventional
 	if regions[6].Size >= express {

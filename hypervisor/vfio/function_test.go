@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"virtd/hypervisor/bus"
 	"virtd/hypervisor/interrupt"
@@ -117,21 +118,31 @@ type fakeMSI struct {
 	address uint64
 	data    uint32
 	open    bool
+	refuses bool
 }
 
-func (m *fakeMSI) Configure(a uint64, d uint32) error { m.address, m.data = a, d; return nil }
-func (m *fakeMSI) Mask() error                        { m.open = false; return nil }
-func (m *fakeMSI) Unmask() error                      { m.open = true; return nil }
-func (m *fakeMSI) Pending() bool                      { return false }
-func (m *fakeMSI) FD() int                            { return m.fd }
-func (m *fakeMSI) Signal()                            {}
-func (m *fakeMSI) Close() error                       { return nil }
+func (m *fakeMSI) Configure(a uint64, d uint32) error {
+	if m.refuses {
+		return errors.New("no such message")
+	}
+	m.address, m.data = a, d
+	return nil
+}
+func (m *fakeMSI) Mask() error   { m.open = false; return nil }
+func (m *fakeMSI) Unmask() error { m.open = true; return nil }
+func (m *fakeMSI) Pending() bool { return false }
+func (m *fakeMSI) FD() int       { return m.fd }
+func (m *fakeMSI) Signal()       {}
+func (m *fakeMSI) Close() error  { return nil }
 
-type fakeController struct{ made []*fakeMSI }
+type fakeController struct {
+	made    []*fakeMSI
+	refuses bool
+}
 
 func (c *fakeController) Line(uint32) interrupt.Line { return nil }
 func (c *fakeController) NewMSI() (interrupt.MSI, error) {
-	m := &fakeMSI{fd: 100 + len(c.made)}
+	m := &fakeMSI{fd: 100 + len(c.made), refuses: c.refuses}
 	c.made = append(c.made, m)
 	return m, nil
 }
@@ -288,6 +299,29 @@ func TestMSI(t *testing.T) {
 	r.write(0x52, 0x10, 0)
 	if dev.irqs[len(dev.irqs)-1] != "msi off" || r.irq.made[0].open {
 		t.Errorf("after off: %v", dev.irqs)
+	}
+}
+
+// A guest can write messages that no controller takes as often as it likes; the log says some of it.
+func TestGuestCannotFillTheLog(t *testing.T) {
+	dev := newFake()
+	dev.config[0x51] = 0xa0 // no MSI-X in the list
+	dev.config[0x52] = 0x86 // eight vectors, 64-bit address
+	dev.msi = 8
+	lines := 0
+	irq := &fakeController{refuses: true}
+	f, err := New(Config{Name: "hostdev0", Device: dev, Slots: &fakeSlots{}, Interrupts: irq, Logf: func(string, ...any) { lines++ }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.PCI().ConfigWrite(0x52, []byte{0x11, 0})
+	f.PCI().ConfigWrite(regCommand, []byte{4, 0})
+	start := time.Now()
+	for i := range 1000 {
+		f.PCI().ConfigWrite(0x5c, []byte{byte(i), 0})
+	}
+	if seconds := int(time.Since(start)/time.Second) + 2; lines == 0 || lines > seconds*logLinesPerSecond {
+		t.Errorf("%d lines in less than %d seconds", lines, seconds)
 	}
 }
 

@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"testing"
 )
@@ -180,4 +181,39 @@ func TestFailingWrites(t *testing.T) {
 		}
 		sound(t, f)
 	}
+}
+
+// fullFile writes a part of data and then has no room for the rest.
+type fullFile struct {
+	*memFile
+	full bool
+}
+
+func (f *fullFile) Write(p []byte, off int64) error {
+	if f.full && p[0] == 0x55 {
+		err := f.memFile.Write(p[:len(p)/2], off)
+		return errors.Join(err, errors.New("no space left"))
+	}
+	return f.memFile.Write(p, off)
+}
+
+// What a failed write left in the file shows nowhere: its cluster goes to another part of the disk, most of which was never
+// written.
+func TestFailedWriteLeavesNothing(t *testing.T) {
+	mem, q := create(t, Settings{Size: 16 << 20}, Options{})
+	must(t, q.Close())
+	f := &fullFile{memFile: mem, full: true}
+	q, err := Open(f, Options{})
+	must(t, err)
+	if q.Write(bytes.Repeat([]byte{0x55}, 64<<10), 1<<20) == nil {
+		t.Fatal("the write did not fail")
+	}
+	f.full = false
+	must(t, q.Write([]byte{1}, 2<<20))
+	got := make([]byte, 64<<10)
+	must(t, q.Read(got, 2<<20))
+	if want := append([]byte{1}, make([]byte, 64<<10-1)...); !bytes.Equal(got, want) {
+		t.Error("a cluster shows what was never written to it")
+	}
+	must(t, q.Close())
 }

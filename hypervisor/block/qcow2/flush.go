@@ -109,13 +109,11 @@ func (q *Image) sync() error {
 	return q.broken
 }
 
-// writeFile writes to clusters that are new, or ours.
+// writeFile writes to clusters that are new, or ours. A write that fails may have written a part: the place does not read
+// as zeroes any more for who gets it next.
 func (q *Image) writeFile(p []byte, off int64) error {
-	if err := q.file.Write(p, off); err != nil {
-		return err
-	}
 	if end := off + int64(len(p)); end > q.top {
 		q.top = (end + q.ClusterSize() - 1) &^ (q.ClusterSize() - 1)
 	}
-	return nil
+	return q.file.Write(p, off)
 }

@@ -107,6 +107,28 @@ func (b *bed) run(stdin string, args ...string) (stdout, stderr string, status i
 	return out.String(), errs.String(), status
 }
 
+// line is a command line, its exit status, and what it prints (a pattern): on standard error when the status is 1.
+type line struct {
+	line   string
+	status int
+	prints string
+}
+
+// day runs command lines one after the other.
+func (b *bed) day(lines []line) {
+	b.t.Helper()
+	for _, c := range lines {
+		stdout, stderr, status := b.run("", strings.Fields(c.line)...)
+		got := stdout
+		if c.status != 0 {
+			got = stderr
+		}
+		if status != c.status || !regexp.MustCompile(c.prints).MatchString(got) {
+			b.t.Errorf("vctl %s: status %d, want %d and %q\nstdout: %s\nstderr: %s", c.line, status, c.status, c.prints, stdout, stderr)
+		}
+	}
+}
+
 const testDomain = `<domain type='kvm'><name>demo</name><uuid>6b1a2f4e-0000-4000-8000-0123456789ab</uuid>
 <memory unit='MiB'>512</memory><vcpu current='1'>2</vcpu><os><type machine='q35'>hvm</type><kernel>/boot/vmlinuz</kernel></os>
 <features><acpi/></features><devices><console type='pty'/></devices></domain>`

@@ -62,7 +62,8 @@ func newBed(t *testing.T) *bed {
 		t.Fatal(err)
 	}
 	host := fstest.MapFS{"proc/sys/kernel/hostname": {Data: []byte("testhost\n")}}
-	devices, err := nodedev.Open(nodedev.Config{Sys: nodedevtest.Load(t, "../../nodedev/testdata/host.tree"), Log: log})
+	sys := nodedevtest.Load(t, "../../nodedev/testdata/host.tree")
+	devices, err := nodedev.Open(nodedev.Config{Sys: sys, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
+	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Hostdevs: b.hostdevs(sys), Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "modprobe kvm_amd"}}}
 		}})

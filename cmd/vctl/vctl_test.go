@@ -62,7 +62,8 @@ func newBed(t *testing.T) *bed {
 		t.Fatal(err)
 	}
 	host := fstest.MapFS{"proc/sys/kernel/hostname": {Data: []byte("testhost\n")}}
-	devices, err := nodedev.Open(nodedev.Config{Sys: nodedevtest.Load(t, "../../nodedev/testdata/host.tree"), Log: log})
+	sys := nodedevtest.Load(t, "../../nodedev/testdata/host.tree")
+	devices, err := nodedev.Open(nodedev.Config{Sys: sys, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
+	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Hostdevs: b.hostdevs(sys), Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "modprobe kvm_amd"}}}
 		}})
@@ -105,6 +106,28 @@ func (b *bed) run(stdin string, args ...string) (stdout, stderr string, status i
 	defer cancel()
 	status = run(ctx, append([]string{"vctl", "-c", "qemu:///system?socket=" + b.socket}, args...), strings.NewReader(stdin), &out, &errs)
 	return out.String(), errs.String(), status
+}
+
+// line is a command line, its exit status, and what it prints (a pattern): on standard error when the status is 1.
+type line struct {
+	line   string
+	status int
+	prints string
+}
+
+// day runs command lines one after the other.
+func (b *bed) day(lines []line) {
+	b.t.Helper()
+	for _, c := range lines {
+		stdout, stderr, status := b.run("", strings.Fields(c.line)...)
+		got := stdout
+		if c.status != 0 {
+			got = stderr
+		}
+		if status != c.status || !regexp.MustCompile(c.prints).MatchString(got) {
+			b.t.Errorf("vctl %s: status %d, want %d and %q\nstdout: %s\nstderr: %s", c.line, status, c.status, c.prints, stdout, stderr)
+		}
+	}
 }
 
 const testDomain = `<domain type='kvm'><name>demo</name><uuid>6b1a2f4e-0000-4000-8000-0123456789ab</uuid>

@@ -104,7 +104,7 @@ func (p *Pool) convertVolume(ctx context.Context, r request, from Volume, src im
 	if r.backing != "" && r.backing != src.backing {
 		return Volume{}, failure(virterr.InternalError, "a different backing store cannot be specified.")
 	}
-	c, err := openChain(from.Path, src.format, false)
+	c, err := openChain(from.Path, src.format, false, p.m.permitBacking)
 	if err != nil {
 		return Volume{}, err
 	}

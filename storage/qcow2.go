@@ -22,6 +22,8 @@ type chain struct {
 	files []*os.File
 	top   qcow2.Backing
 	image *qcow2.Image // top, where it is qcow2
+
+	permit func(path, of string) error // whether an image that a header names may be opened; nil: all may
 }
 
 func (c *chain) close() {
@@ -30,10 +32,10 @@ func (c *chain) close() {
 	}
 }
 
-// openChain opens an image of a format and all that its headers name, for reading but for the image itself. The images
-// below may be in no pool.
-func openChain(path, format string, write bool) (*chain, error) {
-	c := &chain{path: path}
+// openChain opens an image of a format and all that its headers name, for reading but for the image itself. permit, unless
+// nil, is asked before each of the images below is opened.
+func openChain(path, format string, write bool, permit func(path, of string) error) (*chain, error) {
+	c := &chain{path: path, permit: permit}
 	top, err := c.open(path, format, write, map[[2]uint64]bool{})
 	if err != nil {
 		c.close()
@@ -42,6 +44,16 @@ func openChain(path, format string, write bool) (*chain, error) {
 	c.top = top
 	c.image, _ = top.(*qcow2.Image)
 	return c, nil
+}
+
+// permitBacking refuses to copy what is in no active pool. The format of a volume is what its first bytes say, and a guest
+// writes those of a raw one: with a header of its own it would have any file of the host copied into the clone.
+func (m *Manager) permitBacking(path, of string) error {
+	if _, err := m.VolumeByPath(path); err != nil {
+		return failure(virterr.OperationDenied, "'%s', on which '%s' says it is based, is in no active pool: if no guest wrote that, "+
+			"define and start a pool for its directory", path, of)
+	}
+	return nil
 }
 
 func (c *chain) open(path, format string, write bool, seen map[[2]uint64]bool) (qcow2.Backing, error) {
@@ -88,6 +100,11 @@ func (c *chain) open(path, format string, write bool, seen map[[2]uint64]bool) (
 			return nil, failure(virterr.OperationInvalid, "format of backing image '%s' of image '%s' was not specified in the image metadata "+
 				"(See https://libvirt.org/kbase/backing_chains.html for troubleshooting)", h.BackingFile, path)
 		}
+		if c.permit != nil {
+			if err := c.permit(below, path); err != nil {
+				return nil, err
+			}
+		}
 		if o.Backing, err = c.open(below, h.BackingFormat, false, seen); err != nil {
 			return nil, err
 		}
@@ -112,7 +129,7 @@ func (r *request) completeBacking(path string) error {
 	if !filepath.IsAbs(r.backing) {
 		r.backing = filepath.Join(filepath.Dir(path), r.backing)
 	}
-	c, err := openChain(r.backing, r.qcow2.BackingFormat, false)
+	c, err := openChain(r.backing, r.qcow2.BackingFormat, false, nil)
 	if err != nil {
 		return failure(virterr.As(err).Code, "inaccessible backing store volume %s: %s", r.qcow2.BackingFile, virterr.As(err).Message)
 	}
@@ -182,7 +199,7 @@ func (r *request) convert(ctx context.Context, f *os.File, from *chain, flags Cr
 		}
 		o := qcow2.Options{}
 		if r.backing != "" {
-			below, err := openChain(r.backing, r.qcow2.BackingFormat, false)
+			below, err := openChain(r.backing, r.qcow2.BackingFormat, false, nil)
 			if err != nil {
 				return err
 			}
@@ -271,7 +288,7 @@ func (v Volume) resizeQcow2(size uint64, flags ResizeFlags) error {
 	if flags&ResizeAllocate != 0 {
 		return failure(virterr.OperationUnsupported, "preallocation is not supported when a qcow2 volume is resized")
 	}
-	c, err := openChain(v.Path, formatQcow2, true)
+	c, err := openChain(v.Path, formatQcow2, true, nil)
 	if err != nil {
 		return err
 	}

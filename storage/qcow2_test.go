@@ -25,7 +25,7 @@ func backingXML(path, format string) string {
 // contents is what a guest would see of a volume.
 func contents(t *testing.T, v Volume, format string) []byte {
 	t.Helper()
-	c, err := openChain(v.Path, format, false)
+	c, err := openChain(v.Path, format, false, nil)
 	ok(t, err)
 	defer c.close()
 	p := make([]byte, c.top.Size())
@@ -48,7 +48,7 @@ func soundVolume(t *testing.T, v Volume) {
 // put writes to a qcow2 volume as a guest does.
 func put(t *testing.T, v Volume, p []byte, off int64) {
 	t.Helper()
-	c, err := openChain(v.Path, formatQcow2, true)
+	c, err := openChain(v.Path, formatQcow2, true, nil)
 	ok(t, err)
 	defer c.close()
 	ok(t, c.image.Write(p, off))
@@ -136,6 +136,12 @@ func TestQcow2VolumesRefused(t *testing.T) {
 	if err == nil {
 		t.Error("a loop was copied")
 	}
+	// a guest writes a header into its raw disk, to read a file of the host in a copy
+	ok(t, os.WriteFile(b.path("secret"), bytes.Repeat([]byte("s"), 512), 0o600))
+	header := must[Volume](t)(p.CreateVolume(ctx, qcow2XML("header", "512", backingXML(b.path("secret"), "raw")), 0))
+	ok(t, os.Rename(header.Path, base.Path))
+	_, err = p.CloneVolume(ctx, volumeXML("copy", "1", "0"), must[Volume](t)(p.Volume("base")), 0)
+	wants(t, err, virterr.OperationDenied, "is in no active pool")
 	list, err := os.ReadDir(b.path("p"))
 	if err != nil || len(list) != 2 {
 		t.Errorf("left over: %v, %v", list, err)

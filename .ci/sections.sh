@@ -76,7 +76,7 @@ build() {
 unit() {
   local rc=0
   say "unit tests"
-  go test -timeout 180s -p 2 -v ./... >"$OUT/unit.log" 2>&1 || rc=$?
+  go test -timeout 400s -p 2 -v ./... >"$OUT/unit.log" 2>&1 || rc=$?
   tally "$OUT/unit.log" $rc
   skips "$OUT/unit.log"
 }
@@ -84,7 +84,7 @@ unit() {
 race() {
   local rc=0
   say "the same with the race detector"
-  CGO_ENABLED=1 go test -race -timeout 300s -short -p 2 -v ./... >"$OUT/race.log" 2>&1 || rc=$?
+  CGO_ENABLED=1 go test -race -timeout 500s -short -p 2 -v ./... >"$OUT/race.log" 2>&1 || rc=$?
   tally "$OUT/race.log" $rc
 }
 

@@ -2,10 +2,8 @@ package network
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/domain/xmltree"
+	"virtd/durable"
 	"virtd/virterr"
 )
 
@@ -24,8 +23,6 @@ import (
 //	RUN/UUID.xml            an active network's definition, by which the next virtd finds it active
 //	RUN/ports/UUID.json     a port of a running domain
 //	RUN/autostarted         empty: networks were started for this boot
-//
-// A file is first written under a name with tempPrefix, which a power cut can leave behind; the next write takes it over.
 const (
 	definitionExt   = ".xml"
 	autostartExt    = ".autostart"
@@ -33,10 +30,9 @@ const (
 	autostartedMark = "autostarted"
 	portsDir        = "ports"
 	portExt         = ".json"
-	tempPrefix      = ".new-"
 )
 
-// records keeps pools on disk. Its callers serialize changes.
+// records keeps networks on disk. Its callers serialize changes.
 type records struct{ state, run string }
 
 func openRecords(state, run string) (*records, error) {
@@ -158,7 +154,7 @@ func (r *records) ports() (list []*Port, problems []problem) {
 		return nil, []problem{{filepath.Join(r.run, portsDir), err}}
 	}
 	for _, path := range files {
-		if strings.HasPrefix(filepath.Base(path), tempPrefix) {
+		if durable.Unfinished(filepath.Base(path)) {
 			continue
 		}
 		p := &Port{}
@@ -175,59 +171,13 @@ func (r *records) ports() (list []*Port, problems []problem) {
 	return list, problems
 }
 
-// writeFile replaces path atomically and returns after the change would survive a power cut.
-func writeFile(path, text string) error {
-	dir, name := filepath.Split(path)
-	temp := filepath.Join(dir, tempPrefix+name)
-	err := writeTemp(temp, text)
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		_ = os.Remove(temp)
-		return failure(virterr.SystemError, "cannot write '%s': %w", path, err)
-	}
-	return syncDir(dir)
-}
+// writeFile and removeFile are package durable's with the errors of this one.
+func writeFile(path, text string) error { return fileError(durable.Write(path, []byte(text))) }
+func removeFile(path string) error      { return fileError(durable.Remove(path)) }
 
-func writeTemp(temp, text string) error {
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
+func fileError(err error) error {
 	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// removeFile removes a file durably; a missing one is no error.
-func removeFile(path string) error {
-	err := os.Remove(path)
-	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return failure(virterr.SystemError, "cannot remove '%s': %w", path, err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes changes of a directory's names durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err == nil {
-		err = d.Sync()
-		if cerr := d.Close(); err == nil {
-			err = cerr
-		}
-	}
-	if err != nil {
-		return failure(virterr.SystemError, "cannot sync directory '%s', so the change may not survive a power cut: %w", dir, err)
-	}
-	return nil
+	return failure(virterr.SystemError, "%w", err)
 }

@@ -2,11 +2,12 @@ package nodedev
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"virtd/durable"
 )
 
 // detachedVersion is the version of detached that this build writes. It reads every older one.
@@ -99,7 +100,7 @@ func (h *Hostdevs) put(a Address, d detached) error {
 	d.Version = detachedVersion
 	text, err := json.Marshal(d)
 	if err == nil {
-		err = writeDurable(h.recordFile(a), text)
+		err = durable.Write(h.recordFile(a), text)
 	}
 	if err != nil {
 		return fmt.Errorf("remember the driver of PCI device %s: %w", a, err)
@@ -111,47 +112,5 @@ func (h *Hostdevs) put(a Address, d detached) error {
 // remove forgets a record.
 func (h *Hostdevs) remove(a Address) error {
 	delete(h.detached, a)
-	err := os.Remove(h.recordFile(a))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = syncDir(h.state)
-	}
-	return err
-}
-
-// writeDurable replaces a file such that a crash leaves the old or the new one.
-func writeDurable(file string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails once it is renamed
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(file))
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	return durable.Remove(h.recordFile(a))
 }

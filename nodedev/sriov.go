@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"virtd/durable"
 	"virtd/virterr"
 )
 
@@ -210,26 +211,19 @@ func (h *Hostdevs) keptFile(a Address) string {
 func (h *Hostdevs) keepCount(a Address, dev string, n int, keep bool) error {
 	file := h.keptFile(a)
 	if !keep || n == 0 {
-		err := os.Remove(file)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return syncDir(filepath.Dir(file)) // else a power cut brings them back
+		return durable.Remove(file) // else a power cut brings them back
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	if err := syncDir(h.state); err != nil { // the folder may be new
+	if err := durable.SyncDir(h.state); err != nil { // the folder may be new
 		return err
 	}
 	text, err := json.Marshal(keptCount{detachedVersion, h.identity(dev), n, h.boot})
 	if err != nil {
 		return err
 	}
-	return writeDurable(file, text)
+	return durable.Write(file, text)
 }
 
 // RestoreFunctions makes the virtual functions that are to be there after a boot of the host, once for each boot.

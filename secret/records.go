@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/durable"
 	"virtd/virterr"
 )
 
@@ -18,12 +19,9 @@ import (
 //
 //	STATE/UUID.xml    a definition
 //	STATE/UUID.value  the value, as it is
-//
-// A file is first written under a name with tempPrefix, which a power cut can leave behind; the next write takes it over.
 const (
 	definitionExt = ".xml"
 	valueExt      = ".value"
-	tempPrefix    = ".new-"
 )
 
 // MaxValue is the longest value, in bytes (libvirt's REMOTE_SECRET_VALUE_MAX).
@@ -106,66 +104,26 @@ func readLimited(path string, limit int) ([]byte, error) {
 }
 
 func (r records) saveDefinition(d Definition) error {
-	return r.write(r.path(d.UUID, definitionExt), []byte(d.XML()))
+	return fileError(durable.Write(r.path(d.UUID, definitionExt), []byte(d.XML())))
 }
 
 func (r records) saveValue(id uuid.UUID, value []byte) error {
-	return r.write(r.path(id, valueExt), value)
+	return fileError(durable.Write(r.path(id, valueExt), value))
 }
 
 // remove forgets a secret. The value goes first: it must not outlive the definition that says whose it is.
 func (r records) remove(id uuid.UUID) error {
 	for _, ext := range []string{valueExt, definitionExt} {
-		path := r.path(id, ext)
-		if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
-			return failure(virterr.SystemError, "cannot remove '%s': %w", path, err)
-		}
-		if err := r.sync(); err != nil {
-			return err
+		if err := durable.Remove(r.path(id, ext)); err != nil {
+			return fileError(err)
 		}
 	}
 	return nil
 }
 
-// write replaces path atomically and returns after the change would survive a power cut.
-func (r records) write(path string, data []byte) error {
-	temp := filepath.Join(r.dir, tempPrefix+filepath.Base(path))
-	err := writeTemp(temp, data)
+func fileError(err error) error {
 	if err == nil {
-		err = os.Rename(temp, path)
+		return nil
 	}
-	if err != nil {
-		_ = os.Remove(temp)
-		return failure(virterr.SystemError, "cannot write '%s': %w", path, err)
-	}
-	return r.sync()
-}
-
-func writeTemp(temp string, data []byte) error {
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-func (r records) sync() error {
-	d, err := os.Open(r.dir)
-	if err == nil {
-		err = d.Sync()
-		d.Close()
-	}
-	if err != nil {
-		return failure(virterr.SystemError, "cannot sync the directory '%s': %w", r.dir, err)
-	}
-	return nil
+	return failure(virterr.SystemError, "%w", err)
 }

@@ -67,7 +67,7 @@ func add(to, size uint64, negative bool) uint64 {
 func (v Volume) setSize(ctx context.Context, size uint64, allocate bool) error {
 	f, err := openRegular(v.Path, os.O_RDWR)
 	if err != nil {
-		return failure(virterr.SystemError, "cannot open '%s': %w", v.Path, cause(err))
+		return failure(virterr.SystemError, "cannot open '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	defer f.Close()
 	if err := extend(f, size); err != nil {
@@ -82,11 +82,11 @@ func (v Volume) setSize(ctx context.Context, size uint64, allocate bool) error {
 			return failure(virterr.OperationUnsupported, "the filesystem of '%s' cannot reserve space; its size is changed", v.Path)
 		}
 		if err != nil {
-			return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, v.Path, cause(err))
+			return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, v.Path, virterr.Strerror(err))
 		}
 	}
 	if err := f.Sync(); err != nil {
-		return failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, cause(err))
+		return failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func (v Volume) Delete() error {
 		return noVolume(v.Name)
 	}
 	if err := unix.Unlink(v.Path); err != nil {
-		return failure(virterr.SystemError, "cannot unlink file '%s': %w", v.Path, cause(err))
+		return failure(virterr.SystemError, "cannot unlink file '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	return syncDir(dirOf(v.Path))
 }
@@ -128,7 +128,7 @@ func (v Volume) Wipe(ctx context.Context) error {
 	}
 	f, err := openRegular(v.Path, os.O_RDWR)
 	if err != nil {
-		return failure(virterr.SystemError, "cannot open '%s': %w", v.Path, cause(err))
+		return failure(virterr.SystemError, "cannot open '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	defer f.Close()
 	err = extents(f, func(from, to int64) error { return zero(ctx, f, from, to) })
@@ -136,7 +136,7 @@ func (v Volume) Wipe(ctx context.Context) error {
 		err = f.Sync()
 	}
 	if err != nil {
-		return failure(virterr.SystemError, "cannot wipe '%s': %w", v.Path, cause(err))
+		return failure(virterr.SystemError, "cannot wipe '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	return nil
 }

@@ -72,14 +72,14 @@ func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags 
 	}
 	in, err := openRegular(from.Path, os.O_RDONLY)
 	if err != nil {
-		return Volume{}, failure(virterr.SystemError, "cannot open '%s': %w", from.Path, cause(err))
+		return Volume{}, failure(virterr.SystemError, "cannot open '%s': %w", from.Path, virterr.Strerror(err))
 	}
 	defer in.Close()
 	return p.create(&r, func(f *os.File) error {
 		if flags&CreateReflink != 0 {
 			if err := unix.IoctlFileClone(int(f.Fd()), int(in.Fd())); err != nil {
 				return failure(virterr.SystemError, "failed to clone files from '%s': the pool's filesystem must be able to "+
-					"share blocks, such as btrfs or xfs, and hold both: %w", from.Path, cause(err))
+					"share blocks, such as btrfs or xfs, and hold both: %w", from.Path, virterr.Strerror(err))
 			}
 			return extend(f, r.capacity)
 		}
@@ -138,7 +138,7 @@ func (p *Pool) create(r *request, fill func(*os.File) error) (Volume, error) {
 	}
 	f, partial, err := openPartial(v)
 	if err != nil {
-		return v, failure(virterr.SystemError, "cannot create path '%s': %w", v.Path, cause(err))
+		return v, failure(virterr.SystemError, "cannot create path '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	defer func() {
 		f.Close()
@@ -153,7 +153,7 @@ func (p *Pool) create(r *request, fill func(*os.File) error) (Volume, error) {
 		return v, err
 	}
 	if err := f.Sync(); err != nil {
-		return v, failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, cause(err))
+		return v, failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	// A link, unlike a rename, replaces nothing.
 	if partial == "" {
@@ -165,7 +165,7 @@ func (p *Pool) create(r *request, fill func(*os.File) error) (Volume, error) {
 		return v, volumeExists(r.name)
 	}
 	if err != nil {
-		return v, failure(virterr.SystemError, "cannot create path '%s': %w", v.Path, cause(err))
+		return v, failure(virterr.SystemError, "cannot create path '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	return v, syncDir(dirOf(v.Path))
 }
@@ -236,7 +236,7 @@ func volumeExists(name string) error {
 func own(f *os.File, path string, perms permissions) error {
 	if perms.owner >= 0 || perms.group >= 0 {
 		if err := f.Chown(perms.owner, perms.group); err != nil {
-			return failure(virterr.SystemError, "cannot chown '%s' to (%d, %d): %w", path, perms.owner, perms.group, cause(err))
+			return failure(virterr.SystemError, "cannot chown '%s' to (%d, %d): %w", path, perms.owner, perms.group, virterr.Strerror(err))
 		}
 	}
 	mode := perms.mode
@@ -244,7 +244,7 @@ func own(f *os.File, path string, perms permissions) error {
 		mode = defaultVolumeMode
 	}
 	if err := unix.Fchmod(int(f.Fd()), uint32(mode)); err != nil {
-		return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", path, mode, cause(err))
+		return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", path, mode, virterr.Strerror(err))
 	}
 	return nil
 }

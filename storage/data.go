@@ -20,7 +20,7 @@ func dirOf(path string) string { return filepath.Dir(path) }
 // extend gives a file its size without taking up space.
 func extend(f *os.File, size uint64) error {
 	if err := f.Truncate(int64(size)); err != nil {
-		return failure(virterr.SystemError, "cannot extend file '%s' to %d bytes: %w", f.Name(), size, cause(err))
+		return failure(virterr.SystemError, "cannot extend file '%s' to %d bytes: %w", f.Name(), size, virterr.Strerror(err))
 	}
 	return nil
 }
@@ -42,7 +42,7 @@ func reserve(ctx context.Context, f *os.File, size uint64) error {
 		err = zero(ctx, f, 0, int64(size))
 	}
 	if err != nil {
-		return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, f.Name(), cause(err))
+		return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, f.Name(), virterr.Strerror(err))
 	}
 	return nil
 }
@@ -125,7 +125,7 @@ func copyData(ctx context.Context, out, in *os.File) error {
 		return nil
 	})
 	if err != nil {
-		return failure(virterr.SystemError, "cannot copy '%s' to '%s': %w", in.Name(), out.Name(), cause(err))
+		return failure(virterr.SystemError, "cannot copy '%s' to '%s': %w", in.Name(), out.Name(), virterr.Strerror(err))
 	}
 	return nil
 }

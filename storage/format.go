@@ -94,5 +94,5 @@ func qcow2Error(what, path string, err error) error {
 	case strings.Contains(text, "corrupt image"):
 		code = virterr.OperationFailed
 	}
-	return failure(code, "cannot %s '%s': %w", what, path, cause(err))
+	return failure(code, "cannot %s '%s': %w", what, path, virterr.Strerror(err))
 }

@@ -61,7 +61,7 @@ func (p *Pool) current(inactive bool) (*definition, bool, error) {
 func (d *definition) sizes() (poolSizes, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(d.target, &s); err != nil {
-		return poolSizes{}, failure(virterr.SystemError, "cannot statvfs path '%s': %w", d.target, cause(err))
+		return poolSizes{}, failure(virterr.SystemError, "cannot statvfs path '%s': %w", d.target, virterr.Strerror(err))
 	}
 	unit := uint64(s.Frsize)
 	total, free := s.Blocks*unit, s.Bfree*unit

@@ -131,7 +131,7 @@ func (d *definition) prepare(flags StartFlags) error {
 		return err
 	}
 	if err := removePartials(d.target); err != nil {
-		return failure(virterr.SystemError, "cannot remove unfinished volumes from '%s': %w", d.target, cause(err))
+		return failure(virterr.SystemError, "cannot remove unfinished volumes from '%s': %w", d.target, virterr.Strerror(err))
 	}
 	return nil
 }
@@ -167,11 +167,11 @@ func (p *Pool) tell(what Lifecycle) {
 func (d *definition) usable() error {
 	f, err := os.OpenFile(d.target, os.O_RDONLY|unix.O_DIRECTORY, 0) // O_DIRECTORY: a fifo would wait for its other end
 	if err != nil {
-		return failure(virterr.SystemError, "cannot open directory '%s': %w%s", d.target, cause(err), d.hint(err))
+		return failure(virterr.SystemError, "cannot open directory '%s': %w%s", d.target, virterr.Strerror(err), d.hint(err))
 	}
 	defer f.Close()
 	if _, err := f.ReadDir(1); err != nil && !errors.Is(err, io.EOF) {
-		return failure(virterr.SystemError, "cannot read directory '%s': %w", d.target, cause(err))
+		return failure(virterr.SystemError, "cannot read directory '%s': %w", d.target, virterr.Strerror(err))
 	}
 	return nil
 }
@@ -283,7 +283,7 @@ func (p *Pool) Build() error {
 // build makes the directory. One that exists keeps its mode and owner where the definition does not say them.
 func (d *definition) build() error {
 	if err := os.MkdirAll(filepath.Dir(d.target), 0o755); err != nil {
-		return failure(virterr.SystemError, "cannot create path '%s': %w", filepath.Dir(d.target), cause(err))
+		return failure(virterr.SystemError, "cannot create path '%s': %w", filepath.Dir(d.target), virterr.Strerror(err))
 	}
 	mode := d.perms.mode
 	err := os.Mkdir(d.target, 0o700) // closed until the owner is right
@@ -292,19 +292,19 @@ func (d *definition) build() error {
 		mode = defaultPoolMode
 	case errors.Is(err, fs.ErrExist):
 		if st, serr := os.Stat(d.target); serr != nil || !st.IsDir() {
-			return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, cause(unix.ENOTDIR))
+			return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, virterr.Strerror(unix.ENOTDIR))
 		}
 	case err != nil:
-		return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, cause(err))
+		return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, virterr.Strerror(err))
 	}
 	if d.perms.owner >= 0 || d.perms.group >= 0 {
 		if err := os.Chown(d.target, d.perms.owner, d.perms.group); err != nil {
-			return failure(virterr.SystemError, "cannot chown '%s' to (%d, %d): %w", d.target, d.perms.owner, d.perms.group, cause(err))
+			return failure(virterr.SystemError, "cannot chown '%s' to (%d, %d): %w", d.target, d.perms.owner, d.perms.group, virterr.Strerror(err))
 		}
 	}
 	if mode >= 0 {
 		if err := unix.Chmod(d.target, uint32(mode)); err != nil { // os.Chmod has other bits for setgid and sticky
-			return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", d.target, mode, cause(err))
+			return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", d.target, mode, virterr.Strerror(err))
 		}
 	}
 	return nil
@@ -323,7 +323,7 @@ func (p *Pool) Delete() error {
 		if errors.Is(err, unix.ENOTEMPTY) {
 			hint = " (only an empty directory is removed: delete its volumes first, or undefine the pool and leave the directory)"
 		}
-		return failure(virterr.SystemError, "failed to remove pool '%s': %w%s", d.target, cause(err), hint)
+		return failure(virterr.SystemError, "failed to remove pool '%s': %w%s", d.target, virterr.Strerror(err), hint)
 	}
 	p.tell(Deleted)
 	return nil

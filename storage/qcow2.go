@@ -63,12 +63,12 @@ func (c *chain) open(path, format string, write bool, seen map[[2]uint64]bool) (
 	}
 	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, failure(virterr.SystemError, "cannot open '%s': %w", path, cause(err))
+		return nil, failure(virterr.SystemError, "cannot open '%s': %w", path, virterr.Strerror(err))
 	}
 	c.files = append(c.files, f)
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, failure(virterr.SystemError, "cannot stat file '%s': %w", path, cause(err))
+		return nil, failure(virterr.SystemError, "cannot stat file '%s': %w", path, virterr.Strerror(err))
 	}
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFBLK {
 		return nil, failure(virterr.OperationInvalid, "'%s' is neither a file nor a block device", path)
@@ -77,7 +77,7 @@ func (c *chain) open(path, format string, write bool, seen map[[2]uint64]bool) (
 	if format == formatRaw {
 		size, err := file.Size()
 		if err != nil {
-			return nil, failure(virterr.SystemError, "cannot find the size of '%s': %w", path, cause(err))
+			return nil, failure(virterr.SystemError, "cannot find the size of '%s': %w", path, virterr.Strerror(err))
 		}
 		return qcow2.Raw{F: file, Bytes: size}, nil
 	}
@@ -145,7 +145,7 @@ func (r *request) makeQcow2(f *os.File, flags CreateFlags) error {
 	s := r.qcow2
 	s.Size = int64((r.capacity + 511) &^ 511)
 	if err := qcow2.Create(qcow2.OSFile{File: f}, s); err != nil {
-		return failure(virterr.ConfigUnsupported, "cannot make qcow2 volume '%s': %w", r.name, cause(err))
+		return failure(virterr.ConfigUnsupported, "cannot make qcow2 volume '%s': %w", r.name, virterr.Strerror(err))
 	}
 	if flags&CreatePreallocMetadata == 0 {
 		return nil
@@ -173,7 +173,7 @@ func (r *request) makeQcow2(f *os.File, flags CreateFlags) error {
 		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, end)
 	}
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-		return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", end, f.Name(), cause(err))
+		return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", end, f.Name(), virterr.Strerror(err))
 	}
 	return nil
 }
@@ -213,10 +213,10 @@ func (r *request) convert(ctx context.Context, f *os.File, from *chain, flags Cr
 		write, finish = q.Write, q.Close
 	}
 	if err := r.copyChain(ctx, from, write); err != nil {
-		return failure(virterr.SystemError, "cannot copy '%s' to '%s': %w", from.path, f.Name(), cause(err))
+		return failure(virterr.SystemError, "cannot copy '%s' to '%s': %w", from.path, f.Name(), virterr.Strerror(err))
 	}
 	if err := finish(); err != nil {
-		return failure(virterr.SystemError, "cannot write '%s': %w", f.Name(), cause(err))
+		return failure(virterr.SystemError, "cannot write '%s': %w", f.Name(), virterr.Strerror(err))
 	}
 	return nil
 }

@@ -1,10 +1,8 @@
 package storage
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/domain/xmltree"
+	"virtd/durable"
 	"virtd/virterr"
 )
 
@@ -22,14 +21,11 @@ import (
 //	STATE/default-pool    empty: the default pool was made once; who removes that pool does not get it back
 //	RUN/UUID.xml          an active pool's definition, by which the next virtd finds it active
 //	RUN/autostarted       empty: pools were started for this boot
-//
-// A file is first written under a name with tempPrefix, which a power cut can leave behind; the next write takes it over.
 const (
 	definitionExt   = ".xml"
 	autostartExt    = ".autostart"
 	defaultMark     = "default-pool"
 	autostartedMark = "autostarted"
-	tempPrefix      = ".new-"
 )
 
 // records keeps pools on disk. Its callers serialize changes.
@@ -38,7 +34,7 @@ type records struct{ state, run string }
 func openRecords(state, run string) (*records, error) {
 	for _, dir := range []string{state, run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, failure(virterr.SystemError, "cannot create directory '%s': %w", dir, cause(err))
+			return nil, failure(virterr.SystemError, "cannot create directory '%s': %w", dir, virterr.Strerror(err))
 		}
 	}
 	return &records{state, run}, nil
@@ -54,7 +50,7 @@ type problem struct {
 func (r *records) read(dir string) ([]*definition, []problem, error) {
 	list, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, nil, failure(virterr.SystemError, "cannot read directory '%s': %w", dir, cause(err))
+		return nil, nil, failure(virterr.SystemError, "cannot read directory '%s': %w", dir, virterr.Strerror(err))
 	}
 	var defs []*definition
 	var problems []problem
@@ -133,59 +129,14 @@ func (r *records) setActive(d *definition) error {
 
 func (r *records) setInactive(id uuid.UUID) error { return removeFile(r.activePath(id)) }
 
-// writeFile replaces path atomically and returns after the change would survive a power cut.
-func writeFile(path, text string) error {
-	dir, name := filepath.Split(path)
-	temp := filepath.Join(dir, tempPrefix+name)
-	err := writeTemp(temp, text)
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		_ = os.Remove(temp)
-		return failure(virterr.SystemError, "cannot write '%s': %w", path, cause(err))
-	}
-	return syncDir(dir)
-}
+// writeFile, removeFile and syncDir are package durable's with the errors of this one.
+func writeFile(path, text string) error { return fileError(durable.Write(path, []byte(text))) }
+func removeFile(path string) error      { return fileError(durable.Remove(path)) }
+func syncDir(dir string) error          { return fileError(durable.SyncDir(dir)) }
 
-func writeTemp(temp, text string) error {
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
+func fileError(err error) error {
 	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// removeFile removes a file durably; a missing one is no error.
-func removeFile(path string) error {
-	err := os.Remove(path)
-	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return failure(virterr.SystemError, "cannot remove '%s': %w", path, cause(err))
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes changes of a directory's names durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err == nil {
-		err = d.Sync()
-		if cerr := d.Close(); err == nil {
-			err = cerr
-		}
-	}
-	if err != nil {
-		return failure(virterr.SystemError, "cannot sync directory '%s', so the change may not survive a power cut: %w", dir, cause(err))
-	}
-	return nil
+	return failure(virterr.SystemError, "%w", err)
 }

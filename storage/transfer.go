@@ -42,12 +42,12 @@ func (v Volume) transfer(flags int, take func() (func(), error), offset, length 
 	f, err := openRegular(v.Path, flags)
 	if err != nil {
 		release()
-		return nil, failure(virterr.SystemError, "cannot open '%s': %w", v.Path, cause(err))
+		return nil, failure(virterr.SystemError, "cannot open '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	if _, err := f.Seek(int64(offset), io.SeekStart); err != nil {
 		f.Close()
 		release()
-		return nil, failure(virterr.SystemError, "cannot seek to %d in '%s': %w", offset, v.Path, cause(err))
+		return nil, failure(virterr.SystemError, "cannot seek to %d in '%s': %w", offset, v.Path, virterr.Strerror(err))
 	}
 	return &Transfer{v: v, file: f, release: release, offset: offset, length: length}, nil
 }
@@ -96,7 +96,7 @@ func (t *Transfer) explain(what string, err error) error {
 	if errors.As(err, &e) {
 		return e
 	}
-	return failure(virterr.SystemError, "cannot %s file '%s': %w", what, t.v.Path, cause(err))
+	return failure(virterr.SystemError, "cannot %s file '%s': %w", what, t.v.Path, virterr.Strerror(err))
 }
 
 // limited fails when more comes than was announced: the client and we disagree about what the volume holds.

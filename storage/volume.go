@@ -34,7 +34,7 @@ func (p *Pool) Volumes() ([]Volume, error) {
 	}
 	list, err := os.ReadDir(d.target)
 	if err != nil {
-		return nil, failure(virterr.SystemError, "cannot open directory '%s': %w", d.target, cause(err))
+		return nil, failure(virterr.SystemError, "cannot open directory '%s': %w", d.target, virterr.Strerror(err))
 	}
 	var out []Volume
 	for _, e := range list {
@@ -131,7 +131,7 @@ func (v Volume) inspect() (image, error) {
 		return im, noVolume(v.Name)
 	}
 	if err != nil {
-		return im, failure(virterr.SystemError, "cannot stat file '%s': %w", v.Path, cause(err))
+		return im, failure(virterr.SystemError, "cannot stat file '%s': %w", v.Path, virterr.Strerror(err))
 	}
 	return im, nil
 }

@@ -12,6 +12,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/saveimage"
 	"virtd/domain/wholefile"
+	"virtd/durable"
 	"virtd/virterr"
 )
 
@@ -75,7 +76,7 @@ func removeDurably(path string) error {
 	if err := os.Remove(path); err != nil {
 		return err
 	}
-	return wholefile.SyncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // HasManagedSave reports whether the next start goes on from a saved state.

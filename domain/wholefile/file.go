@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"virtd/durable"
 )
 
 // File is a file on its way. It is not safe for concurrent use. Exactly one of Commit and Abort is called, then Close.
@@ -93,7 +95,7 @@ func (f *File) Commit() error {
 		return err
 	}
 	f.temp = ""
-	return SyncDir(filepath.Dir(f.path))
+	return durable.SyncDir(filepath.Dir(f.path))
 }
 
 // Abort removes what was written; a block device keeps it.
@@ -102,14 +104,4 @@ func (f *File) Abort() error {
 		return nil
 	}
 	return os.Remove(f.temp)
-}
-
-// SyncDir makes the names in a directory durable.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -48,7 +48,7 @@ func (d *Driver) openChain(o *opened, top *os.File, r Resource) error {
 	}
 	first, err := inodeOf(top)
 	if err != nil {
-		return virterr.New(virterr.SystemError, "cannot look at image '%s': %w", r.Path, strerror(err))
+		return virterr.New(virterr.SystemError, "cannot look at image '%s': %w", r.Path, virterr.Strerror(err))
 	}
 	seen := map[inode]bool{first: true}
 	for at, path, format := top, r.Path, "qcow2"; format == "qcow2"; {
@@ -135,7 +135,7 @@ func (d *Driver) openBacking(path, parent string, r Resource, seen map[inode]boo
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		return nil, imageRecord{}, virterr.New(virterr.SystemError, "Cannot access backing file '%s' of storage file '%s' (as uid:%d, gid:%d): %w",
-			path, parent, os.Geteuid(), os.Getegid(), strerror(errno))
+			path, parent, os.Geteuid(), os.Getegid(), virterr.Strerror(errno))
 	}
 	if err != nil {
 		return nil, imageRecord{}, err

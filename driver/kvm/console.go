@@ -22,7 +22,7 @@ func (i *instance) OpenConsole(alias string) (io.ReadWriteCloser, error) {
 	if path := i.consoleSocket(alias); path != "" {
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 		if err != nil {
-			return nil, virterr.New(virterr.SystemError, "Failed to connect socket to '%s': %w", path, strerror(err))
+			return nil, virterr.New(virterr.SystemError, "Failed to connect socket to '%s': %w", path, virterr.Strerror(err))
 		}
 		return c, nil
 	}

@@ -7,7 +7,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -28,30 +27,7 @@ func openError(what, path string, err error) error {
 		hint = " (symbolic links go in a circle)"
 	}
 	return virterr.New(virterr.SystemError, "Cannot access %s '%s' (as uid:%d, gid:%d): %w%s",
-		what, path, os.Geteuid(), os.Getegid(), strerror(err), hint)
-}
-
-// textError is an errno with the C library's spelling of its text, which libvirt's users know.
-type textError struct{ error }
-
-// Error implements error.
-func (e textError) Error() string {
-	s := e.error.Error()
-	if s == "" {
-		return s
-	}
-	return strings.ToUpper(s[:1]) + s[1:]
-}
-
-// Unwrap returns the errno.
-func (e textError) Unwrap() error { return e.error }
-
-func strerror(err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		return textError{errno}
-	}
-	return err
+		what, path, os.Geteuid(), os.Getegid(), virterr.Strerror(err), hint)
 }
 
 // deniedHint names the first directory on the way that we may not pass, else the file's own mode.
@@ -105,7 +81,7 @@ func kvmError(path string, err error) error {
 	case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM):
 		hint = fmt.Sprintf(" (uid %d%s): %s", os.Geteuid(), modeOf(path), kvmAdvice(path))
 	}
-	return virterr.New(virterr.SystemError, "Could not access KVM kernel module '%s': %w%s", path, strerror(err), hint)
+	return virterr.New(virterr.SystemError, "Could not access KVM kernel module '%s': %w%s", path, virterr.Strerror(err), hint)
 }
 
 // kvmAdvice says how a user gets to use /dev/kvm.

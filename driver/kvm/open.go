@@ -188,15 +188,15 @@ func listen(path string) (*os.File, error) {
 			c.Close()
 			return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': somebody listens there", path)
 		} else if !errors.Is(derr, unix.ECONNREFUSED) {
-			return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': %w", path, strerror(err))
+			return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': %w", path, virterr.Strerror(err))
 		}
 		if err := os.Remove(path); err != nil {
-			return nil, virterr.New(virterr.SystemError, "Failed to replace stale socket '%s': %w", path, strerror(err))
+			return nil, virterr.New(virterr.SystemError, "Failed to replace stale socket '%s': %w", path, virterr.Strerror(err))
 		}
 		l, err = net.ListenUnix("unix", addr)
 	}
 	if err != nil {
-		return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': %w", path, strerror(err))
+		return nil, virterr.New(virterr.SystemError, "Failed to bind socket to '%s': %w", path, virterr.Strerror(err))
 	}
 	l.SetUnlinkOnClose(false)
 	defer l.Close() // File has duplicated it
@@ -207,7 +207,7 @@ func listen(path string) (*os.File, error) {
 func connect(path string) (*os.File, error) {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil, virterr.New(virterr.SystemError, "Failed to connect socket to '%s': %w", path, strerror(err))
+		return nil, virterr.New(virterr.SystemError, "Failed to connect socket to '%s': %w", path, virterr.Strerror(err))
 	}
 	defer c.Close()
 	return c.File()

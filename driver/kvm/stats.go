@@ -193,7 +193,7 @@ func (i *instance) pin(tid, vcpu int, cpus []byte) error {
 		}
 	}
 	if err := unix.SchedSetaffinity(tid, &set); err != nil {
-		return virterr.New(virterr.SystemError, "cannot set CPU affinity on process %d (vcpu %d of domain '%s'): %w", tid, vcpu, i.name, strerror(err))
+		return virterr.New(virterr.SystemError, "cannot set CPU affinity on process %d (vcpu %d of domain '%s'): %w", tid, vcpu, i.name, virterr.Strerror(err))
 	}
 	return nil
 }

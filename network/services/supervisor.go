@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/driver/kvm/supervise"
+	"virtd/durable"
 	"virtd/network/dhcp"
 )
 
@@ -277,10 +278,7 @@ func (s *Supervisor) save(p *process) error {
 	text, err := json.Marshal(p.record)
 	path := filepath.Join(s.dir(p.Config.UUID), "record.json")
 	if err == nil {
-		err = os.WriteFile(path+".new", text, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
+		err = durable.Write(path, text)
 	}
 	if err != nil {
 		return failed("record the services of network '%s': %w", p.Config.Name, err)

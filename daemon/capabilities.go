@@ -43,7 +43,7 @@ func (d *Daemon) addHost(root *xmltree.Node) error {
 		cpu.Append(xmltree.New("pages", "unit", "KiB", "size", strconv.Itoa(int(size))))
 	}
 	host.Append(xmltree.New("power_management"))
-	host.Append(xmltree.New("iommu", "support", "no")) // no device passthrough yet
+	host.Append(xmltree.New("iommu", "support", yesno(d.node.IOMMU())))
 	host.Append(xmltree.New("topology")).Append(cellsNode(d.node, cells))
 	return nil
 }

@@ -29,7 +29,7 @@ func (d *Daemon) registerStats(reg *rpc.Registry) {
 const (
 	statsListFlags = 0xff
 	statsNoWait    = 1 << 29 // always so: statistics never wait
-	statsBacking   = 1 << 30 // accepted: images have no backing files yet
+	statsBacking   = 1 << 30 // also the images below those of disks
 	statsEnforce   = 1 << 31
 )
 
@@ -57,7 +57,7 @@ func (d *Daemon) connectGetAllDomainStats(ctx context.Context, _ *rpc.Call, a *l
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if params, err := dom.Stats(ctx, groups); err == nil { // gone meanwhile otherwise
+			if params, err := dom.Stats(ctx, groups, a.Flags&statsBacking != 0); err == nil { // gone meanwhile otherwise
 				records[i] = &libvirt.DomainStatsRecord{Dom: wire(dom.Ref()), Params: typedParams(params)}
 			}
 		})

@@ -55,6 +55,12 @@ func (n *Node) read(name string) string {
 	return strings.TrimSpace(string(b))
 }
 
+// IOMMU reports whether the host's devices are in IOMMU groups, so that a guest's device can be kept to the guest's memory.
+func (n *Node) IOMMU() bool {
+	groups, err := fs.ReadDir(n.FS, "sys/kernel/iommu_groups")
+	return err == nil && len(groups) > 0
+}
+
 func (n *Node) number(name string, otherwise int) int {
 	if v, err := strconv.Atoi(n.read(name)); err == nil {
 		return v

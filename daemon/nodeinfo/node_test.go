@@ -112,3 +112,12 @@ func TestUsage(t *testing.T) {
 		t.Error("cell 1 exists")
 	}
 }
+
+func TestIOMMU(t *testing.T) {
+	if tree(map[string]string{"sys/kernel/mm/ksm/run": "0"}).IOMMU() {
+		t.Error("a host without groups has an IOMMU")
+	}
+	if !tree(map[string]string{"sys/kernel/iommu_groups/0/type": "DMA"}).IOMMU() {
+		t.Error("a host with a group has none")
+	}
+}

@@ -211,7 +211,7 @@ func (f *fixture) work(t *testing.T, name string, n int) {
 	case n%16 == 8:
 		err = d.Reboot(bg, 0)
 	case n%16 == 9:
-		_, err = d.Stats(bg, 0)
+		_, err = d.Stats(bg, 0, true)
 		f.m.List(0)
 	case n%16 == 10:
 		_, err = d.XML(0)

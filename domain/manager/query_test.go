@@ -40,7 +40,7 @@ func TestQueriesDoNotWaitForAJob(t *testing.T) {
 	f.m.List(0)
 	for what, err := range map[string]error{
 		"XML":     second(d.XML(0)),
-		"Stats":   second(d.Stats(bg, 0)),
+		"Stats":   second(d.Stats(bg, 0, false)),
 		"Memory":  second(d.MemoryStats(bg)),
 		"Block":   second(d.BlockStats(bg, "vda")),
 		"VCPUs":   second(d.VCPUs(bg)),
@@ -149,11 +149,43 @@ func TestConfigAndLive(t *testing.T) {
 	}
 }
 
+func TestStatsOfBackingImages(t *testing.T) {
+	f := newFixture(t, &fake.Driver{}, newMemStore())
+	d := f.started("a", "")
+	inst, live, err := d.engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err = live.SetRuntime(domain.Runtime{Chains: map[string][]domain.BackingImage{
+		"virtio-disk0": {{Path: "/img/mid.qcow2", Format: "qcow2"}, {Path: "/img/base.raw", Format: "raw"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for backing, want := range map[bool][]Param{
+		false: {{"block.count", uint32(1)}, {"block.0.name", "vda"}, {"block.0.path", "/img/a.raw"}},
+		true: {{"block.count", uint32(3)}, {"block.0.name", "vda"}, {"block.0.path", "/img/a.raw"}, {"block.0.backingIndex", uint32(1)},
+			{"block.1.name", "vda"}, {"block.1.path", "/img/mid.qcow2"}, {"block.1.backingIndex", uint32(2)},
+			{"block.2.name", "vda"}, {"block.2.path", "/img/base.raw"}, {"block.2.backingIndex", uint32(3)}},
+	} {
+		s := &statsList{}
+		s.blocks(bg, inst, live, backing)
+		var got []Param
+		for _, p := range s.params {
+			if p.Name == "block.count" || strings.HasSuffix(p.Name, ".name") || strings.HasSuffix(p.Name, ".path") || strings.HasSuffix(p.Name, "Index") {
+				got = append(got, p)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("backing %v: %s", backing, diff)
+		}
+	}
+}
+
 func TestStats(t *testing.T) {
 	f := newFixture(t, &fake.Driver{}, newMemStore())
 	d := f.started("a", "")
 	f.drv.Engine("a").SetGuestStats(map[driver.MemoryStat]uint64{driver.StatFree: 10 << 20, driver.StatTotal: 60 << 20})
-	params, err := d.Stats(bg, 0)
+	params, err := d.Stats(bg, 0, true)
 	if err != nil {
 		t.Fatal(err)
 	}

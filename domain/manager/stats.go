@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -135,8 +136,8 @@ type Param struct {
 }
 
 // Stats returns the domstats values of the groups. What an engine does not answer in time is left out: one domain must
-// not spoil the others' numbers.
-func (d *Domain) Stats(ctx context.Context, groups StatsGroup) ([]Param, error) {
+// not spoil the others' numbers. With backing the images below those of disks are told too, without counters.
+func (d *Domain) Stats(ctx context.Context, groups StatsGroup, backing bool) ([]Param, error) {
 	if d.isRemoved() {
 		return nil, d.notFound()
 	}
@@ -160,7 +161,7 @@ func (d *Domain) Stats(ctx context.Context, groups StatsGroup) ([]Param, error) 
 		{StatsBalloon, func() { s.balloon(ctx, info, inst) }},
 		{StatsVCPU, func() { s.vcpus(ctx, info, inst) }},
 		{StatsInterface, func() { s.interfaces(ctx, inst, live) }},
-		{StatsBlock, func() { s.blocks(ctx, inst, live) }},
+		{StatsBlock, func() { s.blocks(ctx, inst, live, backing) }},
 	} {
 		if groups&g.group != 0 {
 			g.add()
@@ -259,36 +260,61 @@ func (s *statsList) interfaces(ctx context.Context, inst driver.Instance, live *
 	}
 }
 
-func (s *statsList) blocks(ctx context.Context, inst driver.Instance, live *domain.Definition) {
+func (s *statsList) blocks(ctx context.Context, inst driver.Instance, live *domain.Definition, backing bool) {
 	if inst == nil {
 		return
 	}
-	disks := live.View().Devices.Disks
-	s.put("block.count", uint32(len(disks)))
+	disks, count := live.View().Devices.Disks, uint32(0)
+	at := len(s.params)
+	s.put("block.count", count)
 	all, err := inst.BlockStats(ctx)
-	for i := range disks {
+	for i, node := range live.Tree().Root.Child("devices").All("disk") {
 		disk := &disks[i]
-		prefix := fmt.Sprintf("block.%d.", i)
-		if disk.Target != nil {
-			s.put(prefix+"name", disk.Target.Dev)
+		top, chain := s.image(count, disk, diskSource(disk)), []domain.BackingImage(nil)
+		count++
+		if backing {
+			chain, _ = domain.DiskChain(node)
 		}
-		if path := diskSource(disk); path != "" {
-			s.put(prefix+"path", path)
+		index, ierr := strconv.ParseUint(node.Child("source").Attr("index"), 10, 32)
+		if backing && ierr == nil { // the images of a chain are numbered from it on
+			s.put(top+"backingIndex", uint32(index))
 		}
-		if err != nil || disk.Alias == nil {
-			continue
+		if err == nil && disk.Alias != nil {
+			s.requests(top, all[disk.Alias.Name])
 		}
-		b := all[disk.Alias.Name]
-		s.put(prefix+"rd.reqs", b.ReadOps)
-		s.put(prefix+"rd.bytes", b.ReadBytes)
-		s.put(prefix+"rd.times", uint64(b.ReadTime))
-		s.put(prefix+"wr.reqs", b.WriteOps)
-		s.put(prefix+"wr.bytes", b.WriteBytes)
-		s.put(prefix+"wr.times", uint64(b.WriteTime))
-		s.put(prefix+"fl.reqs", b.FlushOps)
-		s.put(prefix+"fl.times", uint64(b.FlushTime))
-		s.put(prefix+"allocation", b.Allocation)
-		s.put(prefix+"capacity", b.Capacity)
-		s.put(prefix+"physical", b.Physical)
+		for n, b := range chain {
+			prefix := s.image(count, disk, b.Path)
+			count++
+			if ierr == nil {
+				s.put(prefix+"backingIndex", uint32(index)+uint32(n)+1)
+			}
+		}
 	}
+	s.params[at].Value = count
+}
+
+// image begins what is told of one image of a disk, and returns the prefix of the rest.
+func (s *statsList) image(number uint32, disk *libvirtxml.DomainDisk, path string) (prefix string) {
+	prefix = fmt.Sprintf("block.%d.", number)
+	if disk.Target != nil {
+		s.put(prefix+"name", disk.Target.Dev)
+	}
+	if path != "" {
+		s.put(prefix+"path", path)
+	}
+	return prefix
+}
+
+func (s *statsList) requests(prefix string, b driver.BlockStats) {
+	s.put(prefix+"rd.reqs", b.ReadOps)
+	s.put(prefix+"rd.bytes", b.ReadBytes)
+	s.put(prefix+"rd.times", uint64(b.ReadTime))
+	s.put(prefix+"wr.reqs", b.WriteOps)
+	s.put(prefix+"wr.bytes", b.WriteBytes)
+	s.put(prefix+"wr.times", uint64(b.WriteTime))
+	s.put(prefix+"fl.reqs", b.FlushOps)
+	s.put(prefix+"fl.times", uint64(b.FlushTime))
+	s.put(prefix+"allocation", b.Allocation)
+	s.put(prefix+"capacity", b.Capacity)
+	s.put(prefix+"physical", b.Physical)
 }

@@ -1,4 +1,4 @@
-// Package blk is the virtio block device (virtio 1.2, 5.2) on a raw image.
+// Package blk is the virtio block device (virtio 1.2, 5.2) on an image of package block.
 //
 // Each virtqueue has a thread with an event loop of its own (block.Loop). A request is copied from its descriptors,
 // checked, handed to the image and answered without an allocation. What a driver asks for beyond the disk's end, or of a

@@ -1,0 +1,61 @@
+package domain
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"virtd/domain/xmltree"
+	"virtd/virterr"
+)
+
+// PCIAddress is where a PCI device sits: Bus is the index of the controller behind which it is.
+type PCIAddress struct {
+	Bus, Slot, Function int
+}
+
+// String returns the address as lspci and libvirt's messages do.
+func (a PCIAddress) String() string {
+	return fmt.Sprintf("0000:%02x:%02x.%d", a.Bus, a.Slot, a.Function)
+}
+
+// ReadPCIAddress reads an <address type='pci'>.
+func ReadPCIAddress(n *xmltree.Node) (PCIAddress, error) {
+	read := func(attr string, limit int) (int, error) {
+		text, ok := n.LookupAttr(attr)
+		if !ok {
+			return 0, nil
+		}
+		v, err := strconv.ParseUint(strings.TrimSpace(text), 0, 32)
+		if err != nil {
+			return 0, n.Errorf(virterr.XMLError, "PCI address: cannot read %s='%s'", attr, text)
+		}
+		if v > uint64(limit) {
+			return 0, n.Errorf(virterr.XMLError, "Invalid PCI address %s='%s', must be <= 0x%x", attr, text, limit)
+		}
+		return int(v), nil
+	}
+	var a PCIAddress
+	for _, f := range []struct {
+		attr  string
+		limit int
+		to    *int
+	}{{"domain", 0, new(int)}, {"bus", maxBus, &a.Bus}, {"slot", maxSlot, &a.Slot}, {"function", maxFunction, &a.Function}} {
+		v, err := read(f.attr, f.limit)
+		if err != nil {
+			return a, err
+		}
+		*f.to = v
+	}
+	return a, nil
+}
+
+// writePCIAddress sets a device's address in the form that libvirt prints.
+func writePCIAddress(dev *xmltree.Node, a PCIAddress) {
+	n := dev.Ensure("address")
+	n.SetAttr("type", "pci")
+	n.SetAttr("domain", "0x0000")
+	n.SetAttr("bus", fmt.Sprintf("0x%02x", a.Bus))
+	n.SetAttr("slot", fmt.Sprintf("0x%02x", a.Slot))
+	n.SetAttr("function", fmt.Sprintf("0x%x", a.Function))
+}

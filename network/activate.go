@@ -89,13 +89,21 @@ func (m *Manager) Repair() error {
 	return m.cfg.Host.Filter(list)
 }
 
-// replug puts the taps of domains back on a network's bridge. The caller holds change, or nobody else has the manager.
+// replug puts the taps of domains back on a network's bridge, which may be another one than before. The caller holds change,
+// or nobody else has the manager.
 func (m *Manager) replug(n *Network) {
 	m.mu.Lock()
-	ports, own := n.portList(), n.def.ownsBridge()
+	ports, own, bridge := n.portList(), n.def.ownsBridge(), n.def.bridge
 	m.mu.Unlock()
 	for _, p := range ports {
 		if p.Tap == "" || !own {
+			continue
+		}
+		p, err := m.movePort(p.UUID, bridge)
+		if err != nil {
+			m.log.Warn("the bridge of a port is not on record", "domain", p.Owner.Name, "tap", p.Tap, "bridge", bridge, "error", err)
+		}
+		if p.Tap == "" {
 			continue
 		}
 		if err := m.cfg.Host.Plug(p.Bridge, p.Tap, p.Isolated); err != nil {

@@ -207,6 +207,18 @@ func TestPorts(t *testing.T) {
 	same(t, host.State(), []string(nil))
 	ok(t, n.Start())
 	same(t, host.State(), []string{"bridge virbr0 [10.9.0.1/24]", "filters nat", "serves nat", "virbr0 has vnet3 isolated"})
+	ok(t, n.Destroy())
+	xml, err := n.XML(true)
+	ok(t, err)
+	_, err = m.Define(strings.Replace(xml, "'virbr0'", "'natbr'", 1))
+	ok(t, err)
+	ok(t, n.Start())
+	same(t, host.State(), []string{"bridge natbr [10.9.0.1/24]", "filters nat", "natbr has vnet3 isolated", "serves nat"})
+	p, err = n.Port(p.UUID)
+	ok(t, err)
+	if p.Bridge != "natbr" {
+		t.Errorf("the port is on %s", p.Bridge)
+	}
 	ok(t, m.Disconnect(p.UUID))
 	ok(t, m.Disconnect(p.UUID))
 	_, err = n.Port(p.UUID)

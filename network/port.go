@@ -86,6 +86,23 @@ func (m *Manager) Connected(id uuid.UUID, tap string) error {
 	return nil
 }
 
+// movePort notes that a port is on a bridge, and returns the port as it then is, also when it could not be noted.
+func (m *Manager) movePort(id uuid.UUID, bridge string) (Port, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.ports[id]
+	if p == nil {
+		return Port{Bridge: bridge}, nil // its domain ended meanwhile
+	}
+	now := *p
+	if now.Bridge == bridge {
+		return now, nil
+	}
+	now.Bridge = bridge
+	m.ports[id] = &now
+	return now, m.records.savePort(&now)
+}
+
 // Disconnect removes a port. One that is gone is no error.
 func (m *Manager) Disconnect(id uuid.UUID) error {
 	m.mu.Lock()

@@ -119,19 +119,39 @@ func (s *Supervisor) Serve(c Config) error {
 
 // find adopts the child of an earlier virtd. nil if there is none.
 func (s *Supervisor) find(id uuid.UUID) *process {
-	text, err := os.ReadFile(filepath.Join(s.dir(id), "record.json"))
+	r, ok := readRecord(s.recordPath(id))
+	if !ok {
+		return nil
+	}
+	proc, err := supervise.Find(r.PID, r.StartTime)
 	if err != nil {
 		return nil
 	}
-	p := &process{}
-	if err := json.Unmarshal(text, &p.record); err != nil || p.PID <= 1 {
-		return nil
-	}
-	if p.proc, err = supervise.Find(p.PID, p.StartTime); err != nil {
-		return nil
-	}
+	p := &process{record: r, proc: proc}
 	s.adopt(id, p)
 	return p
+}
+
+func (s *Supervisor) recordPath(id uuid.UUID) string { return filepath.Join(s.dir(id), "record.json") }
+
+// readRecord returns a record, and false where there is none that can be understood.
+func readRecord(path string) (r record, ok bool) {
+	text, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(text, &r) != nil {
+		return r, false
+	}
+	return r, r.PID > 1
+}
+
+// recorded returns the records of all children, of earlier virtds too.
+func (s *Supervisor) recorded() (list []record) {
+	paths, _ := filepath.Glob(filepath.Join(s.opts.Run, "*", "record.json")) // fails for a bad pattern only
+	for _, path := range paths {
+		if r, ok := readRecord(path); ok {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 // adopt puts a child on the list and watches it.
@@ -266,6 +286,9 @@ func (s *Supervisor) freeUID() int {
 	for _, c := range s.children {
 		used[c.UID] = true
 	}
+	for _, r := range s.recorded() { // of children that no call has been about yet
+		used[r.UID] = true
+	}
 	for uid := s.opts.UIDBase; uid < s.opts.UIDBase+uidCount; uid++ {
 		if !used[uid] {
 			return uid
@@ -276,9 +299,8 @@ func (s *Supervisor) freeUID() int {
 
 func (s *Supervisor) save(p *process) error {
 	text, err := json.Marshal(p.record)
-	path := filepath.Join(s.dir(p.Config.UUID), "record.json")
 	if err == nil {
-		err = durable.Write(path, text)
+		err = durable.Write(s.recordPath(p.Config.UUID), text)
 	}
 	if err != nil {
 		return failed("record the services of network '%s': %w", p.Config.Name, err)

@@ -62,3 +62,27 @@ func TestChildThatEndsAtOnce(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// After a restart of virtd a new child must not get the uid of one that was not asked for yet.
+func TestUIDOfUnadoptedChild(t *testing.T) {
+	dir := t.TempDir()
+	s, err := NewSupervisor(Options{Run: filepath.Join(dir, "run"), Leases: filepath.Join(dir, "leases"), Logs: filepath.Join(dir, "logs"), UIDBase: 5000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	p := &process{record: record{PID: 4242, UID: 5000, Config: Config{UUID: uuid.New()}}}
+	if err := os.Mkdir(s.dir(p.Config.UUID), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.save(p); err != nil {
+		t.Fatal(err)
+	}
+	want := -1
+	if os.Geteuid() == 0 {
+		want = 5001
+	}
+	if got := s.freeUID(); got != want {
+		t.Errorf("uid %d, want %d", got, want)
+	}
+}

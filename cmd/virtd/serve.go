@@ -47,7 +47,15 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer closeNetworks()
-	mgr, cpu, err := openManager(ctx, cfg, networks, hostdevs, log)
+	// Domains name volumes of the pools: there must be pools when a domain starts.
+	pools, err := storage.Open(storage.Config{
+		State: filepath.Join(cfg.StateDir, "storage"), Run: filepath.Join(cfg.RunDir, "storage"), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer pools.Close()
+	mgr, cpu, err := openManager(ctx, cfg, networks, pools, hostdevs, log)
 	if err != nil {
 		return err
 	}
@@ -57,11 +65,6 @@ func serve(cfg config, log *slog.Logger) error {
 	if devices != nil {
 		defer devices.Close()
 	}
-	pools, err := openPools(cfg, log)
-	if err != nil {
-		return err
-	}
-	defer pools.Close()
 	secrets, err := secret.Open(secret.Config{State: filepath.Join(cfg.StateDir, "secrets"), Log: log})
 	if err != nil {
 		return err
@@ -73,6 +76,7 @@ func serve(cfg config, log *slog.Logger) error {
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()
+	startPools(pools, cfg, log)
 	registry := rpc.NewRegistry()
 	d.Register(registry)
 	server := rpc.NewServer(registry, rpc.Options{
@@ -148,7 +152,7 @@ func notify(log *slog.Logger, state string) {
 }
 
 // openManager finds the stored domains and the engines that run.
-func openManager(ctx context.Context, cfg config, networks *network.Manager, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
+func openManager(ctx context.Context, cfg config, networks *network.Manager, pools *storage.Manager, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
 	driverConfig := kvm.Config{
 		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{},
 		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
@@ -168,7 +172,7 @@ func openManager(ctx context.Context, cfg config, networks *network.Manager, hos
 		return nil, nil, err
 	}
 	mgr, err := manager.New(manager.Config{
-		Driver: drv, Store: st, Networks: networks, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
+		Driver: drv, Store: st, Networks: networks, Volumes: pools, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
 		SaveDir: filepath.Join(cfg.StateDir, "save"),
 	})
 	if err != nil {
@@ -193,20 +197,14 @@ func openDevices(log *slog.Logger) *nodedev.Manager {
 	return devices
 }
 
-// openPools finds the storage pools and starts those that are marked for it. This comes before domains are started, whose
-// disks may be in them. What is wrong with a pool is no reason for domains not to be served.
-func openPools(cfg config, log *slog.Logger) (*storage.Manager, error) {
-	pools, err := storage.Open(storage.Config{
-		State: filepath.Join(cfg.StateDir, "storage"), Run: filepath.Join(cfg.RunDir, "storage"), Log: log,
-	})
-	if err != nil {
-		return nil, err
-	}
+// startPools starts the storage pools that are marked for it. This comes before domains are started, whose disks may be in
+// them, and after those that run are known, whose disks are not to be taken. What is wrong with a pool is no reason for
+// domains not to be served.
+func startPools(pools *storage.Manager, cfg config, log *slog.Logger) {
 	if err := pools.EnsureDefault(cfg.ImagesDir); err != nil {
 		log.Error("cannot make the default storage pool", "directory", cfg.ImagesDir, "error", err)
 	}
 	pools.Autostart()
-	return pools, nil
 }
 
 // takeLock keeps a second virtd away from the same directories. The lock goes with the process.

@@ -19,7 +19,7 @@ func (m *Manager) Capabilities() string {
 	for _, kind := range absentKinds {
 		root.Append(poolCapability(kind, false, nil, nil))
 	}
-	return root.String() + "\n"
+	return root.String()
 }
 
 // poolCapability tells of one type: which formats sources and volumes can have, the default first.

@@ -14,17 +14,11 @@ import (
 // chunk is how much is read or written at once: often enough to notice that the client left.
 const chunk = 1 << 20
 
-// blank makes zeros of a new volume: a file takes up what the request says is allocated, a device all that it has.
+// blank gives the file of a new volume its size and the space that the request says is allocated. A device has both, and is
+// zero already.
 func blank(ctx context.Context, f *os.File, r *request) error {
-	size, device, err := extent(f)
-	if err != nil {
-		return failure(virterr.SystemError, "cannot find the size of '%s': %w", f.Name(), virterr.Strerror(err))
-	}
-	if device {
-		if err := zeroDevice(ctx, f, 0, size); err != nil {
-			return failure(virterr.SystemError, "cannot write '%s': %w", f.Name(), virterr.Strerror(err))
-		}
-		return nil
+	if _, device, err := extent(f); err != nil || device {
+		return err
 	}
 	if err := extend(f, r.capacity); err != nil {
 		return err

@@ -44,5 +44,5 @@ func (m *Manager) findGroups() (string, error) {
 	for _, name := range names {
 		root.Append(groups[name].xml(kindLogical))
 	}
-	return root.String() + "\n", nil
+	return root.String(), nil
 }

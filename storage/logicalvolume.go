@@ -165,6 +165,13 @@ func (p *logicalPool) finish(ctx context.Context, name string, v Volume, r *requ
 	if fill == nil {
 		return nil
 	}
+	size, _, err := extent(f)
+	if err == nil {
+		err = zeroDevice(ctx, f, 0, size) // of what others left there
+	}
+	if err != nil {
+		return failure(virterr.SystemError, "cannot write '%s': %w", v.Path, virterr.Strerror(err))
+	}
 	if err := fill(f); err != nil {
 		return err
 	}

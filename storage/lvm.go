@@ -23,7 +23,7 @@ func (l lvm) run(ctx context.Context, program string, args ...string) error {
 
 func (l lvm) output(ctx context.Context, program string, args ...string) ([]byte, error) {
 	out, err := l.host.Run(ctx, program, args...)
-	var missing missingProgram
+	var missing MissingProgram
 	if errors.As(err, &missing) {
 		return nil, failure(virterr.OperationUnsupported, "%w: install package lvm2", err)
 	}

@@ -23,10 +23,11 @@ const maxOutput = 16 << 20
 // programEnv is what programs are started with: answers in English, and no word about descriptors that are not ours.
 var programEnv = []string{"LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1", "PATH=" + strings.Join(programDirs, ":")}
 
-// missingProgram is the error about a program that is not installed.
-type missingProgram string
+// MissingProgram is a Host's error about a program that is not installed.
+type MissingProgram string
 
-func (m missingProgram) Error() string { return "cannot find '" + string(m) + "' in path" }
+// Error implements error.
+func (m MissingProgram) Error() string { return "cannot find '" + string(m) + "' in path" }
 
 func findProgram(name string) (string, error) {
 	for _, dir := range programDirs {
@@ -35,7 +36,7 @@ func findProgram(name string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", missingProgram(name)
+	return "", MissingProgram(name)
 }
 
 // Has implements Host.

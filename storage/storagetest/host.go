@@ -141,7 +141,7 @@ func (h *Host) Run(_ context.Context, program string, args ...string) ([]byte, e
 	}
 	do := programs[program]
 	if do == nil || h.missing[program] {
-		return nil, fmt.Errorf("cannot find '%s' in path", program)
+		return nil, storage.MissingProgram(program)
 	}
 	out, err := do(h, args)
 	if err != nil {

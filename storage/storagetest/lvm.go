@@ -213,7 +213,9 @@ func (h *Host) pvremove(args []string) ([]byte, error) {
 	return nil, nil
 }
 
-func bytesOf(text string) (uint64, error) { return strconv.ParseUint(strings.TrimSuffix(text, "b"), 10, 64) }
+func bytesOf(text string) (uint64, error) {
+	return strconv.ParseUint(strings.TrimSuffix(text, "b"), 10, 64)
+}
 
 func (h *Host) lvcreate(args []string) ([]byte, error) {
 	options, names := split(args)

@@ -58,7 +58,7 @@ func (m *Machine) makeHostdev(c *Hostdev, groups map[uint64]int, slots vfio.Slot
 	if err := dev.Reset(); err != nil { // vfio-pci did what it could when it was opened
 		m.host.Logf("%s: %v", c.ID, err)
 	}
-	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: slots, Interrupts: m.irq, Logf: m.host.Logf})
+	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: slots, Interrupts: m.irq, Levels: m.irq, Logf: m.host.Logf})
 	if err != nil {
 		unix.Close(fd)
 		return err

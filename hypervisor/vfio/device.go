@@ -22,8 +22,8 @@ type Area struct{ Offset, Size uint64 }
 type Device interface {
 	// Regions are the six BARs and, as the seventh, configuration space.
 	Regions() [7]Region
-	// Vectors says how many MSI and MSI-X interrupts the device has.
-	Vectors() (msi, msix int)
+	// Vectors says how many pins, MSI and MSI-X interrupts the device has that can signal.
+	Vectors() (pins, msi, msix int)
 	// Read and Write access a region by offset. What the device does not answer reads as all ones.
 	Read(region int, p []byte, offset uint64)
 	Write(region int, p []byte, offset uint64)
@@ -32,6 +32,8 @@ type Device interface {
 	Unmap(p []byte) error
 	// SetInterrupts lets the device's MSI-X (or MSI) vectors signal eventfds, from vector 0 on; none switches them off.
 	SetInterrupts(msix bool, eventfds []int) error
+	// SetINTx lets the device's pin signal an eventfd, and masks it then until unmask is signalled; -1 switches it off.
+	SetINTx(signal, unmask int) error
 	// Reset puts the device back to power-on, without DMA.
 	Reset() error
 	Close() error
@@ -43,6 +45,7 @@ type hostDevice struct {
 	address   string
 	canReset  bool
 	regions   [7]Region
+	pins      int
 	msi, msix int
 }
 
@@ -87,6 +90,9 @@ func (d *hostDevice) describe() error {
 		d.regions[i] = r
 	}
 	var err error
+	if d.pins, err = d.interrupts(irqINTx); err != nil {
+		return err
+	}
 	if d.msi, err = d.interrupts(irqMSI); err == nil {
 		d.msix, err = d.interrupts(irqMSIX)
 	}
@@ -160,7 +166,7 @@ func sparseAreas(text []byte, at uint32, size uint64) ([]Area, bool) {
 func (d *hostDevice) Regions() [7]Region { return d.regions }
 
 // Vectors implements Device.
-func (d *hostDevice) Vectors() (int, int) { return d.msi, d.msix }
+func (d *hostDevice) Vectors() (int, int, int) { return d.pins, d.msi, d.msix }
 
 // Read implements Device.
 func (d *hostDevice) Read(region int, p []byte, offset uint64) {
@@ -209,8 +215,28 @@ func (d *hostDevice) SetInterrupts(msix bool, eventfds []int) error {
 	if msix {
 		index, name = irqMSIX, "MSI-X"
 	}
-	if err := setIRQs(d.fd, index, eventfds); err != nil {
+	if err := setIRQs(d.fd, index, setActionTrigger, eventfds); err != nil {
 		return fmt.Errorf("set %d %s interrupts of PCI device %s: %w", len(eventfds), name, d.address, err)
+	}
+	return nil
+}
+
+// SetINTx implements Device.
+func (d *hostDevice) SetINTx(signal, unmask int) error {
+	if signal < 0 {
+		if err := setIRQs(d.fd, irqINTx, setActionTrigger, nil); err != nil {
+			return fmt.Errorf("switch the interrupt pin of PCI device %s off: %w", d.address, err)
+		}
+		return nil
+	}
+	err := setIRQs(d.fd, irqINTx, setActionTrigger, []int{signal})
+	if err == nil {
+		if err = setIRQs(d.fd, irqINTx, setActionUnmask, []int{unmask}); err != nil {
+			err = errors.Join(err, setIRQs(d.fd, irqINTx, setActionTrigger, nil))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("switch the interrupt pin of PCI device %s on: %w", d.address, err)
 	}
 	return nil
 }

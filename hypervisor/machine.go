@@ -233,7 +233,7 @@ func (m *Machine) Confine() error {
 	if !m.cfg.Confine.Seccomp && !m.cfg.Confine.Landlock {
 		return nil
 	}
-	report, err := confine.Apply(confine.Options{Seccomp: m.cfg.Confine.Seccomp, Landlock: m.cfg.Confine.Landlock, Devices: m.devices.hostdevs.fds})
+	report, err := confine.Apply(confine.Options{Seccomp: m.cfg.Confine.Seccomp, Landlock: m.cfg.Confine.Landlock})
 	if err != nil {
 		return fmt.Errorf("confine the engine: %w", err)
 	}

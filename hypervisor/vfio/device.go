@@ -51,18 +51,18 @@ type hostDevice struct {
 
 // OpenDevice asks a group that is in a container for one of its devices, by its address on the host (0000:01:00.0), and
 // resets it.
-func OpenDevice(group int, address string) (Device, int, error) {
+func OpenDevice(group int, address string) (Device, error) {
 	fd, err := deviceFD(group, address)
 	if err != nil {
-		return nil, -1, fmt.Errorf("get PCI device %s from its IOMMU group (is its driver vfio-pci?): %w", address, err)
+		return nil, fmt.Errorf("get PCI device %s from its IOMMU group (is its driver vfio-pci?): %w", address, err)
 	}
 	unix.CloseOnExec(fd)
 	d := &hostDevice{fd: fd, address: address}
 	if err := d.describe(); err != nil {
 		unix.Close(fd)
-		return nil, -1, fmt.Errorf("look at PCI device %s: %w", address, err)
+		return nil, fmt.Errorf("look at PCI device %s: %w", address, err)
 	}
-	return d, fd, nil
+	return d, nil
 }
 
 func (d *hostDevice) describe() error {

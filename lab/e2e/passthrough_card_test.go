@@ -35,7 +35,7 @@ func TestLabPassthroughCard(t *testing.T) {
 			h.t = t
 			k := labtest.Kernel("6.12")
 			name := h.define(guest{name: c.name, kernel: k, args: c.args,
-				initrd: labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": fmt.Sprintf(cardScript, s.port, s.size>>20)}),
+				initrd:  labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": fmt.Sprintf(cardScript, s.port, s.size>>20)}),
 				devices: `<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='2' slot='0' function='0'/></source></hostdev>`})
 			h.vctl("start", name)
 			h.wantDriver(nic, "vfio-pci")

@@ -35,6 +35,7 @@ type device struct {
 	transport *virtio.PCI // nil for a function of the host
 	removable bool        // comes and goes; the others are part of the machine
 	close     func()      // releases what the device itself holds; may be nil
+	wanted    *time.Time  // when the guest was asked because the host wants it back; zero for never
 	requested *time.Time  // when the guest was last asked to let go of it; zero for never
 	workers   int         // that the scheduler was told of when the device came to a running machine
 }
@@ -89,7 +90,7 @@ func (m *Machine) add(id string, at PCIAddress, dev virtio.Device, release func(
 
 // plug puts a device on its bus. When it fails, the device was freed.
 func (m *Machine) plug(d device) error {
-	d.requested = &time.Time{}
+	d.requested, d.wanted = &time.Time{}, &time.Time{}
 	if err := m.board.root.Add(d.at, d.function); err != nil {
 		d.free()
 		return err

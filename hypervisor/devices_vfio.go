@@ -55,7 +55,11 @@ func (m *Machine) makeHostdev(c *Hostdev, container FileName) error {
 	if err := dev.Reset(); err != nil { // vfio-pci did what it could when it was opened
 		m.host.Logf("%s: %v", c.ID, err)
 	}
-	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: d.slots, Interrupts: m.irq, Levels: m.irq, Logf: m.host.Logf})
+	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: d.slots, Interrupts: m.irq, Levels: m.irq, Logf: m.host.Logf,
+		Notices: vfio.Notices{
+			Failed: func() { m.events.put(guestEvent{eventHostdevError, c.ID}) },
+			Wanted: func() { m.wanted.put(c.ID) },
+		}})
 	if err != nil {
 		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), dev.Close(), m.leaveGroup(c.ID))
 	}

@@ -64,6 +64,7 @@ type Machine struct {
 	status statusWord
 	events eventQueue
 	ejects ejectQueue
+	wanted wantedQueue
 
 	resetAtPoweroff atomic.Bool // the guest's power-off is half of a reboot
 
@@ -93,6 +94,7 @@ func New(c *Config, h Host) (*Machine, error) {
 	m.runner.init()
 	m.events.init()
 	m.ejects.init()
+	m.wanted.init()
 	m.status.set(StatePrelaunch, "")
 	for _, step := range []struct {
 		what string

@@ -34,10 +34,23 @@ type Device interface {
 	SetInterrupts(msix bool, eventfds []int) error
 	// SetINTx lets the device's pin signal an eventfd, and masks it then until unmask is signalled; -1 switches it off.
 	SetINTx(signal, unmask int) error
+	// Notifies reports whether the kernel can tell a notice of the device.
+	Notifies(n Notice) bool
+	// SetNotice lets it signal an eventfd; -1 switches it off.
+	SetNotice(n Notice, eventfd int) error
 	// Reset puts the device back to power-on, without DMA.
 	Reset() error
 	Close() error
 }
+
+// Notice is what the kernel can tell of a device by an eventfd.
+type Notice uint32
+
+// Notices: an uncorrectable error (AER), and a request to give the device up.
+const (
+	NoticeError   Notice = 3 // VFIO_PCI_ERR_IRQ_INDEX
+	NoticeRequest Notice = 4 // VFIO_PCI_REQ_IRQ_INDEX
+)
 
 // hostDevice is a Device of the kernel.
 type hostDevice struct {
@@ -47,6 +60,7 @@ type hostDevice struct {
 	regions   [7]Region
 	pins      int
 	msi, msix int
+	notices   map[Notice]bool
 }
 
 // OpenDevice asks a group that is in a container for one of its devices, by its address on the host (0000:01:00.0), and
@@ -95,6 +109,13 @@ func (d *hostDevice) describe() error {
 	}
 	if d.msi, err = d.interrupts(irqMSI); err == nil {
 		d.msix, err = d.interrupts(irqMSIX)
+	}
+	d.notices = map[Notice]bool{}
+	for _, n := range []Notice{NoticeError, NoticeRequest} {
+		if uint32(n) < info.irqs { // a device that is not PCI Express tells of no errors, by an error
+			count, err := d.interrupts(uint32(n))
+			d.notices[n] = err == nil && count > 0
+		}
 	}
 	return err
 }
@@ -237,6 +258,21 @@ func (d *hostDevice) SetINTx(signal, unmask int) error {
 	}
 	if err != nil {
 		return fmt.Errorf("switch the interrupt pin of PCI device %s on: %w", d.address, err)
+	}
+	return nil
+}
+
+// Notifies implements Device.
+func (d *hostDevice) Notifies(n Notice) bool { return d.notices[n] }
+
+// SetNotice implements Device.
+func (d *hostDevice) SetNotice(n Notice, eventfd int) error {
+	var fds []int
+	if eventfd >= 0 {
+		fds = []int{eventfd}
+	}
+	if err := setIRQs(d.fd, uint32(n), setActionTrigger, fds); err != nil {
+		return fmt.Errorf("set notice %d of PCI device %s: %w", n, d.address, err)
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ type Config struct {
 	Slots      Slots
 	Interrupts interrupt.Controller
 	Levels     interrupt.Levels
+	Notices    Notices
 	Logf       func(format string, args ...any)
 }
 
@@ -43,6 +44,8 @@ type Function struct {
 	size   int       // of configuration space
 	log    func(string, ...any)
 	active bool // MSI-X vectors signal
+
+	notices notices
 
 	pin sync.Mutex // what intx does: boards wire pins from other functions' hooks
 
@@ -99,7 +102,13 @@ func New(c Config) (*Function, error) {
 		f.addBAR(b, regions[b.Index], c.Slots)
 	}
 	f.forward(config)
-	return f, f.addInterrupts(original, c.Interrupts, c.Levels)
+	if err := f.addInterrupts(original, c.Interrupts, c.Levels); err != nil {
+		return nil, err
+	}
+	if err := f.notices.listen(c.Device, c.Notices); err != nil {
+		return nil, errors.Join(err, f.notices.close(c.Device))
+	}
+	return f, nil
 }
 
 // PCI returns what the guest sees, for Root.Add.
@@ -291,7 +300,7 @@ func (f *Function) reset() {
 
 // Close gives the device up: no guest can reach it any more, and it reaches no guest.
 func (f *Function) Close() error {
-	var errs []error
+	errs := []error{f.notices.close(f.dev)}
 	f.dev.Write(6, []byte{0, 0}, regCommand)
 	errs = append(errs, f.intx.close())
 	if f.active {

@@ -16,18 +16,20 @@ import (
 // fakeDevice is a function of the host in memory: BAR 0 of 16 KiB that can be mapped, BAR 3 of 16 KiB with the MSI-X table in
 // its first page and the pending bits in its third, and configuration space.
 type fakeDevice struct {
-	config  []byte
-	regions [7]Region
-	pins    int
-	msi     int
-	msixN   int
-	irqs    []string // calls of SetInterrupts
-	fds     []int
-	resets  int
-	mapped  int
-	writes  map[int][]byte // to configuration space, by offset
-	closed  bool
-	mapErr  error
+	config   []byte
+	regions  [7]Region
+	pins     int
+	requests bool
+	notice   int
+	msi      int
+	msixN    int
+	irqs     []string // calls of SetInterrupts
+	fds      []int
+	resets   int
+	mapped   int
+	writes   map[int][]byte // to configuration space, by offset
+	closed   bool
+	mapErr   error
 }
 
 func newFake() *fakeDevice {
@@ -96,6 +98,11 @@ func (d *fakeDevice) SetINTx(signal, unmask int) error {
 		kind += " off"
 	}
 	d.irqs, d.fds = append(d.irqs, kind), []int{signal, unmask}
+	return nil
+}
+func (d *fakeDevice) Notifies(n Notice) bool { return n == NoticeRequest && d.requests }
+func (d *fakeDevice) SetNotice(n Notice, fd int) error {
+	d.notice = fd
 	return nil
 }
 func (d *fakeDevice) Reset() error { d.resets++; return nil }

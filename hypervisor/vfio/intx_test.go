@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"virtd/hypervisor/interrupt"
 )
 
@@ -99,5 +101,26 @@ func TestOnlyINTx(t *testing.T) {
 	r.f.PCI().Reset()
 	if last := dev.irqs[len(dev.irqs)-1]; last != "intx off" || r.irq.level.gsi != interrupt.NoPin {
 		t.Errorf("after a reset: %v, routed to %d", dev.irqs, r.irq.level.gsi)
+	}
+}
+
+// The kernel's request to have a device back is heard, and nobody listens after the function is closed.
+func TestRequestIsHeard(t *testing.T) {
+	dev := newFake()
+	dev.requests = true
+	heard := make(chan struct{}, 1)
+	f, err := New(Config{Name: "hostdev0", Device: dev, Slots: &fakeSlots{}, Interrupts: &fakeController{},
+		Notices: Notices{Wanted: func() { heard <- struct{}{} }, Failed: func() { t.Error("an error is told that the device cannot report") }}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := unix.Write(dev.notice, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+			t.Fatal(err)
+		}
+		<-heard
+	}
+	if err := f.Close(); err != nil || dev.notice != -1 {
+		t.Errorf("closed: %v, notice %d", err, dev.notice)
 	}
 }

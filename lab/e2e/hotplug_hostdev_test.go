@@ -104,3 +104,56 @@ func TestLabHotplugHostdev(t *testing.T) {
 		t.Errorf("the guest says:\n%s", tail(out, 3000))
 	}
 }
+
+// The host can take a device back from a guest: it is asked to let go of it, and when it does not, loses it all the same. Here
+// the device is pulled out of the bus, and found again.
+func TestLabHostdevWanted(t *testing.T) {
+	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Virsh)
+	h := startHost(t)
+	h.labCards()
+	const disk = "0000:03:00.0"
+	t.Cleanup(func() { os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0) })
+	k := labtest.Kernel("6.12")
+	const script = `[ -b /dev/nvme0n1 ] && echo armed; until [ ! -e /dev/nvme0n1 ]; do sleep 0.1; done; echo disk went; while true; do sleep 1; done`
+	for _, c := range []struct{ name, args, says string }{
+		{"willing", "", "the guest is asked to let go of it"},
+		{"deaf", "acpiphp.disable=1", "it is taken away"},
+	} {
+		if testing.Short() && c.name == "deaf" {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			h.t = t
+			h.until(time.Minute, "disk", func() bool { return exists("/dev/nvme0n1") })
+			name := h.define(guest{name: c.name, kernel: k, args: c.args,
+				initrd:  labtest.AppendFiles(t, k.Initrd, map[string]string{"cmd": script}),
+				devices: `<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>`})
+			h.vctl("start", name)
+			h.expect(name, "armed", 5*time.Minute)
+			removed := make(chan error, 1)
+			go func() { removed <- os.WriteFile("/sys/bus/pci/devices/"+disk+"/remove", []byte("1"), 0) }()
+			select {
+			case err := <-removed:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(2 * time.Minute):
+				t.Fatal("the host does not get the device back")
+			}
+			if c.name == "willing" {
+				h.expect(name, "disk went", time.Minute)
+			}
+			h.until(time.Minute, "the device leaves the definition", func() bool { return !strings.Contains(h.virsh("dumpxml", name), "hostdev") })
+			if log := h.sh("cat " + h.path("log/"+name+".log")); !strings.Contains(log, c.says) {
+				t.Errorf("the engine's log does not say %q:\n%s", c.says, log)
+			}
+			h.state(name, "running")
+			if err := os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0); err != nil {
+				t.Fatal(err)
+			}
+			h.until(time.Minute, "device back with its driver", func() bool { return driverOf(disk) == "nvme" })
+			h.virsh("destroy", name)
+		})
+	}
+	h.t = t
+}

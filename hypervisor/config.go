@@ -1,6 +1,9 @@
 package hypervisor
 
-import "virtd/hypervisor/memory"
+import (
+	"virtd/hypervisor/block"
+	"virtd/hypervisor/memory"
+)
 
 // ConfigVersion is the version of Config that this engine executes. An engine refuses a newer one; it keeps executing
 // older ones.
@@ -189,6 +192,15 @@ type Disk struct {
 	QueueSize    int            `json:"queueSize,omitempty"`    // entries, power of two to 1024; 0 is 256
 	LogicalBlock int            `json:"logicalBlock,omitempty"` // bytes; 0 is 512
 	PhysBlock    int            `json:"physBlock,omitempty"`
+	Throttle     *Throttle      `json:"throttle,omitempty"` // nil: no limits
+}
+
+// Throttle limits a disk's requests.
+type Throttle struct {
+	// Group names disks of the machine that share one set of limits, so that what one uses the others cannot. All of a group
+	// have the limits that one of them got last. "" is a disk of its own.
+	Group string `json:"group,omitempty"`
+	block.Limits
 }
 
 // BackingImage is an image of a chain, which is only read.

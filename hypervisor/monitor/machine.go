@@ -41,6 +41,8 @@ type Machine interface {
 
 	Disks() []Disk
 	ResizeDisk(id string, bytes uint64) error
+	// SetThrottle gives a disk, and its group, the limits of a fragment of hypervisor.Config; null ends them.
+	SetThrottle(id string, throttle json.RawMessage) error
 	NICs() []NIC
 	SetLink(id string, up bool) error
 	Chardevs() []Chardev

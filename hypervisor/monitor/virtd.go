@@ -26,6 +26,7 @@ var virtdCommands = map[string]command{
 	"x-virtd-block-stats":          plain(virtdBlockStats),
 	"x-virtd-net-stats":            plain(virtdNetStats),
 	"x-virtd-set-link":             virtdSetLink,
+	"x-virtd-set-throttle":         virtdSetThrottle,
 	"x-virtd-chardev":              virtdChardev,
 	"x-virtd-quit":                 virtdQuit,
 	"x-virtd-set-action":           virtdSetAction,
@@ -110,6 +111,20 @@ func virtdSetLink(s *Server, args json.RawMessage) (any, error) {
 		return nil, err
 	}
 	return nil, s.machine.SetLink(a.ID, a.Up)
+}
+
+func virtdSetThrottle(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		ID       string          `json:"id"`
+		Throttle json.RawMessage `json:"throttle"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	if len(a.Throttle) == 0 {
+		return nil, errors.New("Parameter 'throttle' is missing")
+	}
+	return nil, s.machine.SetThrottle(a.ID, a.Throttle)
 }
 
 func virtdChardev(s *Server, args json.RawMessage) (any, error) {

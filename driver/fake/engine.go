@@ -23,6 +23,7 @@ type Engine struct {
 	sizes   map[string]uint64 // of resized disks, by alias
 	links   map[string]bool   // as last set, by alias
 	bridges map[string]string // as last set, by alias
+	tunes   map[string]domain.IOTune // as last set, by alias
 	nmis    int
 	live    *domain.Definition // as devices came and went
 	clings  bool               // the guest does not let go of devices
@@ -37,7 +38,7 @@ type Engine struct {
 func newEngine(d *Driver, key string, live *domain.Definition) *Engine {
 	return &Engine{
 		Live: live, live: live, d: d, key: key, state: driver.MachinePaused, actual: live.CurrentMemory() * 1024,
-		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, bridges: map[string]string{}, guest: map[driver.MemoryStat]uint64{},
+		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, bridges: map[string]string{}, tunes: map[string]domain.IOTune{}, guest: map[driver.MemoryStat]uint64{},
 	}
 }
 
@@ -75,6 +76,14 @@ func (e *Engine) DiskSize(alias string) uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.sizes[alias]
+}
+
+// IOTune returns the limits that the disk with that alias was given, and whether it was.
+func (e *Engine) IOTune(alias string) (t domain.IOTune, told bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, told = e.tunes[alias]
+	return t, told
 }
 
 // NMIs returns how many non-maskable interrupts the guest got.

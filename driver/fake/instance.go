@@ -258,6 +258,16 @@ func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) e
 	return nil
 }
 
+func (i *instance) SetIOTune(ctx context.Context, alias string, t domain.IOTune) error {
+	if err := i.ask(ctx, "SetIOTune"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.tunes[alias] = t
+	return nil
+}
+
 func (i *instance) SetBridge(ctx context.Context, alias, bridge string) error {
 	if err := i.ask(ctx, "SetBridge"); err != nil {
 		return err

@@ -122,6 +122,11 @@ func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) e
 	return i.execute(ctx, "block_resize", map[string]any{"device": alias, "size": bytes}, nil)
 }
 
+// SetIOTune implements driver.Instance.
+func (i *instance) SetIOTune(ctx context.Context, alias string, t domain.IOTune) error {
+	return i.execute(ctx, "x-virtd-set-throttle", map[string]any{"id": alias, "throttle": planThrottle(t)}, nil)
+}
+
 // SetLink implements driver.Instance.
 func (i *instance) SetLink(ctx context.Context, alias string, up bool) error {
 	return i.execute(ctx, "set_link", map[string]any{"name": alias, "up": up}, nil)

@@ -8,6 +8,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/xmltree"
 	"virtd/hypervisor"
+	"virtd/hypervisor/block"
 	"virtd/virterr"
 )
 
@@ -82,6 +83,11 @@ func (p *planner) disk(n *xmltree.Node) error {
 	if d.Cache == "default" {
 		d.Cache = ""
 	}
+	tune, err := domain.ReadIOTune(n)
+	if err != nil {
+		return err
+	}
+	d.Throttle = planThrottle(tune)
 	p.cfg.Disks = append(p.cfg.Disks, d)
 	p.add(Resource{
 		Kind: ResourceDisk, Files: []hypervisor.FileName{d.File}, Alias: d.ID, Path: domain.DiskPath(n),
@@ -91,6 +97,23 @@ func (p *planner) disk(n *xmltree.Node) error {
 		},
 	})
 	return nil
+}
+
+// planThrottle is what the engine calls a disk's limits; nil for none.
+func planThrottle(t domain.IOTune) *hypervisor.Throttle {
+	if !t.Limited() {
+		return nil
+	}
+	rate := func(r domain.IORate) block.Rate {
+		if r.Max == 0 {
+			r.MaxLength = 0 // libvirt has one of a second here, of nothing
+		}
+		return block.Rate{PerSecond: r.Sec, Burst: r.Max, Seconds: r.MaxLength}
+	}
+	return &hypervisor.Throttle{Group: t.Group, Limits: block.Limits{
+		TotalBytes: rate(t.TotalBytes), ReadBytes: rate(t.ReadBytes), WriteBytes: rate(t.WriteBytes),
+		TotalOps: rate(t.TotalIOPS), ReadOps: rate(t.ReadIOPS), WriteOps: rate(t.WriteIOPS), OpBytes: t.SizeIOPS,
+	}}
 }
 
 // file names the descriptor of a device: disk:virtio-disk0.

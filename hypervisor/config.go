@@ -52,6 +52,7 @@ type Config struct {
 	NICs      []NIC      `json:"nics,omitempty"`
 	Balloon   *Balloon   `json:"balloon,omitempty"`
 	RNGs      []RNG      `json:"rngs,omitempty"`
+	Keyboards []Keyboard `json:"keyboards,omitempty"`
 	VFIO      FileName   `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
 	Hostdevs  []Hostdev  `json:"hostdevs,omitempty"`
 	Confine   Confine    `json:"confine"`
@@ -245,6 +246,12 @@ type RNG struct {
 	// RateBytes each RatePeriod milliseconds limit what the guest can draw; 0 is no limit.
 	RateBytes  uint64 `json:"rateBytes,omitempty"`
 	RatePeriod uint64 `json:"ratePeriod,omitempty"`
+}
+
+// Keyboard is a virtio input device that is a keyboard.
+type Keyboard struct {
+	ID      string     `json:"id"`
+	Address PCIAddress `json:"address"`
 }
 
 // Hostdev is a PCI function of the host, given to the guest through VFIO. With one the balloon gives nothing back to the

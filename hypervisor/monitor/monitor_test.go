@@ -81,6 +81,9 @@ func (f *fakeMachine) ResizeDisk(id string, n uint64) error {
 func (f *fakeMachine) SetThrottle(id string, throttle json.RawMessage) error {
 	return f.call("throttle " + id + " " + string(throttle))
 }
+func (f *fakeMachine) SendKey(keys []uint16, hold time.Duration) error {
+	return f.call(fmt.Sprint("keys ", keys, hold))
+}
 func (f *fakeMachine) NICs() []NIC                { return []NIC{{ID: "net0", Driver: "vhost"}} }
 func (f *fakeMachine) SetLink(string, bool) error { return f.call("link") }
 func (f *fakeMachine) Chardevs() []Chardev {
@@ -188,6 +191,7 @@ func TestCommands(t *testing.T) {
 		{`{"execute":"x-virtd-status"}`, `{"return":{"reason":"","state":"paused"}}`},
 		{`{"execute":"block_resize","arguments":{"device":"nope","size":1}}`, `{"error":{"class":"DeviceNotFound","desc":"disk \"nope\": device not found"}}`},
 		{`{"execute":"block_resize","arguments":{"device":"virtio-disk0","size":1048576}}`, `{"return":{}}`},
+		{`{"execute":"x-virtd-send-key","arguments":{"keys":[29,46],"hold-ms":50}}`, `{"return":{}}`},
 		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0"}}`, `{"error":{"class":"GenericError","desc":"Parameter 'throttle' is missing"}}`},
 		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0","throttle":{"opBytes":5}}}`, `{"return":{}}`},
 		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0","throttle":null}}`, `{"return":{}}`},
@@ -203,7 +207,7 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", c.ask, got, c.want)
 		}
 	}
-	if got := fmt.Sprint(m.calls); got != "[pause resize 1048576 throttle virtio-disk0 {\"opBytes\":5} throttle virtio-disk0 null reset at power-off true quit destroyed]" {
+	if got := fmt.Sprint(m.calls); got != "[pause resize 1048576 keys [29 46] 50ms throttle virtio-disk0 {\"opBytes\":5} throttle virtio-disk0 null reset at power-off true quit destroyed]" {
 		t.Errorf("calls %s", got)
 	}
 }

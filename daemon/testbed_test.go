@@ -280,6 +280,7 @@ func (b *testbed) writeXML(t testing.TB) {
 	}
 	b.write(t, "disk-tuned.xml", "<disk type='file' device='disk'><source file='/srv/c.img'/><target dev='vdc' bus='virtio'/>"+
 		"<iotune><total_iops_sec>5</total_iops_sec><group_name>bulk</group_name></iotune></disk>\n")
+	b.write(t, "keyboard.xml", "<input type='keyboard' bus='virtio'/>\n")
 	b.write(t, "disk-b.xml", "<disk type='file' device='disk'><source file='/srv/b.img'/><target dev='vdb' bus='virtio'/></disk>\n")
 	b.write(t, "rng.xml", "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\n")
 	b.write(t, "balloon.xml", "<memballoon model='virtio'/>\n")

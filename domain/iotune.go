@@ -220,7 +220,9 @@ func (d *Definition) diskIOTune(disk *xmltree.Node) error {
 	if text := t.exclusive(""); text != "" {
 		return n.Errorf(virterr.XMLError, "%s", text)
 	}
-	if code, text := t.check(func(limit, max string) string { return "value '" + max + "' cannot be set if '" + limit + "' is not set" }); text != "" {
+	if code, text := t.check(func(limit, max string) string {
+		return "value '" + max + "' cannot be set if '" + limit + "' is not set"
+	}); text != "" {
 		return n.Errorf(code, "%s", text)
 	}
 	return nil

@@ -2,6 +2,7 @@ package fake
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"virtd/domain"
@@ -20,10 +21,11 @@ type Engine struct {
 	frozen  bool   // the guest does not answer its balloon
 	period  int
 	pins    map[int][]byte
-	sizes   map[string]uint64 // of resized disks, by alias
-	links   map[string]bool   // as last set, by alias
-	bridges map[string]string // as last set, by alias
+	sizes   map[string]uint64        // of resized disks, by alias
+	links   map[string]bool          // as last set, by alias
+	bridges map[string]string        // as last set, by alias
 	tunes   map[string]domain.IOTune // as last set, by alias
+	typed   []string                 // keys, and how long they were held
 	nmis    int
 	live    *domain.Definition // as devices came and went
 	clings  bool               // the guest does not let go of devices
@@ -84,6 +86,13 @@ func (e *Engine) IOTune(alias string) (t domain.IOTune, told bool) {
 	defer e.mu.Unlock()
 	t, told = e.tunes[alias]
 	return t, told
+}
+
+// Typed returns what was typed, by stroke: the keys and how long they were held.
+func (e *Engine) Typed() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.typed)
 }
 
 // NMIs returns how many non-maskable interrupts the guest got.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"virtd/domain"
 	"virtd/driver"
@@ -124,7 +125,22 @@ func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) e
 
 // SetIOTune implements driver.Instance.
 func (i *instance) SetIOTune(ctx context.Context, alias string, t domain.IOTune) error {
-	return i.execute(ctx, "x-virtd-set-throttle", map[string]any{"id": alias, "throttle": planThrottle(t)}, nil)
+	client, err := i.monitor()
+	if err != nil {
+		return err
+	}
+	args := map[string]any{"id": alias, "throttle": planThrottle(t)}
+	return i.explain(commandThrottle, client.Execute(ctx, "x-virtd-set-throttle", args, nil))
+}
+
+// SendKey implements driver.Instance.
+func (i *instance) SendKey(ctx context.Context, keys []uint16, hold time.Duration) error {
+	client, err := i.monitor()
+	if err != nil {
+		return err
+	}
+	args := map[string]any{"keys": keys, "hold-ms": hold.Milliseconds()}
+	return i.explain(commandSendKey, client.Execute(ctx, "x-virtd-send-key", args, nil))
 }
 
 // SetLink implements driver.Instance.

@@ -20,7 +20,7 @@ func (p *planner) devices() error {
 		plan    func(*xmltree.Node) error
 	}{
 		{"controller", p.controller}, {"disk", p.disk}, {"interface", p.nic}, {"hostdev", p.hostdev}, {"serial", p.serial},
-		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"panic", p.pvpanic},
+		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"input", p.keyboard}, {"panic", p.pvpanic},
 	} {
 		for _, n := range devices.All(kind.element) {
 			if err := kind.plan(n); err != nil {
@@ -293,6 +293,19 @@ func (p *planner) rng(n *xmltree.Node) error {
 		p.add(Resource{Kind: ResourceRNG, Files: []hypervisor.FileName{r.File}, Alias: r.ID, Path: path})
 	}
 	p.cfg.RNGs = append(p.cfg.RNGs, r)
+	return nil
+}
+
+// keyboard plans virtio keyboards. Other inputs are the machine's own, or kept without being provided.
+func (p *planner) keyboard(n *xmltree.Node) error {
+	if !domain.IsKeyboard(n) {
+		return nil
+	}
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	p.cfg.Keyboards = append(p.cfg.Keyboards, hypervisor.Keyboard{ID: alias(n), Address: at})
 	return nil
 }
 

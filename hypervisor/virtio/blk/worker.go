@@ -105,7 +105,7 @@ func (w *worker) reap() {
 			now = w.now()
 		}
 		r, status := w.requests[op.Tag], byte(statusOK)
-		if op.Err == unix.ECANCELED { // by a reset: the driver hears nothing of it any more
+		if op.Err == unix.ECANCELED && w.loop.Stopping() { // by a reset: the driver hears nothing of it any more
 			w.put(r)
 			continue
 		}

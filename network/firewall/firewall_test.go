@@ -142,7 +142,7 @@ func TestWatch(t *testing.T) {
 			return
 		}
 		close(ready)
-		ended <- Watch(ctx, func() { repaired <- Apply(networks) })
+		ended <- Watch(ctx, nftables.TableFamilyINet, func() { repaired <- Apply(networks) })
 	}()
 	select {
 	case <-ready:
@@ -166,7 +166,7 @@ func TestWatch(t *testing.T) {
 	}
 	select {
 	case err := <-repaired:
-		if there, perr := present(c); err != nil || perr != nil || !there {
+		if there, perr := present(c, nftables.TableFamilyINet); err != nil || perr != nil || !there {
 			t.Errorf("after the repair: %v, %v, %v", there, err, perr)
 		}
 	case err := <-ended:

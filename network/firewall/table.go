@@ -11,7 +11,7 @@ import (
 	"virtd/virterr"
 )
 
-// TableName is the name of virtd's table, of family inet.
+// TableName is the name of virtd's tables: of family inet for networks, of family bridge for guests.
 const TableName = "virtd"
 
 // Apply replaces the table by the rules of these networks, in the network namespace of the calling thread. Without networks
@@ -23,7 +23,7 @@ func Apply(networks []Network) error {
 	}
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 	if len(networks) == 0 {
-		if there, err := present(c); err != nil || !there {
+		if there, err := present(c, nftables.TableFamilyINet); err != nil || !there {
 			return err
 		}
 	}

@@ -23,7 +23,7 @@ func (d *Definition) readInterfaces(devices *xmltree.Node) error {
 		if nic.Attr("type") == "" {
 			return nic.Errorf(virterr.XMLError, "interface without type; use type='bridge'")
 		}
-		for _, step := range []func(*xmltree.Node) error{d.nicMAC, d.nicSource, d.nicModel, d.nicDriver, d.nicDetails} {
+		for _, step := range []func(*xmltree.Node) error{d.nicMAC, d.nicSource, d.nicModel, d.nicDriver, d.nicDetails, d.nicPort} {
 			if err := step(nic); err != nil {
 				return err
 			}

@@ -103,8 +103,9 @@ type Instance interface {
 	// which may be never; DeviceKept when it says that it will not.
 	Detach(ctx context.Context, alias string) error
 
-	// SetBridge makes the interface with that alias a port of another bridge.
-	SetBridge(ctx context.Context, alias, bridge string) error
+	// UpdateInterface makes the host's end of the interface with that alias what next says: its bridge, VLANs, isolation,
+	// rates and filter. On an error it is as it was.
+	UpdateInterface(ctx context.Context, alias string, next *domain.Definition) error
 
 	// ResizeDisk gives the disk with that alias another size, and its image too; SetLink plugs an interface's cable in or
 	// pulls it; InjectNMI interrupts the guest as a dump button does.

@@ -26,6 +26,9 @@ func (m *Manager) resume() {
 		if err := m.cfg.Host.Up(s); err != nil {
 			m.log.Error("an active network is damaged and cannot be repaired; stop and start it", "network", s.Name, "error", err)
 		}
+		if err := n.shape(s); err != nil {
+			m.log.Error("an active network has not the bandwidth that its definition says; stop and start it", "network", s.Name, "error", err)
+		}
 		if err := m.cfg.Host.Serve(s); err != nil {
 			m.log.Error("an active network has no services; stop and start it", "network", s.Name, "error", err)
 		}
@@ -40,14 +43,17 @@ func (m *Manager) resume() {
 }
 
 // bringUp does everything on the host that a network needs, or nothing. The caller holds change.
-func (m *Manager) bringUp(s Spec) error {
+func (m *Manager) bringUp(n *Network, s Spec) error {
 	if s.Mode == ModeBridge {
 		return nil
 	}
 	if err := m.cfg.Host.Up(s); err != nil {
 		return err
 	}
-	err := m.cfg.Host.Filter(append(m.activeSpecs(s.UUID), s))
+	err := n.shape(s)
+	if err == nil {
+		err = m.cfg.Host.Filter(append(m.activeSpecs(s.UUID), s))
+	}
 	if err == nil {
 		err = m.cfg.Host.Serve(s)
 	}

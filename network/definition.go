@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/domain/xmltree"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -39,6 +40,9 @@ type definition struct {
 	mtu     int // bytes; 0: the kernel's
 	mac     net.HardwareAddr
 	isolate bool // ports do not reach each other
+	vlan    portconf.VLAN
+	limits  portconf.Bandwidth // of the bridge
+	groups  []group
 
 	domain    string
 	localOnly bool // names in the domain are never asked of others
@@ -93,7 +97,7 @@ func build(doc *xmltree.Document) (*definition, error) {
 	}
 	root.RemoveAttr("connections")
 	d := &definition{doc: doc}
-	for _, read := range []func(*xmltree.Node) error{d.readIdentity, d.readForward, d.readBridge, d.readNames, d.readIPs, d.readRoutes, d.readDNS, d.fits} {
+	for _, read := range []func(*xmltree.Node) error{d.readIdentity, d.readForward, d.readBridge, d.readNames, d.readIPs, d.readRoutes, d.readDNS, d.readLimits, d.readGroups, d.fits} {
 		if err := read(root); err != nil {
 			return nil, err
 		}
@@ -279,7 +283,10 @@ func linkName(n *xmltree.Node, name string) error {
 // fits refuses what does not go together.
 func (d *definition) fits(root *xmltree.Node) error {
 	if d.forward.mode != ModeBridge {
-		return nil
+		return d.fitsOwn(root)
+	}
+	if n := root.Child("bandwidth"); n != nil {
+		return unsupported(n, "Unsupported network-wide <bandwidth> element in network %s with forward mode='bridge'", d.name)
 	}
 	if d.bridge == "" || strings.Contains(d.bridge, "%d") {
 		return unsupported(root.Child("forward"), "forward mode 'bridge' needs the name of an existing bridge: <bridge name='br0'/>")

@@ -6,8 +6,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/network/bridge"
 	"virtd/network/dhcp"
 	"virtd/network/dns"
+	"virtd/network/portconf"
 )
 
 // Host is what networks do to the host that they are on. The manager calls everything but Leases one at a time. Local is the
@@ -20,6 +22,8 @@ type Host interface {
 
 	// Up makes the network's bridge with its addresses and routes. What is there already is completed.
 	Up(s Spec) error
+	// Shape sets the rates of a network's bridge, and the floors that its interfaces have.
+	Shape(s Spec, floors []bridge.Floor) error
 	// Down removes the bridge. One that is gone is no error.
 	Down(s Spec) error
 	// Filter replaces the rules of all networks by those of the given ones, in one step.
@@ -55,6 +59,7 @@ type Spec struct {
 	MAC        net.HardwareAddr
 	Addresses  []netip.Prefix // of the host on the bridge, with the subnets' lengths
 	Routes     []SpecRoute
+	Limits     portconf.Bandwidth
 	Device     string // forward through this link of the host only; "" for any
 	NATIPv6    bool
 	NATSources [2]netip.Addr // translate to these; invalid: to the address of the link that a packet leaves by
@@ -76,7 +81,7 @@ type SpecRoute struct {
 // spec is the definition as the host has to have it.
 func (d *definition) spec() Spec {
 	s := Spec{
-		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac,
+		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac, Limits: d.limits,
 		Device: d.forward.dev, NATIPv6: d.forward.ipv6, NATSources: d.forward.sources, NATPorts: d.forward.ports,
 		IPv6: d.doc.Root.Attr("ipv6") == "yes",
 	}

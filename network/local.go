@@ -141,6 +141,11 @@ func (l *Local) enable(path, network string) error {
 	return nil
 }
 
+// Shape implements Host.
+func (l *Local) Shape(s Spec, floors []bridge.Floor) error {
+	return l.Links.ShapeBridge(s.Bridge, s.Limits, floors)
+}
+
 // Down implements Host.
 func (l *Local) Down(s Spec) error { return l.Links.Delete(s.Bridge) }
 

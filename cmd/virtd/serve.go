@@ -12,6 +12,7 @@ import (
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"virtd/daemon"
@@ -23,6 +24,7 @@ import (
 	"virtd/hypervisor"
 	"virtd/network"
 	"virtd/network/bridge"
+	"virtd/network/firewall"
 	"virtd/network/hostif"
 	"virtd/nodedev"
 	"virtd/release"
@@ -47,7 +49,9 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer closeNetworks()
-	mgr, cpu, err := openManager(ctx, cfg, networks, hostdevs, log)
+	filters := &firewall.Guests{}
+	defer keepTable(nftables.TableFamilyBridge, "packet filter of guests", filters.Restore, log)()
+	mgr, cpu, err := openManager(ctx, cfg, networks, filters, hostdevs, log)
 	if err != nil {
 		return err
 	}
@@ -148,9 +152,9 @@ func notify(log *slog.Logger, state string) {
 }
 
 // openManager finds the stored domains and the engines that run.
-func openManager(ctx context.Context, cfg config, networks *network.Manager, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
+func openManager(ctx context.Context, cfg config, networks *network.Manager, filters *firewall.Guests, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
 	driverConfig := kvm.Config{
-		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{},
+		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{}, Filters: filters,
 		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
 		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
 	}

@@ -7,6 +7,7 @@ import (
 
 	"virtd/domain"
 	"virtd/network"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -16,6 +17,8 @@ type Networks interface {
 	Connect(network.Request) (*network.Port, error)
 	Connected(port uuid.UUID, tap string) error
 	Disconnect(port uuid.UUID) error
+	// Limit gives a port other rates.
+	Limit(port uuid.UUID, b portconf.Bandwidth) error
 }
 
 // connect gives every interface on a virtual network its port. The ports are in r.live when it returns, also on an error, and
@@ -35,7 +38,7 @@ func (d *Domain) connect(r *run) error {
 			failed = err
 			break
 		}
-		ports[nic.Alias] = domain.NetworkPort{UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}
+		ports[nic.Alias] = given(p)
 	}
 	if len(ports) == 0 {
 		return failed
@@ -65,7 +68,7 @@ func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain
 			return nil, nil, err
 		}
 		release := func() { d.disconnectPort(nic.Network, p.UUID) }
-		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: {UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}})
+		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: given(p)})
 		if err != nil {
 			release()
 			return nil, nil, err
@@ -81,7 +84,13 @@ func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) 
 	}
 	return d.m.cfg.Networks.Connect(network.Request{
 		Network: nic.Network, Owner: network.Owner{Name: d.Name(), UUID: d.uuid}, MAC: nic.MAC, Group: nic.Group, Isolated: nic.Isolated,
+		VLAN: nic.VLAN, Limits: nic.Limits,
 	})
+}
+
+// given is what a domain gets of a port.
+func given(p *network.Port) domain.NetworkPort {
+	return domain.NetworkPort{UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated, VLAN: p.VLAN, Limits: p.Limits}
 }
 
 // connected tells the networks which taps the ports of live have, so that these come back to bridges that are made again.

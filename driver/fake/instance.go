@@ -258,13 +258,13 @@ func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) e
 	return nil
 }
 
-func (i *instance) SetBridge(ctx context.Context, alias, bridge string) error {
-	if err := i.ask(ctx, "SetBridge"); err != nil {
+func (i *instance) UpdateInterface(ctx context.Context, alias string, next *domain.Definition) error {
+	if err := i.ask(ctx, "UpdateInterface"); err != nil {
 		return err
 	}
 	i.e.mu.Lock()
 	defer i.e.mu.Unlock()
-	i.e.bridges[alias] = bridge
+	i.e.nics[alias] = next
 	return nil
 }
 

@@ -91,16 +91,6 @@ func (i *instance) Detach(ctx context.Context, alias string) error {
 	return i.explain(commandDetach, client.Execute(ctx, "x-virtd-detach", map[string]string{"id": alias}, nil))
 }
 
-// SetBridge implements driver.Instance. The engine has no part in it: the tap is the host's.
-func (i *instance) SetBridge(_ context.Context, alias, bridge string) error {
-	_, taps := i.used()
-	tap, ok := taps[alias]
-	if !ok {
-		return virterr.New(virterr.OperationUnsupported, "interface %s of domain '%s' has no tap that could move to another bridge", alias, i.name)
-	}
-	return i.d.cfg.Links.Attach(bridge, tap)
-}
-
 // devices asks the engine which devices it has.
 func (i *instance) devices(ctx context.Context) ([]string, error) {
 	var names []string
@@ -162,6 +152,9 @@ func (i *instance) dropDevice(alias string) {
 		}
 	}
 	i.rec.Images = kept
+	if tap := i.rec.Taps[alias]; tap != "" {
+		i.d.releaseTaps(map[string]string{alias: tap})
+	}
 	i.rec.Taps = without(i.rec.Taps, alias)
 	i.rec.Runtime.Taps = without(i.rec.Runtime.Taps, alias)
 	i.rec.Runtime.NetDrivers = without(i.rec.Runtime.NetDrivers, alias)

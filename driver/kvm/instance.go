@@ -201,7 +201,9 @@ func (i *instance) finish() {
 	i.proc.Release()
 	i.recMu.Lock()
 	i.d.forget(i.name, &i.rec)
+	taps := i.rec.Taps
 	i.recMu.Unlock()
+	i.d.releaseTaps(taps)
 	i.d.releaseHostdevs(i.name, &i.rec)
 	if err := i.rec.clean(); err != nil {
 		i.d.log.Error("cannot clean up after an engine", "domain", i.name, "err", err)
@@ -301,6 +303,8 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 		if err := rec.clean(); err != nil {
 			d.log.Error("cannot clean up after an engine", "domain", live.Name(), "err", err)
 		}
+		d.keepFilters(live, rec.Taps)
+		d.releaseTaps(rec.Taps)
 		d.releaseHostdevs(live.Name(), rec)
 		return nil, &driver.Gone{Exit: exit}
 	}
@@ -309,6 +313,7 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 	}
 	i := newInstance(d, live.Name(), live, *rec, proc)
 	d.register(i.name, &i.rec)
+	d.keepFilters(live, rec.Taps)
 	d.adoptHostdevs(i.name, &i.rec)
 	if err := i.connect(ctx); err != nil { // alive all the same: watch tries again
 		d.log.Warn("an engine is there and its monitor does not answer", "domain", i.name, "pid", rec.PID, "err", err)

@@ -9,6 +9,8 @@ import (
 	"virtd/domain"
 	"virtd/hypervisor"
 	"virtd/hypervisor/memory"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/nodedev"
 	"virtd/virterr"
 )
@@ -78,6 +80,10 @@ type TapResource struct {
 	Queues    int    `json:"queues"`
 	Unmanaged bool   `json:"unmanaged,omitempty"` // exists and stays as it is
 	Isolated  bool   `json:"isolated,omitempty"`  // does not reach other isolated ports of its bridge
+
+	VLAN      *portconf.VLAN      `json:"vlan,omitempty"`
+	Bandwidth *portconf.Bandwidth `json:"bandwidth,omitempty"`
+	Filter    *firewall.Filter    `json:"filter,omitempty"` // what the guest may send and get
 }
 
 // ChardevResource says what the host side of a serial port or console is.

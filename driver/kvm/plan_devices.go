@@ -8,6 +8,8 @@ import (
 	"virtd/domain"
 	"virtd/domain/xmltree"
 	"virtd/hypervisor"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -126,20 +128,41 @@ func (p *planner) nic(n *xmltree.Node) error {
 		return err
 	}
 	nic.Taps = files("tap", n, nic.Queues)
-	p.add(Resource{
-		Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID,
-		Tap: &TapResource{
-			Name: target.Attr("dev"), Bridge: n.Child("source").Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
-			Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
-			Isolated: n.Child("port").Attr("isolated") == "yes",
-		},
-	})
+	tap := &TapResource{
+		Name: target.Attr("dev"), Bridge: n.Child("source").Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
+		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
+		Isolated: n.Child("port").Attr("isolated") == "yes",
+	}
+	if err := tap.limit(n); err != nil {
+		return err
+	}
+	p.add(Resource{Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID, Tap: tap})
 	if nic.Driver == "vhost" {
 		nic.Vhosts = files("vhost", n, nic.Queues)
 		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: "/dev/vhost-net"})
 	}
 	p.cfg.NICs = append(p.cfg.NICs, nic)
 	return nil
+}
+
+// limit reads what a tap may carry.
+func (t *TapResource) limit(nic *xmltree.Node) error {
+	vlan, err := portconf.ReadVLAN(nic)
+	if err != nil {
+		return err
+	}
+	if vlan.Given() {
+		t.VLAN = &vlan
+	}
+	limits, err := portconf.ReadBandwidth(nic, true)
+	if err != nil {
+		return err
+	}
+	if limits.In.Floor = 0; limits.Limited() { // a floor is the network's business
+		t.Bandwidth = &limits
+	}
+	t.Filter, err = firewall.ReadFilter(nic)
+	return err
 }
 
 // nicDriver says who moves the packets: what the XML names, else the kernel when it can.

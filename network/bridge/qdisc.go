@@ -169,7 +169,7 @@ func removeRoot(index int) error {
 // police drops what comes in by a link beyond a rate. Packets that the guest's card leaves to be cut have up to 64 KiB. The
 // kernel's first form of a policer, which the library writes, holds 4.29 GB a second: more than a tap carries.
 func police(index int, r portconf.Rate) error {
-	old, err := findQdisc(index, func(q netlink.Qdisc) bool { return q.Type() == "ingress" })
+	old, err := policer(index)
 	if err == nil && old != nil {
 		err = netlink.QdiscDel(old)
 	}
@@ -197,6 +197,24 @@ func police(index int, r portconf.Rate) error {
 		return errors.Join(err, netlink.QdiscDel(q))
 	}
 	return nil
+}
+
+// policer returns the ingress queue that police made, nil where there is none or it is somebody else's.
+func policer(index int) (netlink.Qdisc, error) {
+	q, err := findQdisc(index, func(q netlink.Qdisc) bool { return q.Type() == "ingress" })
+	if err != nil || q == nil {
+		return nil, err
+	}
+	filters, err := netlink.FilterList(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}, ingressHandle)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range filters {
+		if u, ok := f.(*netlink.U32); ok && u.Police != nil {
+			return q, nil
+		}
+	}
+	return nil, nil
 }
 
 // policeMTU is the largest packet that passes, in bytes.

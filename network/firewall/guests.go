@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 
@@ -50,6 +49,9 @@ func (g *Guests) Set(tap string, f *Filter) error {
 func (g *Guests) Remove(tap string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.taps[tap] == nil {
+		return nil
+	}
 	if err := replace(tap, nil); err != nil {
 		return err
 	}
@@ -57,13 +59,25 @@ func (g *Guests) Remove(tap string) error {
 	return nil
 }
 
-// Adopt says what is filtered, for a process that begins: filters that are there stay as they are, those that are missing are
-// made, and those of other taps are removed.
-func (g *Guests) Adopt(taps map[string]*Filter) error {
+// Keep says that a tap is filtered already, for a process that begins. Restore follows when all are known.
+func (g *Guests) Keep(tap string, f *Filter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.taps = maps.Clone(taps)
+	if g.taps == nil {
+		g.taps = map[string]*Filter{}
+	}
+	g.taps[tap] = f
+}
+
+// Restore makes the filters that are missing and removes those of other taps. Those that are there stay as they are.
+func (g *Guests) Restore() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	taps := g.taps
 	there, err := filtered()
+	if len(taps) == 0 && err != nil {
+		return nil // a kernel without filters has none that could be left
+	}
 	if err != nil {
 		return err
 	}
@@ -79,21 +93,6 @@ func (g *Guests) Adopt(taps map[string]*Filter) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// Restore makes everything again that somebody removed.
-func (g *Guests) Restore() error {
-	g.mu.Lock()
-	taps := maps.Clone(g.taps)
-	g.mu.Unlock()
-	return g.Adopt(taps)
-}
-
-// Filtered returns what is filtered, by tap.
-func (g *Guests) Filtered() map[string]*Filter {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return maps.Clone(g.taps)
 }
 
 func guestTable() *nftables.Table {
@@ -164,7 +163,7 @@ func replace(tap string, f *Filter) error {
 		c.DelTable(table)
 	default:
 		if mine > 0 {
-			dropGuest(c, table, tap, chains, f)
+			dropGuest(c, table, tap, chains)
 		}
 		if f != nil {
 			if err := addGuest(c, table, tap, f); err != nil {
@@ -202,7 +201,7 @@ func mapElement(tap, chain string) []nftables.SetElement {
 }
 
 // dropGuest queues the removal of what a tap has. What refers to something goes before it.
-func dropGuest(c *nftables.Conn, table *nftables.Table, tap string, chains []string, _ *Filter) {
+func dropGuest(c *nftables.Conn, table *nftables.Table, tap string, chains []string) {
 	for name, chain := range map[string]string{mapFrom: fromChain(tap), mapTo: toChain(tap)} {
 		if slices.Contains(chains, chain) {
 			_ = c.SetDeleteElements(verdictMap(table, name), mapElement(tap, chain)) // fails for anonymous sets only

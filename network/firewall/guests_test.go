@@ -247,7 +247,9 @@ func TestLearnedAddress(t *testing.T) {
 	w.expect("a second one", from("10.9.0.8"), false)
 	w.expect("ARP for a second one", ether(broadcastMAC, guestMAC, etherARP, arp(1, guestMAC, "10.9.0.8", "10.9.0.2")...), false)
 	w.expect("the first again", from("10.9.0.7"), true)
-	if err := w.guests.Adopt(w.guests.Filtered()); err != nil { // as the next virtd does
+	var after Guests // as the next virtd does
+	after.Keep(w.guest.Name, w.filter("<filterref filter='clean-traffic'/>"))
+	if err := after.Restore(); err != nil {
 		t.Fatal(err)
 	}
 	w.expect("a second one after a restart", from("10.9.0.8"), false)
@@ -264,6 +266,11 @@ func TestLearnedAddress(t *testing.T) {
 	w.expectIn("the lease", answer("10.9.0.1", "10.9.0.9", guestMAC), true)
 	w.expect("the leased address", from("10.9.0.9"), true)
 	w.expect("another one", from("10.9.0.10"), false)
+	var none Guests // a virtd whose domains ended meanwhile
+	if err := none.Restore(); err != nil {
+		t.Fatal(err)
+	}
+	w.expect("another one when the domain is gone", from("10.9.0.10"), true)
 }
 
 // TestStandardFilters: what each of the other filters stops and lets through, and that the kernel takes them all.

@@ -65,8 +65,8 @@ type Spec struct {
 	NATSources [2]netip.Addr // translate to these; invalid: to the address of the link that a packet leaves by
 	NATPorts   [2]uint16
 
-	DHCP []dhcp.Config
-	DNS  *dns.Config // nil: not served
+	DHCP []dhcp.Config // one of each family at most
+	DNS  *dns.Config   // nil: not served
 	RA   []netip.Prefix
 	IPv6 bool // guests may speak IPv6 with each other although the network has no IPv6 address
 }
@@ -93,13 +93,13 @@ func (d *definition) spec() Spec {
 	}
 	for _, ip := range d.ips {
 		s.Addresses = append(s.Addresses, ip.prefix)
-		if ip.prefix.Addr().Is6() && ip.prefix.Bits() == 64 {
+		if ip.prefix.Addr().Is6() && (ip.prefix.Bits() == 64 || ip.dhcp != nil) {
 			s.RA = append(s.RA, ip.prefix)
 		}
 		if ip.dhcp != nil {
 			s.DHCP = append(s.DHCP, dhcp.Config{
 				Server: ip.prefix, Ranges: ip.dhcp.ranges, Hosts: ip.dhcp.hosts, Domain: d.domain, Router: d.forward.mode != ModeIsolated,
-				Resolver: s.DNS != nil, MTU: d.mtu, BootFile: ip.dhcp.bootFile, BootServer: ip.dhcp.bootServer,
+				Resolver: s.DNS != nil, MTU: d.mtu, ID: d.uuid, BootFile: ip.dhcp.bootFile, BootServer: ip.dhcp.bootServer,
 			})
 		}
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 func (d *definition) readIPs(root *xmltree.Node) error {
-	four := false
+	found := map[bool]bool{} // families that have a <dhcp>
 	for _, n := range root.All("ip") {
 		prefix, err := readPrefix(n, "address", d.name)
 		if err != nil {
@@ -16,13 +16,12 @@ func (d *definition) readIPs(root *xmltree.Node) error {
 		}
 		ip := ipConfig{prefix: prefix, localPtr: n.Attr("localPtr") == "yes"}
 		if h := n.Child("dhcp"); h != nil {
-			if prefix.Addr().Is6() {
-				return unsupported(h, "<dhcp> for IPv6 is not supported: guests make addresses of their own from router advertisements, in subnets of 64 bits")
+			six := prefix.Addr().Is6()
+			if found[six] {
+				family := map[bool]string{false: "IPv4", true: "IPv6"}[six]
+				return unsupported(h, "Multiple %s dhcp sections found -- dhcp is supported only for a single %s address on each network", family, family)
 			}
-			if four {
-				return unsupported(h, "Multiple IPv4 dhcp sections found -- dhcp is supported only for a single IPv4 address on each network")
-			}
-			four = true
+			found[six] = true
 			if ip.dhcp, err = readDHCP(h, prefix); err != nil {
 				return err
 			}

@@ -184,8 +184,12 @@ func (l *Local) Serve(s Spec) error {
 	c := services.Config{
 		UUID: s.UUID, Name: s.Name, Bridge: s.Bridge, DNS: s.DNS, RA: s.RA, Router: s.Mode != ModeIsolated, MTU: s.MTU,
 	}
-	if len(s.DHCP) > 0 {
-		c.DHCP = &s.DHCP[0] // there is one at most
+	for i, d := range s.DHCP {
+		if d.Server.Addr().Is6() {
+			c.DHCP6 = &s.DHCP[i]
+		} else {
+			c.DHCP = &s.DHCP[i]
+		}
 	}
 	for _, p := range s.Addresses {
 		c.Listen = append(c.Listen, p.Addr())

@@ -57,7 +57,9 @@ sleep 600
 		}
 	}
 	tap := regexp.MustCompile(`vnet\d+`).FindString(h.virsh("domiflist", name))
-	queues := func() string { return h.sh("tc qdisc show dev " + tap + "; tc class show dev " + tap + "; tc filter show dev " + tap + " ingress") }
+	queues := func() string {
+		return h.sh("tc qdisc show dev " + tap + "; tc class show dev " + tap + "; tc filter show dev " + tap + " ingress")
+	}
 	filtered := func() bool {
 		out, err := exec.Command("nft", "list", "table", "bridge", "virtd").CombinedOutput()
 		return err == nil && strings.Contains(string(out), "from_"+tap)

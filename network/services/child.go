@@ -63,6 +63,11 @@ type child struct {
 	journal  *dhcp.Journal
 	dhcpConn *net.UDPConn
 	frames   *os.File
+
+	lease6   *dhcp.Server
+	journal6 *dhcp.Journal
+	dhcp6    *net.UDPConn
+
 	resolver *dns.Resolver
 	udp      []*net.UDPConn
 	tcp      []net.Listener
@@ -73,6 +78,11 @@ type child struct {
 func (c *child) open(files map[string]*os.File) error {
 	if c.cfg.DHCP != nil {
 		if err := c.openDHCP(files); err != nil {
+			return err
+		}
+	}
+	if c.cfg.DHCP6 != nil {
+		if err := c.openDHCP6(files); err != nil {
 			return err
 		}
 	}
@@ -122,6 +132,19 @@ func (c *child) openDHCP(files map[string]*os.File) error {
 	return nil
 }
 
+func (c *child) openDHCP6(files map[string]*os.File) error {
+	p, err := net.FilePacketConn(files[socketDHCP6])
+	if err != nil {
+		return fmt.Errorf("DHCPv6 socket: %w", err)
+	}
+	c.dhcp6 = p.(*net.UDPConn)
+	if c.journal6, err = dhcp.OpenJournal([2]*os.File{files[fileLeases6+"0"], files[fileLeases6+"1"]}); err != nil {
+		return err
+	}
+	c.lease6 = dhcp.New(*c.cfg.DHCP6, c.journal6, c.journal6.Leases(), time.Now)
+	return nil
+}
+
 // serve runs the loops until one of them fails, which is for the supervisor to deal with: by a new child.
 func (c *child) serve(control net.Listener) error {
 	failed := make(chan error, 16)
@@ -130,6 +153,9 @@ func (c *child) serve(control net.Listener) error {
 	}
 	if c.dhcpConn != nil {
 		run("DHCP", c.serveDHCP)
+	}
+	if c.dhcp6 != nil {
+		run("DHCPv6", c.serveDHCP6)
 	}
 	for _, conn := range c.udp {
 		run("DNS", func() error { return c.resolver.ServeUDP(conn) })
@@ -192,10 +218,13 @@ func (c *child) do(req request) response {
 	defer c.mu.Unlock()
 	switch req.Op {
 	case opLeases:
-		if c.lease == nil {
-			return response{}
+		var out response
+		for _, s := range []*dhcp.Server{c.lease, c.lease6} {
+			if s != nil {
+				out.Leases = append(out.Leases, s.Leases()...)
+			}
 		}
-		return response{Leases: c.lease.Leases()}
+		return out
 	case opConfigure:
 		if req.Config == nil || !req.Config.sameSockets(c.cfg) {
 			return response{Error: "this change needs another process"}
@@ -203,6 +232,9 @@ func (c *child) do(req request) response {
 		c.cfg = *req.Config
 		if c.lease != nil {
 			c.lease.SetConfig(*c.cfg.DHCP)
+		}
+		if c.lease6 != nil {
+			c.lease6.SetConfig(*c.cfg.DHCP6)
 		}
 		if c.resolver != nil {
 			c.resolver.SetConfig(*c.cfg.DNS)

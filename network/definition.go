@@ -65,6 +65,7 @@ type ipConfig struct {
 	prefix   netip.Prefix // the host's address, with the subnet's length
 	localPtr bool
 	dhcp     *dhcpConfig
+	tftp     string // the directory that guests read files from, or ""
 }
 
 // routeConfig is one <route>: what is reached through a guest.

@@ -10,6 +10,7 @@ import (
 	"virtd/network/dhcp"
 	"virtd/network/dns"
 	"virtd/network/portconf"
+	"virtd/network/services"
 )
 
 // Host is what networks do to the host that they are on. The manager calls everything but Leases one at a time. Local is the
@@ -68,6 +69,7 @@ type Spec struct {
 	DHCP []dhcp.Config // one of each family at most
 	DNS  *dns.Config   // nil: not served
 	RA   []netip.Prefix
+	TFTP services.TFTP
 	IPv6 bool // guests may speak IPv6 with each other although the network has no IPv6 address
 }
 
@@ -95,6 +97,9 @@ func (d *definition) spec() Spec {
 		s.Addresses = append(s.Addresses, ip.prefix)
 		if ip.prefix.Addr().Is6() && (ip.prefix.Bits() == 64 || ip.dhcp != nil) {
 			s.RA = append(s.RA, ip.prefix)
+		}
+		if ip.tftp != "" {
+			s.TFTP = services.TFTP{Root: ip.tftp, Addr: ip.prefix.Addr()}
 		}
 		if ip.dhcp != nil {
 			s.DHCP = append(s.DHCP, dhcp.Config{

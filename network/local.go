@@ -182,7 +182,7 @@ func (l *Local) Filter(list []Spec) error {
 // Serve implements Host.
 func (l *Local) Serve(s Spec) error {
 	c := services.Config{
-		UUID: s.UUID, Name: s.Name, Bridge: s.Bridge, DNS: s.DNS, RA: s.RA, Router: s.Mode != ModeIsolated, MTU: s.MTU,
+		UUID: s.UUID, Name: s.Name, Bridge: s.Bridge, DNS: s.DNS, RA: s.RA, Router: s.Mode != ModeIsolated, MTU: s.MTU, TFTP: s.TFTP,
 	}
 	for i, d := range s.DHCP {
 		if d.Server.Addr().Is6() {

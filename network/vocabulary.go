@@ -55,9 +55,9 @@ var words = map[string]word{
 	"port":      {attrs: list("isolated")},
 	"ip": {
 		attrs:    list("family address netmask prefix localPtr"),
-		children: list("dhcp"),
-		refused:  map[string]string{"tftp": "there is no TFTP server; run one and name it in <bootp server=>"},
+		children: list("tftp dhcp"),
 	},
+	"tftp": {attrs: list("root")},
 	"dhcp": {
 		children: list("range host bootp"),
 		many:     list("range host"),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,7 +30,7 @@ func Run() error {
 	for i, name := range s.Files {
 		fd := firstFile + i
 		unix.CloseOnExec(fd)
-		if err := unix.SetNonblock(fd, true); err != nil {
+		if err := unix.SetNonblock(fd, true); err != nil && !strings.HasPrefix(name, dirTFTP) { // which is only a place
 			return fmt.Errorf("descriptor %s: %w", name, err)
 		}
 		files[name] = os.NewFile(uintptr(fd), name)
@@ -42,7 +43,11 @@ func Run() error {
 	if err := c.open(files); err != nil {
 		return err
 	}
-	missing, err := confine()
+	var dirs []string
+	if c.files != nil {
+		dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", c.files.Fd()))
+	}
+	missing, err := confine(dirs)
 	if err != nil {
 		return err
 	}
@@ -72,6 +77,9 @@ type child struct {
 	udp      []*net.UDPConn
 	tcp      []net.Listener
 	ra       *net.IPConn
+
+	tftp  *net.UDPConn
+	files *os.File // the directory of files to boot from, which is only a place
 }
 
 // open turns descriptors into what the loops work with.
@@ -105,6 +113,13 @@ func (c *child) open(files map[string]*os.File) error {
 			var l net.Listener
 			if l, err = net.FileListener(f); err == nil {
 				c.tcp = append(c.tcp, l)
+			}
+		case strings.HasPrefix(name, dirTFTP):
+			c.files = f
+		case strings.HasPrefix(name, socketTFTP):
+			var p net.PacketConn
+			if p, err = net.FilePacketConn(f); err == nil {
+				c.tftp = p.(*net.UDPConn)
 			}
 		case name == socketRA:
 			var p net.PacketConn
@@ -162,6 +177,9 @@ func (c *child) serve(control net.Listener) error {
 	}
 	for _, l := range c.tcp {
 		run("DNS over TCP", func() error { return c.resolver.ServeTCP(l) })
+	}
+	if c.tftp != nil {
+		run("TFTP", c.serveTFTP)
 	}
 	if c.ra != nil {
 		run("router advertisements", c.serveRA)

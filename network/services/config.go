@@ -26,13 +26,20 @@ type Config struct {
 	Listen []netip.Addr `json:"listen,omitempty"`
 	// RA are the IPv6 subnets that guests are told of: to make addresses of their own in, or where DHCP6 leases.
 	RA     []netip.Prefix `json:"ra,omitempty"`
+	TFTP   TFTP           `json:"tftp,omitzero"`
 	Router bool           `json:"router"` // guests reach the world through the host
 	MTU    int            `json:"mtu,omitempty"`
 }
 
+// TFTP is files for guests to boot from.
+type TFTP struct {
+	Root string     `json:"root"` // the directory, "" for none
+	Addr netip.Addr `json:"addr"` // where they are asked for
+}
+
 // Empty reports whether there is nothing to offer, and so no need for a process.
 func (c Config) Empty() bool {
-	return c.DHCP == nil && c.DHCP6 == nil && c.DNS == nil && len(c.RA) == 0
+	return c.DHCP == nil && c.DHCP6 == nil && c.DNS == nil && len(c.RA) == 0 && c.TFTP.Root == ""
 }
 
 // sockets names the descriptors that the child needs, in order. A change of these needs a new child.
@@ -52,6 +59,9 @@ func (c Config) sockets() []string {
 	if len(c.RA) > 0 {
 		out = append(out, socketRA)
 	}
+	if c.TFTP.Root != "" {
+		out = append(out, socketTFTP+c.TFTP.Addr.String(), dirTFTP+c.TFTP.Root)
+	}
 	return out
 }
 
@@ -69,6 +79,8 @@ const (
 	socketUDP    = "dns-udp:"
 	socketTCP    = "dns-tcp:"
 	socketRA     = "ra" // ICMPv6 on the bridge
+	socketTFTP   = "tftp:"
+	dirTFTP      = "tftp-root:"
 )
 
 // start is the first thing that a child reads.

@@ -18,6 +18,7 @@ const (
 	portDHCP  = 67
 	portDHCP6 = 547
 	portDNS   = 53
+	portTFTP  = 69
 )
 
 // open opens what the child needs, in the network namespace of the calling thread.
@@ -52,6 +53,14 @@ func openOne(c Config, name, leases string) (*os.File, error) {
 		return openFrames(c)
 	case name == socketRA:
 		return openRA(c)
+	case strings.HasPrefix(name, socketTFTP):
+		return bound(c, name, unix.SOCK_DGRAM, netip.AddrPortFrom(c.TFTP.Addr, portTFTP))
+	case strings.HasPrefix(name, dirTFTP):
+		fd, err := unix.Open(c.TFTP.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, failed("open directory '%s' of network '%s' for TFTP: %w", c.TFTP.Root, c.Name, err)
+		}
+		return os.NewFile(uintptr(fd), name), nil
 	case name == socketDHCP6:
 		return openDHCP6(c)
 	case strings.HasPrefix(name, fileLeases), strings.HasPrefix(name, fileLeases6):
@@ -115,6 +124,8 @@ func bound(c Config, name string, kind int, at netip.AddrPort) (*os.File, error)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE) && at.Port() == portDNS:
 		hint = " (a DNS server of the host listens on all addresses: have it leave out interface " + c.Bridge + ", or write <dns enable='no'/>)"
+	case errors.Is(err, unix.EADDRINUSE) && at.Port() == portTFTP:
+		hint = " (a TFTP server of the host listens on all addresses: have it leave out interface " + c.Bridge + ")"
 	case errors.Is(err, unix.EADDRINUSE):
 		hint = " (a DHCP server of the host listens on all interfaces: have it leave out " + c.Bridge + ")"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):

@@ -126,6 +126,9 @@ type BridgeConfig struct {
 	// STP the kernel makes it 2 seconds at least.
 	STP   bool
 	Delay time.Duration
+
+	// VLANFiltering makes ports members of VLANs. A kernel without the feature refuses.
+	VLANFiltering bool
 }
 
 // Link is one network link of the host.

@@ -15,6 +15,7 @@ import (
 	"virtd/domain/manager"
 	"virtd/hostcheck"
 	"virtd/network"
+	"virtd/network/bridge"
 	"virtd/network/hostif"
 	"virtd/nodedev"
 	"virtd/rpc"
@@ -44,6 +45,8 @@ type Config struct {
 	Secrets  *secret.Manager   // nil: no procedures for secrets
 	// Interfaces lists the host's network interfaces; nil: no procedures for them.
 	Interfaces func() ([]*hostif.Interface, error)
+	Bridges    Bridges                                // of the host, to change; nil: not supported
+	Links      func() ([]bridge.Link, error)          // of the host; nil: TAP_LIST is not supported
 	HostCheck  func(context.Context) hostcheck.Report // nil: HOST_CHECK is not supported
 	Log        *slog.Logger                           // nil: slog.Default
 
@@ -139,6 +142,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerQEMU(reg)
 	d.registerAbsent(reg)
 	d.registerPrivate(reg)
+	d.registerBridges(reg)
 	reg.OnClose(d.closed)
 }
 

@@ -184,6 +184,18 @@ func (m *Manager) assign(d *definition, n *Network) (*definition, error) {
 	return nil, failure(virterr.InternalError, "Bridge generation exceeded max id %d", most)
 }
 
+// BridgeOwner returns the name of the network that makes a bridge of that name, "" for none.
+func (m *Manager) BridgeOwner(bridge string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range m.networks {
+		if n.def.ownsBridge() && n.def.bridge == bridge {
+			return n.def.name
+		}
+	}
+	return ""
+}
+
 // bridgeTaken reports whether another network makes a bridge of that name.
 func (m *Manager) bridgeTaken(name string, except uuid.UUID) bool {
 	for _, n := range m.networks {

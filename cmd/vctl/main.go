@@ -71,7 +71,7 @@ func app(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: concat(definitionCommands(), lifecycleCommands(), saveCommands(), consoleCommands(), infoCommands(), memoryCommands(),
-			deviceCommands(), diskCommands(), nicCommands(), poolCommands(), volCommands(), netCommands(), eventCommands(), hostCommands(), nodedevCommands(),
+			deviceCommands(), diskCommands(), nicCommands(), poolCommands(), volCommands(), netCommands(), bridgeCommands(), eventCommands(), hostCommands(), nodedevCommands(),
 			sriovCommands(), passthroughCommands(), shellCommands()),
 	}
 }

@@ -37,6 +37,7 @@ type bed struct {
 	dir    string
 
 	netHost *networktest.Fake
+	bridges fakeBridges
 }
 
 func newBed(t *testing.T) *bed {
@@ -71,7 +72,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Hostdevs: b.hostdevs(sys), Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
+	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Hostdevs: b.hostdevs(sys), Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log, Bridges: &b.bridges, Links: testLinks,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "modprobe kvm_amd"}}}
 		}})

@@ -26,6 +26,7 @@ import (
 	"virtd/network/bridge"
 	"virtd/network/firewall"
 	"virtd/network/hostif"
+	"virtd/network/hostnet"
 	"virtd/nodedev"
 	"virtd/release"
 	"virtd/rpc"
@@ -70,7 +71,15 @@ func serve(cfg config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	bridges, err := hostnet.Open(hostnet.Config{
+		Links: &bridge.Host{}, Run: filepath.Join(cfg.RunDir, "bridges"), Owner: networks.BridgeOwner, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer bridges.Close()
 	d := daemon.New(daemon.Config{
+		Bridges: bridges, Links: new(bridge.Host).List,
 		Secrets: secrets, Interfaces: hostif.List,
 		Manager: mgr, Storage: pools, Networks: networks, Devices: devices, Hostdevs: hostdevs,
 		CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,

@@ -116,11 +116,15 @@ func (d *Definition) LiveUpdate(v *Device) (change LiveUpdate, only bool, err er
 	said.RemoveAll("link")
 	change.MAC = n.Child("mac").Attr("address")
 	have := n.Child("source").Attr("bridge")
-	if want := said.Child("source").Attr("bridge"); want != "" && want != have && have != "" && n.Attr("type") == "bridge" {
+	if want := said.Child("source").Attr("bridge"); want != "" && want != have && have != "" && n.Attr("type") == "bridge" && !hasPort(n) {
 		change.Bridge = want
 		said.Child("source").SetAttr("bridge", have)
 	}
 	change.Link = change.Bridge == "" || v.node.Child("link") != nil
+	if said.Attr("type") == "network" && hasPort(n) { // the document says what was defined, not what the network made of it
+		n = n.Clone()
+		stripPort(n)
+	}
 	return change, says(said, n), nil
 }
 

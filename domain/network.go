@@ -17,19 +17,23 @@ type NetworkInterface struct {
 
 // NetworkPort is what a virtual network gave an interface.
 type NetworkPort struct {
-	UUID     string
-	Bridge   string
-	Isolated bool
+	UUID string
+	// Type is what the interface is while it has the port: network, on a bridge of the network's own; bridge, on one that
+	// the host has; or direct, a macvtap. "" is network.
+	Type      string
+	Bridge    string
+	Dev, Mode string // of a direct one: the host's link, and how macvtaps on it reach each other
+	Isolated  bool
 }
 
 // NetworkInterfaces returns the interfaces that are on virtual networks.
 func (d *Definition) NetworkInterfaces() []NetworkInterface {
 	var out []NetworkInterface
 	for _, nic := range d.doc.Root.Child("devices").All("interface") {
-		if nic.Attr("type") != "network" {
+		source := nic.Child("source")
+		if nic.Attr("type") != "network" && !hasPort(nic) {
 			continue
 		}
-		source := nic.Child("source")
 		out = append(out, NetworkInterface{
 			Alias: nic.Child("alias").Attr("name"), MAC: nic.Child("mac").Attr("address"),
 			Network: source.Attr("network"), Group: source.Attr("portgroup"), Isolated: nic.Child("port").Attr("isolated") == "yes",
@@ -37,6 +41,12 @@ func (d *Definition) NetworkInterfaces() []NetworkInterface {
 		})
 	}
 	return out
+}
+
+// hasPort reports whether a virtual network has made the interface what it is.
+func hasPort(nic *xmltree.Node) bool {
+	source := nic.Child("source")
+	return source.Attr("network") != "" && source.Attr("portid") != ""
 }
 
 // SetPorts returns the live definition with the ports that virtual networks gave its interfaces, by alias.
@@ -47,9 +57,16 @@ func (d *Definition) SetPorts(ports map[string]NetworkPort) (*Definition, error)
 			if !ok {
 				continue
 			}
+			if p.Type != "" {
+				nic.SetAttr("type", p.Type)
+			}
 			source := nic.Ensure("source")
 			source.SetAttr("portid", p.UUID)
-			source.SetAttr("bridge", p.Bridge)
+			for _, a := range [][2]string{{"bridge", p.Bridge}, {"dev", p.Dev}, {"mode", p.Mode}} {
+				if a[1] != "" {
+					source.SetAttr(a[0], a[1])
+				}
+			}
 			if p.Isolated {
 				nic.Ensure("port").SetAttr("isolated", "yes")
 			}
@@ -60,8 +77,12 @@ func (d *Definition) SetPorts(ports map[string]NetworkPort) (*Definition, error)
 
 // stripPort removes what a virtual network gave an interface.
 func stripPort(nic *xmltree.Node) {
-	if source := nic.Child("source"); nic.Attr("type") == "network" && source != nil {
-		source.RemoveAttr("portid")
-		source.RemoveAttr("bridge")
+	source := nic.Child("source")
+	if source == nil || nic.Attr("type") != "network" && !hasPort(nic) {
+		return
+	}
+	nic.SetAttr("type", "network")
+	for _, attr := range []string{"portid", "bridge", "dev", "mode"} {
+		source.RemoveAttr(attr)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"virtd/network/confine"
 	"virtd/network/dhcp"
 	"virtd/network/dns"
 )
@@ -42,7 +43,7 @@ func Run() error {
 	if err := c.open(files); err != nil {
 		return err
 	}
-	missing, err := confine()
+	missing, err := confine.Apply(confine.ResolverDirs)
 	if err != nil {
 		return err
 	}

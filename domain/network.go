@@ -24,6 +24,7 @@ type NetworkPort struct {
 	Bridge    string
 	Dev, Mode string // of a direct one: the host's link, and how macvtaps on it reach each other
 	Isolated  bool
+	Trust     bool // a direct one follows the guest's receive filter, where the interface does not say
 }
 
 // NetworkInterfaces returns the interfaces that are on virtual networks.
@@ -66,6 +67,9 @@ func (d *Definition) SetPorts(ports map[string]NetworkPort) (*Definition, error)
 				if a[1] != "" {
 					source.SetAttr(a[0], a[1])
 				}
+			}
+			if p.Trust {
+				setDefault(nic, "trustGuestRxFilters", "yes")
 			}
 			if p.Isolated {
 				nic.Ensure("port").SetAttr("isolated", "yes")

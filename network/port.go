@@ -20,6 +20,9 @@ type Port struct {
 	Bridge   string    `json:"bridge"`
 	Isolated bool      `json:"isolated,omitempty"` // it does not reach other isolated ports
 	Own      bool      `json:"own,omitempty"`      // the bridge is the network's
+	Dev      string    `json:"dev,omitempty"`      // in a pool of links: the one that the port is on
+	Mode     string    `json:"mode,omitempty"`     // with Dev: how macvtaps on it reach each other
+	Trust    bool      `json:"trust,omitempty"`    // the macvtap follows the guest's receive filter
 	Tap      string    `json:"tap,omitempty"`      // the host's end, once the domain has it
 }
 
@@ -50,6 +53,10 @@ func (m *Manager) Connect(req Request) (*Port, error) {
 		}
 		m.log.Info("a network was started because a domain needs it", "network", req.Network, "domain", req.Owner.Name)
 	}
+	devs, err := m.pool(n)
+	if err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := n.mustBeActive(); err != nil {
@@ -62,11 +69,28 @@ func (m *Manager) Connect(req Request) (*Port, error) {
 		UUID: uuid.New(), Network: n.id, Owner: req.Owner, MAC: req.MAC, Group: req.Group, Bridge: n.def.bridge,
 		Isolated: req.Isolated || n.def.isolate, Own: n.def.ownsBridge(),
 	}
+	if n.def.direct() {
+		p.Mode, p.Trust, p.Isolated = string(n.def.forward.mode), n.def.trusts(req.Group), false
+		if p.Dev, err = m.pick(n.def, devs); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.records.savePort(p); err != nil {
 		return nil, err
 	}
 	m.ports[p.UUID] = p
 	return p, nil
+}
+
+// pool returns the links of a network that is one, as far as the host has them.
+func (m *Manager) pool(n *Network) ([]string, error) {
+	m.mu.Lock()
+	d := n.def
+	m.mu.Unlock()
+	if !d.direct() {
+		return nil, nil
+	}
+	return m.candidates(d)
 }
 
 // Connected notes which tap a port has.
@@ -185,8 +209,14 @@ func (p *Port) XML() string {
 	if p.Isolated {
 		root.Append(xmltree.New("port", "isolated", "yes"))
 	}
+	if p.Trust {
+		root.Append(xmltree.New("rxfilters", "trustGuest", "yes"))
+	}
 	plug := xmltree.New("plug", "type", "bridge", "bridge", p.Bridge)
-	if p.Own {
+	switch {
+	case p.Dev != "":
+		plug = xmltree.New("plug", "type", "direct", "dev", p.Dev, "mode", p.Mode)
+	case p.Own:
 		plug.SetAttr("type", "network")
 	}
 	root.Append(plug)

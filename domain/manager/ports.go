@@ -35,7 +35,7 @@ func (d *Domain) connect(r *run) error {
 			failed = err
 			break
 		}
-		ports[nic.Alias] = domain.NetworkPort{UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}
+		ports[nic.Alias] = given(p)
 	}
 	if len(ports) == 0 {
 		return failed
@@ -65,7 +65,7 @@ func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain
 			return nil, nil, err
 		}
 		release := func() { d.disconnectPort(nic.Network, p.UUID) }
-		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: {UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}})
+		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: given(p)})
 		if err != nil {
 			release()
 			return nil, nil, err
@@ -73,6 +73,18 @@ func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain
 		return with, release, nil
 	}
 	return live, func() {}, nil
+}
+
+// given is what an interface becomes by its port, as libvirt shows it.
+func given(p *network.Port) domain.NetworkPort {
+	out := domain.NetworkPort{UUID: p.UUID.String(), Type: "bridge", Bridge: p.Bridge, Dev: p.Dev, Mode: p.Mode, Isolated: p.Isolated, Trust: p.Trust}
+	switch {
+	case p.Dev != "":
+		out.Type = "direct"
+	case p.Own:
+		out.Type = "network"
+	}
+	return out
 }
 
 func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) {

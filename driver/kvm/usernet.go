@@ -98,7 +98,7 @@ func (d *Driver) hide(i *instance) {
 	}
 }
 
-// LinkRemoved is told that a link of the host is gone. The cable of the interface that was on it is pulled: nothing else tells
+// LinkRemoved is told that a link of the host is gone, or, with "" and 0, that any may be. The cable of the interface that was on it is pulled: nothing else tells
 // the guest of a macvtap whose device vanished.
 func (d *Driver) LinkRemoved(name string, index int) {
 	d.mu.Lock()
@@ -108,6 +108,10 @@ func (d *Driver) LinkRemoved(name string, index int) {
 	}
 	d.mu.Unlock()
 	for _, i := range all {
+		if name == "" {
+			i.checkLinks()
+			continue
+		}
 		for alias, l := range i.macvtaps() {
 			if l.Name == name && l.Index == index {
 				i.linkLost(alias, l)

@@ -2,9 +2,12 @@ package bridge
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -281,5 +284,51 @@ func TestApplyRxFilter(t *testing.T) {
 	}
 	if err := h.ApplyRxFilter("gone", RxFilter{}); !errors.Is(err, unix.ENODEV) {
 		t.Errorf("the filter of nothing: %v", err)
+	}
+}
+
+// A macvtap goes with the device below it, and whoever watches is told.
+func TestWatchRemoved(t *testing.T) {
+	h := inMacvtapNamespace(t)
+	tap := openMacvtap(t, h, MacvtapConfig{Parent: "eth0", Mode: MacvtapBridge, MAC: guestMAC})
+	ctx, cancel := context.WithCancel(t.Context())
+	gone, ended, ready := make(chan string, 16), make(chan error, 1), make(chan struct{})
+	ns, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ns)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread is in the test's namespace
+		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+			ended <- err
+			return
+		}
+		close(ready)
+		ended <- h.WatchRemoved(ctx, func(name string, index int) { gone <- fmt.Sprint(name, " ", index) })
+	}()
+	<-ready
+	time.Sleep(100 * time.Millisecond) // the socket is open
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkDel(eth0); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for range 3 { // both ends of the pair too
+		select {
+		case g := <-gone:
+			seen[g] = true
+		case <-time.After(5 * time.Second):
+		}
+	}
+	if !seen[fmt.Sprint(tap.Name, " ", tap.Index)] {
+		t.Errorf("not told of %s %d: %v", tap.Name, tap.Index, seen)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

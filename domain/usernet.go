@@ -10,25 +10,30 @@ import (
 
 // UserNetwork is what an interface of type user asks of the process behind it.
 type UserNetwork struct {
-	Passt    bool          // the document asks for passt by name
-	Device   string        // the host's link whose addresses and routes the guest sees, "" for the default route's
-	IPv4     netip.Prefix  // of the guest; invalid: chosen
-	IPv6     netip.Prefix  // likewise
-	Forwards []PortForward // ports of the host that lead to the guest
+	// Passt: the document asks for passt by name.
+	Passt bool `json:"passt,omitempty"`
+	// Device is the host's link whose addresses and routes the guest sees, "" for the default route's.
+	Device string `json:"device,omitempty"`
+	// IPv4 and IPv6 are the guest's addresses with the lengths of their subnets; one that is not valid is chosen.
+	IPv4     netip.Prefix  `json:"ipv4"`
+	IPv6     netip.Prefix  `json:"ipv6"`
+	Forwards []PortForward `json:"forwards,omitempty"`
 }
 
 // PortForward is ports of the host that lead to a guest.
 type PortForward struct {
-	Protocol string      // tcp or udp
-	Address  netip.Addr  // of the host; invalid: all
-	Device   string      // of the host; "": all
-	Ranges   []PortRange // none: all ports
+	Protocol string      `json:"protocol"`         // tcp or udp
+	Address  netip.Addr  `json:"address"`          // of the host; invalid: all
+	Device   string      `json:"device,omitempty"` // of the host; "": all
+	Ranges   []PortRange `json:"ranges,omitempty"` // none: all ports
 }
 
 // PortRange is the ports of the host from Start to End, which lead to the guest's from To on; or those that do not.
 type PortRange struct {
-	Start, End, To uint16
-	Exclude        bool
+	Start   uint16 `json:"start"`
+	End     uint16 `json:"end"`
+	To      uint16 `json:"to"`
+	Exclude bool   `json:"exclude,omitempty"`
 }
 
 // nicUser checks what an interface of type user has, and refuses it for others.

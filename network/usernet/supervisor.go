@@ -440,7 +440,9 @@ func (s *Supervisor) stop(path string) error {
 		}
 		p = &process{record: r, proc: proc}
 	}
-	if err := p.proc.End(); err != nil {
+	if p.proc.Ended() { // and was let go of, maybe
+		p.proc.Release()
+	} else if err := p.proc.End(); err != nil {
 		return fmt.Errorf("cannot end the process behind interface %s of domain '%s': %w", p.Config.Alias, p.Config.Domain, err)
 	}
 	return removeRecord(path)
@@ -453,8 +455,8 @@ func removeRecord(path string) error {
 	return nil
 }
 
-// Info returns what is known of the network of an interface.
-func (s *Supervisor) Info(dir, alias string) (Info, bool) {
+// PID returns the process behind an interface, as it is on record.
+func (s *Supervisor) PID(dir, alias string) (int, bool) {
 	r, err := readRecord(recordPath(dir, alias))
-	return r.Info, err == nil
+	return r.PID, err == nil
 }

@@ -42,12 +42,16 @@ func (d *Definition) LiveUpdate(v *Device) (change LiveUpdate, only bool, err er
 	if movable(n, said) {
 		said.Child("source").SetAttr("bridge", n.Child("source").Attr("bridge"))
 	}
+	if said.Attr("type") == "network" && hasPort(n) { // the document says what was defined, not what the network made of it
+		n = n.Clone()
+		stripPort(n)
+	}
 	return change, says(said, n), nil
 }
 
 // checkHostEnd refuses what n's type of interface cannot have.
 func checkHostEnd(said, n *xmltree.Node) error {
-	_, err := portconf.ReadBandwidth(said, n.Attr("type") == "network")
+	_, err := portconf.ReadBandwidth(said, n.Attr("type") == "network" || hasPort(n))
 	if err == nil {
 		_, err = portconf.ReadVLAN(said.Clone())
 	}
@@ -66,7 +70,7 @@ func checkHostEnd(said, n *xmltree.Node) error {
 // movable reports whether said puts interface n on another bridge.
 func movable(n, said *xmltree.Node) bool {
 	want, have := said.Child("source").Attr("bridge"), n.Child("source").Attr("bridge")
-	return n.Attr("type") == "bridge" && want != "" && have != "" && want != have
+	return n.Attr("type") == "bridge" && want != "" && have != "" && want != have && !hasPort(n)
 }
 
 // SetHostEnd returns the definition in which the host end of the interface with that MAC address is as v says.
@@ -96,7 +100,7 @@ func setHostEnd(n, said *xmltree.Node) {
 			n.Child(name).Replace(e.Clone())
 		case e != nil:
 			n.Append(e.Clone())
-		case whole && (n.Attr("type") != "network" || name == "filterref"):
+		case whole && (n.Attr("type") != "network" && !hasPort(n) || name == "filterref"):
 			n.RemoveAll(name)
 		}
 	}

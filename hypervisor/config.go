@@ -205,7 +205,10 @@ type NIC struct {
 	Driver  string     `json:"driver"` // qemu (userspace) or vhost
 	Queues  int        `json:"queues"` // queue pairs, 1 to 16
 	// Taps has a descriptor for each queue pair, with vnet headers; Vhosts likewise for the driver vhost.
-	Taps        []FileName `json:"taps"`
+	Taps []FileName `json:"taps,omitempty"`
+	// Stream is a connected stream socket in place of taps, over which each frame follows its length of 32 bits in network
+	// byte order. There is one queue pair then.
+	Stream      FileName   `json:"stream,omitempty"`
 	Vhosts      []FileName `json:"vhosts,omitempty"`
 	MTU         int        `json:"mtu,omitempty"` // 0 is not offered
 	LinkDown    bool       `json:"linkDown,omitempty"`

@@ -102,6 +102,35 @@ func (c control) NICs() []monitor.NIC {
 	return out
 }
 
+// RxFilters implements monitor.Machine.
+func (c control) RxFilters(id string) ([]monitor.RxFilter, error) {
+	c.devices.mu.RLock()
+	defer c.devices.mu.RUnlock()
+	out := []monitor.RxFilter{}
+	for _, n := range c.devices.nics {
+		if id == "" || n.cfg.ID == id {
+			out = append(out, monitor.RxFilter{Name: n.cfg.ID, Receives: monitor.Receives(n.dev.RxFilter())})
+		}
+	}
+	if id != "" && len(out) == 0 {
+		return nil, fmt.Errorf("invalid net client name: %s: %w", id, monitor.ErrNotFound)
+	}
+	return out, nil
+}
+
+// ReconnectNIC implements monitor.Machine.
+func (c control) ReconnectNIC(id string, fd int) error {
+	c.devices.mu.RLock()
+	defer c.devices.mu.RUnlock()
+	for _, n := range c.devices.nics {
+		if n.cfg.ID == id {
+			return n.dev.Reconnect(fd)
+		}
+	}
+	unix.Close(fd)
+	return fmt.Errorf("network device %q: %w", id, monitor.ErrNotFound)
+}
+
 // SetLink implements monitor.Machine.
 func (c control) SetLink(id string, up bool) error {
 	c.devices.mu.RLock()

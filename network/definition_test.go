@@ -117,7 +117,17 @@ func TestBadNetworks(t *testing.T) {
 		{document("<forward mode='hostdev'/>"), virterr.ConfigUnsupported, "forward mode 'hostdev' is not supported"},
 		{document("<forward mode='teleport'/>"), virterr.XMLError, "unknown forwarding type 'teleport'"},
 		{document("<forward mode='bridge'/>"), virterr.ConfigUnsupported, "needs the name of an existing bridge"},
-		{document("<forward mode='bridge'><interface dev='eth0'/></forward>"), virterr.ConfigUnsupported, "macvtap"},
+		{document("<forward mode='bridge'><interface dev='eth0'/></forward><bridge name='br0'/>"), virterr.XMLError, "a bridge name or a forward dev, but not both"},
+		{document("<forward mode='vepa' dev='eth0'/><bridge name='br0'/>"), virterr.XMLError, "bridge name not allowed in vepa mode (network 'n')"},
+		{document("<forward mode='passthrough'/>"), virterr.XMLError, "needs the host's links"},
+		{document("<forward mode='private'><interface dev='eth0'/><interface dev='eth0'/></forward>"), virterr.XMLError, "'eth0' is given twice"},
+		{document("<forward mode='private'><interface/></forward>"), virterr.XMLError, "Missing required dev attribute"},
+		{document("<forward mode='private' dev='eth1'><interface dev='eth0'/></forward>"), virterr.XMLError, "must match first interface element dev 'eth0'"},
+		{document("<forward mode='bridge' dev='eth0'/>" + ip + "</dhcp></ip>"), virterr.ConfigUnsupported, "Unsupported <ip> element in network n with forward mode='bridge'"},
+		{document("<forward mode='bridge' dev='eth0'/><port isolated='yes'/>"), virterr.ConfigUnsupported, "mode='private'"},
+		{document(hostMetadata("192.0.2.5/24", "") + "<forward mode='vepa' dev='eth0'/>"), virterr.ConfigUnsupported, "forward mode 'bridge' only, not 'vepa'"},
+		{document(hostMetadata("192.0.2.5", "") + "<forward mode='bridge' dev='eth0'/>"), virterr.XMLError, "'192.0.2.5' in network 'n' is none with a length"},
+		{document(hostMetadata("192.0.2.5/24", "192.0.3.0/28") + "<forward mode='bridge' dev='eth0'/>"), virterr.XMLError, "'192.0.3.0/28' in network 'n' are not a part of 192.0.2.0/24"},
 		{document("<forward mode='bridge'/><bridge name='br0'/>" + ip + "</dhcp></ip>"), virterr.ConfigUnsupported, "Unsupported <ip> element"},
 		{document("<forward mode='route'><nat/></forward>"), virterr.XMLError, "only for forward mode 'nat'"},
 		{document("<forward><nat><port start='9' end='2'/></nat></forward>"), virterr.XMLError, "reversed"},
@@ -195,4 +205,9 @@ func FuzzNetwork(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// hostMetadata asks for the host's part in a pool of links.
+func hostMetadata(address, guests string) string {
+	return "<metadata><v:host xmlns:v='https://virtd/xmlns/network/1.0' address='" + address + "' guests='" + guests + "'/></metadata>"
 }

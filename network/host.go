@@ -33,6 +33,10 @@ type Host interface {
 	Serve(s Spec) error
 	// StopServing ends it.
 	StopServing(id uuid.UUID) error
+	// HostLinkUp makes the link by which the host takes part in a pool of links, and HostLinkDown removes it; one that is
+	// there already is completed, one that is gone is no error.
+	HostLinkUp(s Spec) error
+	HostLinkDown(s Spec) error
 	// Plug makes a tap a port of a bridge.
 	Plug(bridge, tap string, isolated bool) error
 	// Leases returns the leases of a network that is being served.
@@ -66,6 +70,9 @@ type Spec struct {
 	NATSources [2]netip.Addr // translate to these; invalid: to the address of the link that a packet leaves by
 	NATPorts   [2]uint16
 
+	HostLink    netip.Prefix   // address of the host in a pool of links on Device; invalid: it takes no part
+	HostLinkFor []netip.Prefix // guests that the host reaches through it
+
 	DHCP []dhcp.Config // one of each family at most
 	DNS  *dns.Config   // nil: not served
 	RA   []netip.Prefix
@@ -86,6 +93,9 @@ func (d *definition) spec() Spec {
 		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac, Limits: d.limits,
 		Device: d.forward.dev, NATIPv6: d.forward.ipv6, NATSources: d.forward.sources, NATPorts: d.forward.ports,
 		IPv6: d.doc.Root.Attr("ipv6") == "yes",
+	}
+	if d.host != nil {
+		s.HostLink, s.HostLinkFor = d.host.address, d.host.guests
 	}
 	for _, r := range d.routes {
 		s.Routes = append(s.Routes, SpecRoute{r.to, r.gateway, r.metric})

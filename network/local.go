@@ -219,3 +219,13 @@ func (l *Local) Leases(id uuid.UUID) ([]dhcp.Lease, error) { return l.Services.L
 
 // ForgetLeases implements Host.
 func (l *Local) ForgetLeases(id uuid.UUID) error { return l.Services.Forget(id) }
+
+// HostLinkUp implements Host.
+func (l *Local) HostLinkUp(s Spec) error { return l.Links.AddHostLink(hostLinkOf(s)) }
+
+// HostLinkDown implements Host.
+func (l *Local) HostLinkDown(s Spec) error { return l.Links.DeleteHostLink(hostLinkOf(s)) }
+
+func hostLinkOf(s Spec) bridge.HostLinkConfig {
+	return bridge.HostLinkConfig{Name: HostLinkName(s.UUID), Device: s.Device, Address: s.HostLink, Guests: s.HostLinkFor}
+}

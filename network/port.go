@@ -22,6 +22,9 @@ type Port struct {
 	Bridge   string    `json:"bridge"`
 	Isolated bool      `json:"isolated,omitempty"` // it does not reach other isolated ports
 	Own      bool      `json:"own,omitempty"`      // the bridge is the network's
+	Dev      string    `json:"dev,omitempty"`      // in a pool of links: the one that the port is on
+	Mode     string    `json:"mode,omitempty"`     // with Dev: how macvtaps on it reach each other
+	Trust    bool      `json:"trust,omitempty"`    // the macvtap follows the guest's receive filter
 	Tap      string    `json:"tap,omitempty"`      // the host's end, once the domain has it
 
 	VLAN   portconf.VLAN      `json:"vlan"`
@@ -58,7 +61,11 @@ func (m *Manager) Connect(req Request) (*Port, error) {
 		}
 		m.log.Info("a network was started because a domain needs it", "network", req.Network, "domain", req.Owner.Name)
 	}
-	p, err := n.connect(req)
+	devs, err := m.pool(n)
+	if err != nil {
+		return nil, err
+	}
+	p, err := n.connect(req, devs)
 	if err != nil || p.Limits.In.Floor == 0 {
 		return p, err
 	}
@@ -68,8 +75,8 @@ func (m *Manager) Connect(req Request) (*Port, error) {
 	return p, nil
 }
 
-// connect puts a port on record.
-func (n *Network) connect(req Request) (*Port, error) {
+// connect puts a port on record, in a pool of links on one of devs.
+func (n *Network) connect(req Request, devs []string) (*Port, error) {
 	m := n.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,6 +90,11 @@ func (n *Network) connect(req Request) (*Port, error) {
 	if err := n.def.settle(p, req); err != nil {
 		return nil, err
 	}
+	if n.def.direct() {
+		if err := n.placePort(p, devs); err != nil {
+			return nil, err
+		}
+	}
 	if err := n.reserve(p); err != nil {
 		return nil, err
 	}
@@ -91,6 +103,28 @@ func (n *Network) connect(req Request) (*Port, error) {
 	}
 	m.ports[p.UUID] = p
 	return p, nil
+}
+
+// placePort puts a port of a pool on one of devs. The caller holds the manager's mu.
+func (n *Network) placePort(p *Port, devs []string) error {
+	if p.VLAN.Given() || p.Limits.Limited() {
+		return failure(virterr.ConfigUnsupported, "network '%s' with forward mode='%s' can limit no bandwidth and tag no VLANs: its ports are macvtaps", n.def.name, n.def.forward.mode)
+	}
+	p.Mode, p.Trust, p.Isolated = string(n.def.forward.mode), n.def.trusts(p.Group), false
+	var err error
+	p.Dev, err = n.m.pick(n.def, devs)
+	return err
+}
+
+// pool returns the links of a network that is one, as far as the host has them.
+func (m *Manager) pool(n *Network) ([]string, error) {
+	m.mu.Lock()
+	d := n.def
+	m.mu.Unlock()
+	if !d.direct() {
+		return nil, nil
+	}
+	return m.candidates(d)
 }
 
 // Connected notes which tap a port has.
@@ -219,8 +253,14 @@ func (p *Port) XML() string {
 	if p.Isolated {
 		root.Append(xmltree.New("port", "isolated", "yes"))
 	}
+	if p.Trust {
+		root.Append(xmltree.New("rxfilters", "trustGuest", "yes"))
+	}
 	plug := xmltree.New("plug", "type", "bridge", "bridge", p.Bridge)
-	if p.Own {
+	switch {
+	case p.Dev != "":
+		plug = xmltree.New("plug", "type", "direct", "dev", p.Dev, "mode", p.Mode)
+	case p.Own:
 		plug.SetAttr("type", "network")
 	}
 	root.Append(plug)

@@ -9,10 +9,12 @@ import (
 
 	"github.com/google/nftables"
 
+	"virtd/driver/kvm"
 	"virtd/network"
 	"virtd/network/bridge"
 	"virtd/network/firewall"
 	"virtd/network/services"
+	"virtd/network/usernet"
 )
 
 // openNetworks finds the virtual networks and starts those that are marked for it. This comes before domains are adopted or
@@ -43,6 +45,18 @@ func openNetworks(cfg config, log *slog.Logger) (*network.Manager, func(), error
 	networks.Autostart()
 	stop := keepTable(nftables.TableFamilyINet, "packet filter of networks", networks.Repair, log)
 	return networks, func() { stop(); networks.Close(); children.Close() }, nil
+}
+
+// openUserNets is what starts the processes behind interfaces of type user. virtd-usernet is where the engine is.
+func openUserNets(cfg config, log *slog.Logger) *usernet.Supervisor {
+	return usernet.NewSupervisor(usernet.Options{Helper: filepath.Join(filepath.Dir(engine(cfg)), "virtd-usernet"), Logs: cfg.LogDir, Log: log})
+}
+
+// watchLinks tells the driver of links that go, under which may be those of guests.
+func watchLinks(ctx context.Context, drv *kvm.Driver, log *slog.Logger) {
+	if err := new(bridge.Host).WatchRemoved(ctx, drv.LinkRemoved); err != nil {
+		log.Warn("links that vanish are not noticed: guests on macvtaps keep a cable that leads nowhere", "error", err)
+	}
 }
 
 // keepTable makes one of virtd's tables of the packet filter again when somebody flushed it, as reloads of other filters do.

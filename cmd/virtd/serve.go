@@ -27,6 +27,7 @@ import (
 	"virtd/network/firewall"
 	"virtd/network/hostif"
 	"virtd/network/hostnet"
+	"virtd/network/usernet"
 	"virtd/nodedev"
 	"virtd/release"
 	"virtd/rpc"
@@ -52,11 +53,17 @@ func serve(cfg config, log *slog.Logger) error {
 	defer closeNetworks()
 	filters := &firewall.Guests{}
 	defer keepTable(nftables.TableFamilyBridge, "packet filter of guests", filters.Restore, log)()
-	mgr, cpu, err := openManager(ctx, cfg, networks, filters, hostdevs, log)
+	userNets := openUserNets(cfg, log)
+	defer userNets.Close()
+	mgr, cpu, watch, err := openManager(ctx, cfg, networks, filters, hostdevs, userNets, log)
 	if err != nil {
 		return err
 	}
 	defer mgr.Close()
+	watching, unwatch := context.WithCancel(ctx)
+	var watchers sync.WaitGroup
+	watchers.Go(func() { watch(watching) })
+	defer func() { unwatch(); watchers.Wait() }()
 	networks.Retain(mgr.PortsInUse())
 	devices := openDevices(log)
 	if devices != nil {
@@ -160,10 +167,12 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// openManager finds the stored domains and the engines that run.
-func openManager(ctx context.Context, cfg config, networks *network.Manager, filters *firewall.Guests, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
+// openManager finds the stored domains and the engines that run. watch follows what becomes of the host's links, until its
+// context ends.
+func openManager(ctx context.Context, cfg config, networks *network.Manager, filters *firewall.Guests, hostdevs *nodedev.Hostdevs,
+	userNets *usernet.Supervisor, log *slog.Logger) (*manager.Manager, domain.HostCPU, func(context.Context), error) {
 	driverConfig := kvm.Config{
-		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{}, Filters: filters,
+		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{}, Filters: filters, UserNets: userNets,
 		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
 		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
 	}
@@ -172,26 +181,26 @@ func openManager(ctx context.Context, cfg config, networks *network.Manager, fil
 	}
 	drv, err := kvm.New(driverConfig)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	st, err := store.Open(store.Options{
 		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg),
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	mgr, err := manager.New(manager.Config{
 		Driver: drv, Store: st, Networks: networks, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
 		SaveDir: filepath.Join(cfg.StateDir, "save"),
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := mgr.Open(ctx); err != nil {
 		mgr.Close()
-		return nil, nil, fmt.Errorf("find the domains that run: %w", err)
+		return nil, nil, nil, fmt.Errorf("find the domains that run: %w", err)
 	}
-	return mgr, hostCPU{}, nil
+	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, log) }, nil
 }
 
 // openDevices looks at the host's devices. Guests do not need the list, so virtd runs without it where there is no sysfs.

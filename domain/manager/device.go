@@ -121,18 +121,24 @@ func (d *Domain) InjectNMI(ctx context.Context) error {
 // Interface is an interface of a running domain: the device on the host and the guest's address.
 type Interface struct {
 	Host, MAC string
-	Network   string // the virtual network it is on, or ""
+	Network   string   // the virtual network it is on, or ""
+	Addresses []string // with lengths of subnets, of an interface of type user, as far as they are known
 }
 
-// Interfaces returns the interfaces of a running domain that have a device on the host.
+// Interfaces returns the interfaces of a running domain that have a device on the host, or a process behind them: these go by
+// their alias.
 func (d *Domain) Interfaces() ([]Interface, error) {
-	_, live, err := d.engine()
+	inst, live, err := d.engine()
 	if err != nil {
 		return nil, err
 	}
 	var out []Interface
-	devices := live.View().Devices
+	devices, addresses := live.View().Devices, inst.Runtime().NetAddresses
 	for i := range devices.Interfaces {
+		if n := &devices.Interfaces[i]; n.Alias != nil && n.MAC != nil && len(addresses[n.Alias.Name]) > 0 {
+			out = append(out, Interface{Host: n.Alias.Name, MAC: n.MAC.Address, Addresses: addresses[n.Alias.Name]})
+			continue
+		}
 		if n := &devices.Interfaces[i]; n.Target != nil && n.Target.Dev != "" && n.MAC != nil {
 			nic := Interface{Host: n.Target.Dev, MAC: n.MAC.Address}
 			if n.Source != nil && n.Source.Network != nil {

@@ -78,6 +78,19 @@ func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain
 	return live, func() {}, nil
 }
 
+// given is what an interface becomes by its port, as libvirt shows it.
+func given(p *network.Port) domain.NetworkPort {
+	out := domain.NetworkPort{UUID: p.UUID.String(), Type: "bridge", Bridge: p.Bridge, Dev: p.Dev, Mode: p.Mode, Isolated: p.Isolated, Trust: p.Trust,
+		VLAN: p.VLAN, Limits: p.Limits}
+	switch {
+	case p.Dev != "":
+		out.Type = "direct"
+	case p.Own:
+		out.Type = "network"
+	}
+	return out
+}
+
 func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) {
 	if d.m.cfg.Networks == nil {
 		return nil, virterr.NewFrom(virterr.FromNetwork, virterr.NoNetwork, "no network with matching name '%s'", nic.Network)
@@ -86,11 +99,6 @@ func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) 
 		Network: nic.Network, Owner: network.Owner{Name: d.Name(), UUID: d.uuid}, MAC: nic.MAC, Group: nic.Group, Isolated: nic.Isolated,
 		VLAN: nic.VLAN, Limits: nic.Limits,
 	})
-}
-
-// given is what a domain gets of a port.
-func given(p *network.Port) domain.NetworkPort {
-	return domain.NetworkPort{UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated, VLAN: p.VLAN, Limits: p.Limits}
 }
 
 // connected tells the networks which taps the ports of live have, so that these come back to bridges that are made again.

@@ -26,12 +26,16 @@ import (
 // Links is what the driver needs of the host's network links; bridge.Host has it.
 type Links interface {
 	OpenTap(c bridge.TapConfig) (*bridge.Tap, error)
+	OpenMacvtap(c bridge.MacvtapConfig) (*bridge.Tap, error)
+	DeleteMacvtap(name string, index int, mac []byte) error
+	ApplyRxFilter(name string, f bridge.RxFilter) error
 	OpenVhostNet(n int) ([]*os.File, error)
 	Attach(bridge, port string) error
 	Isolate(port string, on bool) error
 	SetVLAN(bridge, port string, v portconf.VLAN) error
 	SetBandwidth(name string, b portconf.Bandwidth) error
 	GuestStats(name string) (bridge.Stats, error)
+	Link(name string) (bridge.Link, error)
 }
 
 // Filters is what the driver needs of the packet filter for guests; firewall.Guests has it.
@@ -50,6 +54,8 @@ type Config struct {
 	Links  Links
 	// Filters enforces <filterref>; nil refuses interfaces that have one.
 	Filters Filters
+	// UserNets starts the processes behind interfaces of type user; nil refuses them.
+	UserNets UserNets
 	// Hostdevs takes PCI functions from the host; nil refuses domains with such devices.
 	Hostdevs Hostdevs
 	// HostCPU answers for host-model; nil refuses it.
@@ -77,6 +83,8 @@ type Driver struct {
 	mu     sync.Mutex
 	uids   map[int]bool       // given out
 	images map[inode][]string // names of domains that use an image
+
+	instances map[string]*instance // that run, by their directories
 }
 
 // inode identifies an image.
@@ -93,7 +101,7 @@ func New(cfg Config) (*Driver, error) {
 	if cfg.CgroupParent == "" {
 		cfg.CgroupParent = cgroupParent(cfg.RunDir)
 	}
-	d := &Driver{cfg: cfg, log: cfg.Log, uids: map[int]bool{}, images: map[inode][]string{}}
+	d := &Driver{cfg: cfg, log: cfg.Log, uids: map[int]bool{}, images: map[inode][]string{}, instances: map[string]*instance{}}
 	for _, dir := range []string{cfg.RunDir, cfg.LogDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, virterr.New(virterr.SystemError, "cannot make directory '%s' for engines: %w", dir, err)
@@ -102,6 +110,9 @@ func New(cfg Config) (*Driver, error) {
 	if len(filepath.Join(cfg.RunDir, uuidLength, monitorSocket)) > maxSocketPath {
 		return nil, virterr.New(virterr.SystemError, "directory '%s' has too long a path for unix sockets: use one of at most %d bytes",
 			cfg.RunDir, maxSocketPath-len(uuidLength)-len(monitorSocket)-2)
+	}
+	if cfg.UserNets != nil {
+		cfg.UserNets.OnLost(d.userNetLost)
 	}
 	d.openCgroups()
 	if os.Geteuid() != 0 {
@@ -191,7 +202,7 @@ func (d *Driver) Tidy(running []uuid.UUID) error {
 	errs = append(errs, err)
 	for _, e := range entries {
 		if _, err := uuid.Parse(e.Name()); err == nil && !keep[e.Name()] {
-			errs = append(errs, os.RemoveAll(filepath.Join(d.cfg.RunDir, e.Name())))
+			errs = append(errs, d.clean(&record{Dir: filepath.Join(d.cfg.RunDir, e.Name())}))
 		}
 	}
 	if d.cfg.Filters != nil {

@@ -43,6 +43,16 @@ func (noLinks) OpenTap(c bridge.TapConfig) (*bridge.Tap, error) {
 
 func (noLinks) OpenVhostNet(int) ([]*os.File, error) { return nil, errors.New("no vhost") }
 
+func (noLinks) OpenMacvtap(bridge.MacvtapConfig) (*bridge.Tap, error) {
+	return nil, errors.New("no macvtap")
+}
+
+func (noLinks) DeleteMacvtap(string, int, []byte) error { return nil }
+
+func (noLinks) ApplyRxFilter(string, bridge.RxFilter) error { return nil }
+
+func (noLinks) Link(string) (bridge.Link, error) { return bridge.Link{}, nil }
+
 func (noLinks) Attach(string, string) error { return nil }
 
 func (noLinks) Isolate(string, bool) error { return nil }

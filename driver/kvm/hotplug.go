@@ -35,7 +35,7 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	if a.Hostdev != nil {
 		return i.attachHostdev(ctx, client, req, a, resources)
 	}
-	var cfg hypervisor.Config
+	cfg := hypervisor.Config{Name: i.name}
 	if a.NIC != nil {
 		cfg.NICs = append(cfg.NICs, *a.NIC)
 	}
@@ -146,6 +146,8 @@ func (i *instance) addDevice(o *opened, live *domain.Definition) {
 	i.rec.Runtime.Taps = merged(i.rec.Runtime.Taps, o.runtime.Taps)
 	i.rec.Runtime.NetDrivers = merged(i.rec.Runtime.NetDrivers, o.runtime.NetDrivers)
 	i.rec.Runtime.Chains = merged(i.rec.Runtime.Chains, o.runtime.Chains)
+	i.rec.Runtime.NetBackends = merged(i.rec.Runtime.NetBackends, o.runtime.NetBackends)
+	i.rec.Runtime.NetAddresses = merged(i.rec.Runtime.NetAddresses, o.runtime.NetAddresses)
 	i.d.useImages(i.name, o.images)
 }
 
@@ -173,7 +175,21 @@ func (i *instance) dropDevice(alias string) {
 	i.rec.Runtime.NetDrivers = without(i.rec.Runtime.NetDrivers, alias)
 	i.rec.Runtime.Chains = without(i.rec.Runtime.Chains, alias)
 	i.rec.Functions = without(i.rec.Functions, alias)
+	i.rec.Runtime.NetBackends = without(i.rec.Runtime.NetBackends, alias)
+	i.rec.Runtime.NetAddresses = without(i.rec.Runtime.NetAddresses, alias)
 	i.d.freeImages(i.name, gone)
+	i.dropHostPart(alias)
+}
+
+// dropHostPart removes what the host has for a device that is gone.
+func (i *instance) dropHostPart(alias string) {
+	err := removeLink(i.d.cfg.Links, linkPath(i.rec.Dir, alias))
+	if i.d.cfg.UserNets != nil {
+		err = errors.Join(err, i.d.cfg.UserNets.Stop(i.rec.Dir, alias))
+	}
+	if err != nil {
+		i.d.log.Error("something stays on the host of a device that is gone", "domain", i.name, "device", alias, "err", err)
+	}
 }
 
 // merged and without leave the old map as it is: others may be reading it.

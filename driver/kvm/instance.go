@@ -28,6 +28,9 @@ type instance struct {
 
 	releases sync.WaitGroup // functions on their way back to the host
 
+	filterMu   sync.Mutex     // one receive filter is applied at a time
+	background sync.WaitGroup // what follows an event and must not hold the monitor up
+
 	attachMu sync.Mutex // one device comes at a time, and none while it is looked which are there
 
 	ctx    context.Context // ends with Close
@@ -85,6 +88,10 @@ func (i *instance) connectFirst(ctx context.Context) error {
 	}
 	if err := i.pinConfigured(ctx); err != nil {
 		return err
+	}
+	i.d.show(i)
+	if i.restoring {
+		i.syncRxFilters()
 	}
 	go i.watch()
 	return nil
@@ -195,6 +202,7 @@ func (i *instance) finish() {
 			c.Close()
 		}
 	}
+	i.d.hide(i)
 	status := i.proc.ExitStatus()
 	exit := i.rec.exit(status)
 	if exit.Reason == driver.ExitCrashed && i.killed.Load() && (status == "" || status == "signal: killed") {
@@ -208,7 +216,7 @@ func (i *instance) finish() {
 	i.recMu.Unlock()
 	i.d.releaseTaps(taps)
 	i.d.releaseHostdevs(i.name, &i.rec)
-	if err := i.rec.clean(); err != nil {
+	if err := i.d.clean(&i.rec); err != nil {
 		i.d.log.Error("cannot clean up after an engine", "domain", i.name, "err", err)
 	}
 	i.deliver(driver.Exited{Exit: exit})
@@ -245,6 +253,8 @@ func (i *instance) Close() {
 	i.evMu.Unlock()
 	i.cancel()
 	<-i.ended
+	i.d.hide(i)
+	i.background.Wait()
 	i.releases.Wait()
 	if c := i.setClient(nil); c != nil {
 		c.Close()
@@ -260,6 +270,7 @@ func (i *instance) event(e qmp.Event) {
 		Action    string `json:"action"`
 		Actual    uint64 `json:"actual"`
 		Device    string `json:"device"`
+		Name      string `json:"name"`
 		Operation string `json:"operation"`
 	}
 	if len(e.Data) > 0 && json.Unmarshal(e.Data, &data) != nil {
@@ -287,6 +298,8 @@ func (i *instance) event(e qmp.Event) {
 		if data.Device != "" {
 			i.removed(data.Device)
 		}
+	case "NIC_RX_FILTER_CHANGED":
+		i.rxFilterChanged(data.Name)
 	case "DEVICE_UNPLUG_GUEST_ERROR":
 		i.deliver(driver.DeviceKept{Alias: data.Device})
 	case "BLOCK_IO_ERROR":
@@ -304,7 +317,7 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 	proc, err := supervise.Find(rec.PID, rec.StartTime)
 	if errors.Is(err, supervise.ErrGone) {
 		exit := rec.exit("")
-		if err := rec.clean(); err != nil {
+		if err := d.clean(rec); err != nil {
 			d.log.Error("cannot clean up after an engine", "domain", live.Name(), "err", err)
 		}
 		d.keepFilters(live, rec.Taps)
@@ -323,6 +336,12 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 		d.log.Warn("an engine is there and its monitor does not answer", "domain", i.name, "pid", rec.PID, "err", err)
 	}
 	i.reconcile(ctx)
+	i.d.show(i)
+	i.checkLinks()
+	i.syncRxFilters()
+	if d.cfg.UserNets != nil {
+		d.cfg.UserNets.Adopt(i.rec.Dir)
+	}
 	go i.watch()
 	return i, nil
 }

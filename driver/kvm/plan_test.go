@@ -148,6 +148,7 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 		put(n.ID, n.Address)
 		use(n.Taps...)
 		use(n.Vhosts...)
+		use(n.Stream)
 	}
 	for _, c := range cfg.Consoles {
 		put(c.ID, c.Address)

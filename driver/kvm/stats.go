@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -92,8 +93,9 @@ func imageSize(image imageRecord) (allocation, length uint64) {
 	return uint64(st.Blocks) * 512, uint64(st.Size)
 }
 
-// NetStats implements driver.Instance: the host's counters of each tap, which count every kind of back end.
-func (i *instance) NetStats(context.Context) (map[string]driver.NetStats, error) {
+// NetStats implements driver.Instance: the host's counters of each tap, which count every kind of back end, and the engine's
+// where there is no tap. A device that the host lost has none.
+func (i *instance) NetStats(ctx context.Context) (map[string]driver.NetStats, error) {
 	_, taps := i.used()
 	all := make(map[string]driver.NetStats, len(taps))
 	for alias, tap := range taps {
@@ -101,12 +103,47 @@ func (i *instance) NetStats(context.Context) (map[string]driver.NetStats, error)
 		if _, now := i.used(); err != nil && now[alias] != tap {
 			continue // it went meanwhile
 		}
+		if errors.Is(err, unix.ENODEV) {
+			all[alias] = driver.NetStats{}
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		all[alias] = driver.NetStats(s)
 	}
-	return all, nil
+	return all, i.streamStats(ctx, taps, all)
+}
+
+// streamStats adds the counters of the interfaces that have no tap.
+func (i *instance) streamStats(ctx context.Context, taps map[string]string, all map[string]driver.NetStats) error {
+	var ask []string
+	for _, nic := range i.definition().Tree().Root.Child("devices").All("interface") {
+		if alias := alias(nic); nic.Attr("type") == "user" && taps[alias] == "" {
+			ask = append(ask, alias)
+		}
+	}
+	if len(ask) == 0 {
+		return nil
+	}
+	var reply map[string]struct {
+		RxBytes   uint64 `json:"rx-bytes"`
+		RxPackets uint64 `json:"rx-packets"`
+		RxDropped uint64 `json:"rx-dropped"`
+		TxBytes   uint64 `json:"tx-bytes"`
+		TxPackets uint64 `json:"tx-packets"`
+		TxDropped uint64 `json:"tx-dropped"`
+	}
+	if err := i.execute(ctx, "x-virtd-net-stats", nil, &reply); err != nil {
+		return err
+	}
+	for _, alias := range ask {
+		s := reply[alias]
+		all[alias] = driver.NetStats{
+			RxBytes: s.RxBytes, RxPackets: s.RxPackets, RxDropped: s.RxDropped, TxBytes: s.TxBytes, TxPackets: s.TxPackets, TxDropped: s.TxDropped,
+		}
+	}
+	return nil
 }
 
 // CPUTime implements driver.Instance.

@@ -5,7 +5,7 @@
 //
 //	qmp_capabilities, query-status, query-version, query-commands, query-name, query-uuid, query-kvm, query-cpus-fast,
 //	stop, cont, system_powerdown, system_reset, quit, query-balloon, balloon {value}, query-blockstats, query-block,
-//	block_resize, set_link {name, up}, inject-nmi, human-monitor-command {command-line}
+//	block_resize, set_link {name, up}, query-rx-filter {name}, inject-nmi, human-monitor-command {command-line}
 //
 // and emits STOP, RESUME, RESET {guest}, POWERDOWN, SHUTDOWN {guest, reason}, GUEST_PANICKED {action},
 // BALLOON_CHANGE {actual}, GUEST_CRASHLOADED, NIC_RX_FILTER_CHANGED, DEVICE_DELETED {device, path},
@@ -35,6 +35,7 @@
 //	x-virtd-job-cancel                  -> a save or dump ends early and its reply is an error
 //	x-virtd-attach {device, files}      with as many descriptors (SCM_RIGHTS) as files has names: device is a fragment of
 //	                                       Config, {disk}, {nic} or {rng}
+//	x-virtd-net-stream {id}             with one descriptor: another stream socket for a network device that has one
 //	x-virtd-detach {id}                 asks the guest; DEVICE_DELETED follows when it lets go of the device
 //	x-virtd-devices                     -> [ID...]
 //	x-virtd-set-action {shutdown}       -> what the guest's next power-off does: reset (in place) or poweroff (leave)

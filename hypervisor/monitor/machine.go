@@ -43,6 +43,11 @@ type Machine interface {
 	ResizeDisk(id string, bytes uint64) error
 	NICs() []NIC
 	SetLink(id string, up bool) error
+	// RxFilters returns what the drivers of network devices want to receive: of the device with that name, or of all.
+	RxFilters(id string) ([]RxFilter, error)
+	// ReconnectNIC gives a network device on a stream socket another socket, which is the machine's from then on, also when
+	// it fails.
+	ReconnectNIC(id string, fd int) error
 	Chardevs() []Chardev
 	PCI() []PCIFunction
 
@@ -112,6 +117,25 @@ type NIC struct {
 	Queues int    // pairs
 	Up     bool
 	Stats  *NICStats // nil for vhost: the host's tap counts
+}
+
+// RxFilter is what the driver of a network device wants to receive.
+type RxFilter struct {
+	Name string
+	Receives
+}
+
+// Receives is the filter of an RxFilter: virtio/net's Filter.
+type Receives struct {
+	MAC                                [6]byte
+	Promiscuous                        bool
+	AllMulticast                       bool
+	AllUnicast                         bool
+	NoMulticast                        bool
+	NoUnicast                          bool
+	NoBroadcast                        bool
+	Unicast, Multicast                 [][6]byte
+	UnicastOverflow, MulticastOverflow bool
 }
 
 // NICStats counts packets as the guest sees them: rx is what it received.

@@ -80,6 +80,16 @@ func (f *fakeMachine) ResizeDisk(id string, n uint64) error {
 }
 func (f *fakeMachine) NICs() []NIC                { return []NIC{{ID: "net0", Driver: "vhost"}} }
 func (f *fakeMachine) SetLink(string, bool) error { return f.call("link") }
+func (f *fakeMachine) RxFilters(id string) ([]RxFilter, error) {
+	if id != "" && id != "net0" {
+		return nil, fmt.Errorf("invalid net client name: %s: %w", id, ErrNotFound)
+	}
+	return []RxFilter{{Name: "net0", Receives: Receives{MAC: [6]byte{2, 0, 0, 0, 0, 1}, Multicast: [][6]byte{{1, 0, 0x5e, 0, 0, 1}}, UnicastOverflow: true}}}, nil
+}
+func (f *fakeMachine) ReconnectNIC(id string, fd int) error {
+	unix.Close(fd)
+	return f.call("reconnect " + id)
+}
 func (f *fakeMachine) Chardevs() []Chardev {
 	return []Chardev{{ID: "serial0", Type: "pty", Connected: true}}
 }
@@ -185,6 +195,11 @@ func TestCommands(t *testing.T) {
 		{`{"execute":"x-virtd-status"}`, `{"return":{"reason":"","state":"paused"}}`},
 		{`{"execute":"block_resize","arguments":{"device":"nope","size":1}}`, `{"error":{"class":"DeviceNotFound","desc":"disk \"nope\": device not found"}}`},
 		{`{"execute":"block_resize","arguments":{"device":"virtio-disk0","size":1048576}}`, `{"return":{}}`},
+		{`{"execute":"query-rx-filter","arguments":{"name":"net9"}}`, `{"error":{"class":"DeviceNotFound","desc":"invalid net client name: net9: device not found"}}`},
+		{`{"execute":"query-rx-filter"}`, `{"return":[{"name":"net0","promiscuous":false,"multicast":"normal","unicast":"normal","vlan":"all",` +
+			`"broadcast-allowed":true,"multicast-overflow":false,"unicast-overflow":true,"main-mac":"02:00:00:00:00:01","vlan-table":[],` +
+			`"unicast-table":[],"multicast-table":["01:00:5e:00:00:01"]}]}`},
+		{`{"execute":"x-virtd-net-stream","arguments":{"id":"net0"}}`, `{"error":{"class":"GenericError","desc":"0 descriptors came, one is needed"}}`},
 		{`{"execute":"x-virtd-chardev","arguments":{"id":"serial0"}}`, `{"return":{"connected":true,"type":"pty"}}`},
 		{`{"execute":"x-virtd-net-stats"}`, `{"return":{}}`},
 		{`{"execute":"frob"}`, `{"error":{"class":"CommandNotFound","desc":"The command frob has not been found"}}`},

@@ -15,6 +15,11 @@ type Links interface {
 	OpenTap(c TapConfig) (*Tap, error)
 	// OpenMacvtap creates a macvtap on top of a host interface and returns its queues.
 	OpenMacvtap(c MacvtapConfig) (*Tap, error)
+	// DeleteMacvtap removes the macvtap of that name and index; one of index 0, whose maker was interrupted before it learned
+	// the index, is known by its MAC address. A link of that name which is another one is left alone, and none is no error.
+	DeleteMacvtap(name string, index int, mac []byte) error
+	// ApplyRxFilter makes a macvtap receive what its guest wants to receive.
+	ApplyRxFilter(name string, f RxFilter) error
 	// OpenVhostNet returns n descriptors of /dev/vhost-net, one for each queue pair.
 	OpenVhostNet(n int) ([]*os.File, error)
 	// AddBridge creates a bridge and sets it up.
@@ -114,6 +119,17 @@ type MacvtapConfig struct {
 	MAC    net.HardwareAddr // the guest's; a macvtap carries it itself
 	MTU    int              // bytes; 0 is the parent's
 	Queues int
+	// Note is called with the name, and index 0, before the link exists, and with its index after: a macvtap does not go with
+	// its last descriptor, so that whoever makes one has to find it again. An error ends the making. Nil notes nothing.
+	Note func(name string, index int) error
+}
+
+// RxFilter is what a guest's driver asks its network device to receive, besides broadcasts.
+type RxFilter struct {
+	MAC          net.HardwareAddr
+	Promiscuous  bool
+	AllMulticast bool
+	Multicast    []net.HardwareAddr
 }
 
 // BridgeConfig describes a Linux bridge.

@@ -95,6 +95,30 @@ func (f *Fake) Served(id uuid.UUID) (network.Spec, bool) {
 // Lose ends the services of a network. It is for Fail, which is called with the lock held.
 func (f *Fake) Lose(id uuid.UUID) { delete(f.served, id) }
 
+// HostLinkUp implements network.Host.
+func (f *Fake) HostLinkUp(s network.Spec) error {
+	err := f.enter("HostLinkUp", s.Name)
+	defer f.mu.Unlock()
+	if err == nil {
+		f.addLink(network.HostLinkName(s.UUID))
+		f.plugs = append(f.plugs, fmt.Sprintf("host %s on %s for %v", s.HostLink, s.Device, s.HostLinkFor))
+	}
+	return err
+}
+
+// HostLinkDown implements network.Host.
+func (f *Fake) HostLinkDown(s network.Spec) error {
+	err := f.enter("HostLinkDown", s.Name)
+	defer f.mu.Unlock()
+	if err == nil {
+		delete(f.links, network.HostLinkName(s.UUID))
+		f.plugs = slices.DeleteFunc(f.plugs, func(p string) bool {
+			return p == fmt.Sprintf("host %s on %s for %v", s.HostLink, s.Device, s.HostLinkFor)
+		})
+	}
+	return err
+}
+
 func (f *Fake) enter(method, name string) error {
 	f.mu.Lock()
 	if f.Fail != nil {

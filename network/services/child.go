@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"virtd/network/confine"
 	"virtd/network/dhcp"
 	"virtd/network/dns"
 )
@@ -43,11 +45,11 @@ func Run() error {
 	if err := c.open(files); err != nil {
 		return err
 	}
-	var dirs []string
+	dirs := slices.Clone(confine.ResolverDirs)
 	if c.files != nil {
 		dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", c.files.Fd()))
 	}
-	missing, err := confine(dirs)
+	missing, err := confine.Apply(dirs)
 	if err != nil {
 		return err
 	}

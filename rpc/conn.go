@@ -24,6 +24,10 @@ type Conn struct {
 	lanes   [lanes]*lane
 	tasks   sync.WaitGroup // calls and streams that are under way
 	alive   keepalive
+	auth    authentication
+	plain   bool          // others can listen
+	gone    chan struct{} // closed by abort
+	end     sync.Once     // of gone
 
 	readOnly atomic.Bool
 	opened   atomic.Bool
@@ -43,6 +47,9 @@ func (c *Conn) Peer() Peer { return c.peer }
 
 // ReadOnly reports whether the connection may only look.
 func (c *Conn) ReadOnly() bool { return c.readOnly.Load() }
+
+// Secure reports whether nobody else can listen to the connection: it is local or encrypted.
+func (c *Conn) Secure() bool { return !c.plain }
 
 // Open lets calls other than the handshake's through, restricted to looking if readOnly. A connection of a read-only socket
 // stays read-only. It reports false when the connection was open already.
@@ -137,6 +144,7 @@ func (c *Conn) orderly(err error) bool {
 
 // abort closes the connection at once; what is queued is lost.
 func (c *Conn) abort() {
+	c.end.Do(func() { close(c.gone) })
 	c.out.close()
 	c.net.Close()
 	for _, l := range c.lanes {
@@ -209,6 +217,9 @@ func (c *Conn) newCall(h Header, body []byte) (*Call, error) {
 	if c.refusal != nil {
 		return nil, c.refusal
 	}
+	if c.auth.needed() && !authProcedure(h) {
+		return nil, rpcError("authentication required")
+	}
 	if !c.opened.Load() && !beforeOpen(h) {
 		return nil, virterr.NewFrom(virterr.FromRPC, virterr.InternalError, "connection not open")
 	}
@@ -252,11 +263,10 @@ func beforeOpen(h Header) bool {
 		return false
 	}
 	switch h.Procedure {
-	case ProcAuthList, ProcAuthSaslInit, ProcAuthSaslStart, ProcAuthSaslStep, ProcAuthPolkit,
-		ProcConnectSupportsFeature, ProcConnectOpen, ProcConnectClose:
+	case ProcConnectSupportsFeature, ProcConnectOpen, ProcConnectClose:
 		return true
 	}
-	return false
+	return authProcedure(h)
 }
 
 // replyOK sends a result and reports whether it could be sent.

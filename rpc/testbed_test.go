@@ -57,9 +57,7 @@ func newTestbed(t testing.TB, opts rpc.Options, policy rpc.Policy) *testbed {
 }
 
 func (b *testbed) handlers(reg *rpc.Registry) {
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcAuthList, func(context.Context, *rpc.Call, *struct{}) (*libvirt.AuthListRet, error) {
-		return &libvirt.AuthListRet{Types: []libvirt.AuthType{0}}, nil
-	})
+	rpc.HandleAuth(reg)
 	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcConnectOpen, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectOpenArgs) (*struct{}, error) {
 		c.Conn.Open(a.Flags&1 != 0)
 		select {

@@ -74,11 +74,14 @@ func (c *Client) OnEvent(fn func(program, procedure uint32, body []byte)) {
 	c.onEvent = fn
 }
 
-// Open authenticates and opens the driver that uri names, as libvirt's clients do.
+// Open opens the driver that uri names, as libvirt's clients do. It fails with ErrCredentials where Authenticate comes first.
 func (c *Client) Open(ctx context.Context, uri string, readOnly bool) error {
-	var auth libvirt.AuthListRet
-	if err := c.Call(ctx, rpc.ProgramRemote, rpc.ProcAuthList, nil, &auth); err != nil {
+	asks, err := c.AskAuth(ctx)
+	if err != nil {
 		return err
+	}
+	if asks {
+		return ErrCredentials
 	}
 	args := libvirt.ConnectOpenArgs{Name: libvirt.OptString{uri}}
 	if readOnly {

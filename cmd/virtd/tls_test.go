@@ -103,7 +103,7 @@ func serveTLS(t *testing.T, within time.Duration) (port, dir string) {
 	})
 	log := slog.New(slog.DiscardHandler)
 	server := rpc.NewServer(registry, rpc.Options{Logger: log})
-	l, err := listenTLS(tlsConfig{Address: "127.0.0.1", Port: "0", CA: dir + "/cacert.pem", Cert: dir + "/servercert.pem", Key: dir + "/serverkey.pem"}, log)
+	l, err := listenTLS(tlsConfig{Address: "127.0.0.1", Port: "0", CA: dir + "/cacert.pem", Cert: dir + "/servercert.pem", Key: dir + "/serverkey.pem"}, rpc.Policy{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestTLSFiles(t *testing.T) {
 	} {
 		cfg := good
 		change(&cfg)
-		l, err := listenTLS(cfg, slog.New(slog.DiscardHandler))
+		l, err := listenTLS(cfg, rpc.Policy{}, slog.New(slog.DiscardHandler))
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}

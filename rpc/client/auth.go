@@ -1,9 +1,9 @@
 package client
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -16,38 +16,79 @@ import (
 // authSASL is SASL among the kinds of authentication that AUTH_LIST names.
 const authSASL = 1
 
-// ErrCredentials says that the daemon wants a name and a password before it opens: call Authenticate first.
+// ErrCredentials says that the daemon wants a name and a password before it opens: see Authenticate.
 var ErrCredentials = errors.New("the daemon asks for a name and a password")
 
-// AskAuth reports whether the daemon wants a name and a password.
-func (c *Client) AskAuth(ctx context.Context) (bool, error) {
+// Authenticate proves to the daemon at the other end of a new connection who the user is, if it wants to know, and makes sure
+// that the daemon knows that user. ask is called when it does. The password does not travel. Afterwards the connection is as
+// new, for a Client or any other library. Deadlines are the caller's.
+func Authenticate(conn net.Conn, ask func() (name, password string, err error)) error {
+	h := &handshake{conn: conn, frames: rpc.NewFrameReader(conn, 0)}
+	defer h.frames.Close()
 	var auth libvirt.AuthListRet
-	if err := c.Call(ctx, rpc.ProgramRemote, rpc.ProcAuthList, nil, &auth); err != nil {
-		return false, err
+	if err := h.call(rpc.ProcAuthList, nil, &auth); err != nil {
+		return err
 	}
-	return slices.Contains(auth.Types, authSASL), nil
-}
-
-// Authenticate proves to the daemon that the client is user name, and makes sure that the daemon knows that user. The
-// password does not travel.
-func (c *Client) Authenticate(ctx context.Context, name, password string) error {
+	if !slices.Contains(auth.Types, authSASL) {
+		return nil
+	}
+	name, password, err := ask()
+	if err != nil {
+		return err
+	}
 	var offer libvirt.AuthSaslInitRet
-	if err := c.Call(ctx, rpc.ProgramRemote, rpc.ProcAuthSaslInit, nil, &offer); err != nil {
+	if err := h.call(rpc.ProcAuthSaslInit, nil, &offer); err != nil {
 		return err
 	}
 	if !slices.Contains(strings.Split(offer.Mechlist, ","), sasl.Mechanism) {
-		return fmt.Errorf("the daemon offers the mechanisms %q, and %s is not among them", offer.Mechlist, sasl.Mechanism)
+		return fmt.Errorf("the daemon offers the SASL mechanisms '%s', and %s is not among them", offer.Mechlist, sasl.Mechanism)
 	}
 	own, err := sasl.NewClient(name, password)
 	if err != nil {
 		return err
 	}
+	return h.converse(own)
+}
+
+// handshake makes calls one after the other on a connection that has no reader yet. The daemon says nothing unasked before
+// it opens, so nothing is left behind in the reader's buffer.
+type handshake struct {
+	conn   net.Conn
+	frames *rpc.FrameReader
+	serial uint32
+}
+
+func (h *handshake) call(procedure uint32, args, ret any) error {
+	h.serial++
+	head := rpc.Header{Program: rpc.ProgramRemote, Version: version, Procedure: procedure, Serial: h.serial}
+	b, err := message(head, args, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := h.conn.Write(b); err != nil {
+		return fmt.Errorf("write to the daemon: %w", err)
+	}
+	got, body, files, err := h.frames.Next()
+	if err != nil {
+		return fmt.Errorf("read from the daemon: %w", err)
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	if got.Serial != h.serial || got.Type != rpc.TypeReply {
+		return fmt.Errorf("the daemon answered call %d of the handshake with message %d of type %d", h.serial, got.Serial, got.Type)
+	}
+	return reply{status: got.Status, body: body}.decode(ret)
+}
+
+// converse goes through SCRAM's steps until both sides are content.
+func (h *handshake) converse(own *sasl.Client) error {
 	words, err := own.Step(nil)
 	if err != nil {
 		return err
 	}
 	var start libvirt.AuthSaslStartRet
-	if err := c.Call(ctx, rpc.ProgramRemote, rpc.ProcAuthSaslStart, &libvirt.AuthSaslStartArgs{Mech: sasl.Mechanism, Data: rpc.Chars(words)}, &start); err != nil {
+	if err := h.call(rpc.ProcAuthSaslStart, &libvirt.AuthSaslStartArgs{Mech: sasl.Mechanism, Data: rpc.Chars(words)}, &start); err != nil {
 		return err
 	}
 	answer, complete := start.Data, start.Complete
@@ -59,7 +100,7 @@ func (c *Client) Authenticate(ctx context.Context, name, password string) error 
 			break
 		}
 		var step libvirt.AuthSaslStepRet
-		if err := c.Call(ctx, rpc.ProgramRemote, rpc.ProcAuthSaslStep, &libvirt.AuthSaslStepArgs{Data: rpc.Chars(words)}, &step); err != nil {
+		if err := h.call(rpc.ProcAuthSaslStep, &libvirt.AuthSaslStepArgs{Data: rpc.Chars(words)}, &step); err != nil {
 			return err
 		}
 		answer, complete = step.Data, step.Complete

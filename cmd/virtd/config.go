@@ -180,8 +180,10 @@ func wholeList(value string, sc *bufio.Scanner, n int) (string, int) {
 // uncomment removes a comment that is not within double quotes.
 func uncomment(line string) string {
 	quoted := false
-	for i := range len(line) {
+	for i := 0; i < len(line); i++ {
 		switch {
+		case line[i] == '\\' && quoted:
+			i++ // whatever follows is part of the string
 		case line[i] == '"':
 			quoted = !quoted
 		case line[i] == '#' && !quoted:

@@ -14,6 +14,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/store"
 	"virtd/driver"
+	"virtd/virterr"
 )
 
 // adoptTimeout bounds the adoption of one engine.
@@ -120,7 +121,7 @@ func (m *Manager) recorded(s store.Status) (*Domain, error) {
 			return nil, err
 		}
 	}
-	d.run = &run{live: live, record: s.Driver, started: s.Started, gone: make(chan struct{})}
+	d.run = &run{live: live, record: s.Driver, started: s.Started, gone: make(chan struct{}), autodestroy: s.Autodestroy}
 	d.id, d.state, d.reason = s.ID, State(s.State), Reason(s.Reason)
 	m.byID[s.ID] = d
 	return d, nil
@@ -161,6 +162,17 @@ func (m *Manager) adopt(ctx context.Context, d *Domain, s store.Status) {
 	}
 	inst.Listen(func(e driver.Event) { d.handle(r, e) })
 	d.logStatus()
+	if r.autodestroy {
+		m.destroyOrphan(ctx, d)
+	}
+}
+
+// destroyOrphan ends a domain that was to end with its client's connection: the end of the virtd before this one ended that.
+func (m *Manager) destroyOrphan(ctx context.Context, d *Domain) {
+	m.log.Info("destroying a domain whose client left while virtd was away", "domain", d.Name())
+	if err := d.Autodestroy(ctx, d.Ref().ID); err != nil && !virterr.Is(err, virterr.OperationInvalid) {
+		m.log.Error("cannot destroy a domain whose client left while virtd was away", "domain", d.Name(), "err", err)
+	}
 }
 
 // reconcile corrects the recorded state by what the engine says, without events: nobody was there to be told. The caller

@@ -121,6 +121,10 @@ func (c *Conn) serve() {
 	running.Go(c.out.run)
 	err := c.readLoop()
 	c.alive.stop()
+	if c.server.stopping() {
+		c.net.SetWriteDeadline(time.Now().Add(drainTime))
+		c.refuseStreams(errStopping)
+	}
 	c.abortStreams()
 	if err != nil && !c.orderly(err) {
 		c.server.log.Debug("connection ended", "peer", c.peer, "error", err)
@@ -236,7 +240,7 @@ func (c *Conn) newCall(h Header, body []byte) (*Call, error) {
 	if handler == nil {
 		return nil, virterr.New(virterr.NoSupport, "%s", p.API)
 	}
-	return &Call{Conn: c, Proc: p, header: h, handler: handler, args: args}, nil
+	return &Call{Conn: c, Proc: p, header: h, handler: handler, args: args, size: len(body)}, nil
 }
 
 // findProcedure names the unknown ones in the words that clients look for.
@@ -381,6 +385,20 @@ func (c *Conn) dropStream(s *Stream) {
 	delete(c.streams, streamKey{s.header.Program, s.header.Procedure, s.header.Serial})
 	c.mu.Unlock()
 	s.cancel()
+}
+
+// errStopping is what streams end with that the daemon cannot serve on.
+var errStopping = virterr.NewFrom(virterr.FromStreams, virterr.OperationAborted, "the daemon is stopping")
+
+// refuseStreams ends every stream with an error for its client.
+func (c *Conn) refuseStreams(err error) {
+	c.mu.Lock()
+	streams := c.streams
+	c.streams = nil
+	c.mu.Unlock()
+	for _, s := range streams {
+		s.refuse(err)
+	}
 }
 
 func (c *Conn) abortStreams() {

@@ -54,8 +54,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// readOnlyMessage is the longest message from a read-only connection, in bytes: it may send documents to compare, no data.
-const readOnlyMessage = 8 << 20
+// readOnlyMessage is the longest message from a read-only connection, in bytes: it may send documents to compare, no data, and
+// everybody on the host may have hundreds of such connections.
+const readOnlyMessage = 1 << 20
 
 // refusedMessage is the longest message from a peer that is not admitted, in bytes: it is told so, whatever it says.
 const refusedMessage = 64 << 10
@@ -278,8 +279,12 @@ func (s *Server) Clients() int {
 	return len(s.conns)
 }
 
-// Shutdown stops listening, lets the calls under way finish and closes all connections. When ctx ends first it closes them
-// at once and returns ctx's error.
+// abandonTime is how long calls that did not finish have to answer after their context ended.
+const abandonTime = time.Second
+
+// Shutdown stops listening, ends streams with an error that tells why, lets the calls under way finish and closes all
+// connections. When ctx ends first the calls' context ends too, so that they answer with what they have, and connections that
+// still have calls then are closed; Shutdown returns ctx's error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
@@ -302,6 +307,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.cancel()
+	select {
+	case <-done:
+	case <-time.After(abandonTime):
+	}
 	s.mu.Lock()
 	for c := range s.conns {
 		go c.abort()

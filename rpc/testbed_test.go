@@ -97,6 +97,13 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		}
 		return nil, nil
 	})
+	handle(b, reg, rpc.ProcDomainDefineXML, func(ctx context.Context, _ *rpc.Call, _ *libvirt.DomainDefineXMLArgs) (*libvirt.DomainDefineXMLRet, error) {
+		select {
+		case <-b.block:
+		case <-ctx.Done():
+		}
+		return &libvirt.DomainDefineXMLRet{}, nil
+	})
 	handle(b, reg, rpc.ProcDomainGetState, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetStateArgs) (*libvirt.DomainGetStateRet, error) {
 		return &libvirt.DomainGetStateRet{State: 1, Reason: a.Dom.ID}, nil
 	})

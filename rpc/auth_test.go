@@ -153,7 +153,7 @@ func TestNothingBeforeAuthentication(t *testing.T) {
 
 // TestStrangers: those who do not authenticate are few, hold nobody up, send little and are let go.
 func TestStrangers(t *testing.T) {
-	b := newTestbed(t, rpc.Options{MaxAnonymous: 3, MaxClients: 10, OpenDeadline: 2 * time.Second}, passwords(t))
+	b := newTestbed(t, rpc.Options{MaxAnonymous: 3, MaxClients: 10}, passwords(t))
 	var idle []*client.Client
 	for range 9 { // each beyond the third ends the oldest
 		idle = append(idle, b.dial(t))
@@ -180,10 +180,20 @@ func TestStrangers(t *testing.T) {
 	if n, err := long.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("a long message of a stranger: read %d bytes, %v", n, err)
 	}
-	for _, c := range idle { // by now the time is over for all
-		<-c.Done()
-	}
 	hostname(t, user)
+}
+
+// TestStrangersTime: who does not authenticate in time is let go, whatever else it says meanwhile.
+func TestStrangersTime(t *testing.T) {
+	b := newTestbed(t, rpc.Options{OpenDeadline: 200 * time.Millisecond}, passwords(t))
+	silent, talks := b.dial(t), b.dial(t)
+	for {
+		if err := call(talks, rpc.ProcAuthList, nil, nil); err != nil {
+			break
+		}
+	}
+	<-talks.Done()
+	<-silent.Done()
 }
 
 // TestAuthListAfterwards: a library that asks again, on a connection that has proved who it is, is told to go on.

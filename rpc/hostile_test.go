@@ -46,6 +46,9 @@ func opened(t *testing.T, b *testbed) *net.UnixConn {
 // TestMemoryOfHostileClients measures what clients can make the server hold, beside what the calls that run hold. The bounds
 // are what the limits in this package add up to.
 func TestMemoryOfHostileClients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures memory, of which the race detector takes more")
+	}
 	const clients = 4
 	nonsense := func(proc uint32, size int) []byte {
 		b := rpc.AppendMessage(nil, rpc.Header{Program: rpc.ProgramRemote, Version: 1, Procedure: proc})

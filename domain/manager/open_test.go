@@ -132,6 +132,26 @@ func TestAutodestroyOverRestart(t *testing.T) {
 	}
 }
 
+// TestTransientsThatDied: those whose engines are gone are forgotten, while the records of others are still being read.
+func TestTransientsThatDied(t *testing.T) {
+	f := newFixture(t, &fake.Driver{}, newMemStore())
+	var engines []*fake.Engine
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
+		if _, err := f.m.CreateXML(bg, testXML(name, ""), 0); err != nil {
+			t.Fatal(err)
+		}
+		engines = append(engines, f.drv.Engine(name))
+	}
+	f.m.Close()
+	for _, e := range engines {
+		e.Exit(driver.ExitCrashed, "signal: killed")
+	}
+	f.open()
+	if left := f.m.List(0); len(left) != 0 {
+		t.Errorf("%d domains are left", len(left))
+	}
+}
+
 // TestAutodestroyEndsItsLifeOnly: the life that a client began, not one that came after it.
 func TestAutodestroyEndsItsLifeOnly(t *testing.T) {
 	f := newFixture(t, &fake.Driver{}, newMemStore())

@@ -52,6 +52,10 @@ prerequisites() {
   if ! command -v virt-install >/dev/null || ! /usr/bin/python3 -c 'import libvirt' 2>/dev/null; then
     if [ "$(id -u)" = 0 ]; then missing+=(virtinst python3-libvirt); else say "tests that need virtinst and python3-libvirt will skip"; fi
   fi
+  # SCRAM for libvirt's clients
+  if ! compgen -G '/usr/lib/*/sasl2/libscram.so' >/dev/null; then
+    if [ "$(id -u)" = 0 ]; then missing+=(libsasl2-modules); else say "tests that need libsasl2-modules will skip"; fi
+  fi
   [ "$(id -u)" != 0 ] || export VIRTD_CLIENTS=1
   # the race detector links C
   [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)

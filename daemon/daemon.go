@@ -133,6 +133,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerAgent(reg)
 	d.registerDevices(reg)
 	d.registerConsole(reg)
+	d.registerGraphics(reg)
 	d.registerEvents(reg)
 	d.registerStoragePools(reg)
 	d.registerStorageVolumes(reg)
@@ -149,8 +150,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 // session is what the daemon keeps for one open connection.
 type session struct {
 	mu          sync.Mutex
-	closed      bool
-	autodestroy map[uuid.UUID]bool // domains to destroy when the connection ends
+	autodestroy map[uuid.UUID]int // domains to destroy when the connection ends, and the id of the life that ends then
 }
 
 // closed runs after a connection's last call.
@@ -161,23 +161,22 @@ func (d *Daemon) closed(c *rpc.Conn) {
 		return
 	}
 	s.mu.Lock()
-	s.closed = true
 	doomed := s.autodestroy
 	s.autodestroy = nil
 	s.mu.Unlock()
-	for id := range doomed {
-		dom, err := d.mgr.LookupByUUID(id)
+	for name, id := range doomed {
+		dom, err := d.mgr.LookupByUUID(name)
 		if err != nil {
 			continue // it is gone already
 		}
-		if err := dom.Destroy(context.Background(), 0); err != nil && !virterr.Is(err, virterr.OperationInvalid) && !virterr.Is(err, virterr.NoDomain) {
+		if err := dom.Autodestroy(context.Background(), id); err != nil && !virterr.Is(err, virterr.OperationInvalid) && !virterr.Is(err, virterr.NoDomain) {
 			d.log.Error("cannot destroy a domain whose client left", "domain", dom.Name(), "error", err)
 		}
 	}
 }
 
-// autodestroy notes that a domain lives no longer than the connection.
-func (d *Daemon) autodestroy(c *rpc.Conn, id uuid.UUID) {
+// autodestroy notes that the life that a domain has now lasts no longer than the connection.
+func (d *Daemon) autodestroy(c *rpc.Conn, dom *manager.Domain) {
 	s, ok := c.Session().(*session)
 	if !ok {
 		return
@@ -185,9 +184,9 @@ func (d *Daemon) autodestroy(c *rpc.Conn, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.autodestroy == nil {
-		s.autodestroy = map[uuid.UUID]bool{}
+		s.autodestroy = map[uuid.UUID]int{}
 	}
-	s.autodestroy[id] = true
+	s.autodestroy[dom.UUID()] = dom.Ref().ID
 }
 
 // domain finds the domain that a call is about.

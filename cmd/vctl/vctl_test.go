@@ -35,6 +35,7 @@ type bed struct {
 	socket string
 	driver *fake.Driver
 	dir    string
+	server *rpc.Server
 
 	netHost *networktest.Fake
 	bridges fakeBridges
@@ -78,7 +79,8 @@ func newBed(t *testing.T) *bed {
 		}})
 	reg := rpc.NewRegistry()
 	d.Register(reg)
-	server := rpc.NewServer(reg, rpc.Options{Logger: log})
+	server := rpc.NewServer(reg, rpc.Options{Logger: log, AuthFailureDelay: -1})
+	b.server = server
 	l, err := net.Listen("unix", b.socket)
 	if err != nil {
 		t.Fatal(err)

@@ -97,48 +97,24 @@ func serve(cfg config, log *slog.Logger) error {
 	d.Register(registry)
 	server := rpc.NewServer(registry, rpc.Options{
 		MaxClients: cfg.MaxClients, MaxPerUser: cfg.MaxPerUser, ParallelCalls: cfg.ParallelCalls,
-		KeepaliveInterval: time.Duration(cfg.KeepaliveInterval) * time.Second, KeepaliveCount: cfg.KeepaliveCount, Logger: log,
+		KeepaliveInterval: time.Duration(cfg.KeepaliveInterval) * time.Second, KeepaliveCount: cfg.KeepaliveCount,
+		MaxAnonymous: cfg.MaxAnonymous, Logger: log,
 	})
 	return listenAndServe(ctx, stop, cfg, log, server, mgr)
 }
 
 // listenAndServe accepts clients until ctx ends, then lets the calls under way finish.
 func listenAndServe(ctx context.Context, stop func(), cfg config, log *slog.Logger, server *rpc.Server, mgr *manager.Manager) error {
-	manage, look, err := policies(cfg)
+	endpoints, err := openEndpoints(cfg, log)
 	if err != nil {
 		return err
 	}
-	sockets, err := listen(cfg, log)
-	if err != nil {
-		return err
-	}
-	failed := make(chan error, len(sockets)+1)
+	failed := make(chan error, len(endpoints))
 	var background sync.WaitGroup
-	if cfg.TLS.Listen {
-		remote, err := listenTLS(cfg.TLS, log)
-		if err != nil {
-			for _, s := range sockets {
-				s.Close()
-			}
-			return err
-		}
-		defer background.Wait()
-		defer remote.Close()
+	for _, e := range endpoints {
 		background.Go(func() {
-			if err := remote.serve(ctx, server); err != nil {
-				failed <- fmt.Errorf("serve TLS: %w", err)
-			}
-		})
-		context.AfterFunc(ctx, func() { remote.Close() })
-	}
-	for _, s := range sockets {
-		policy := manage
-		if s.readOnly {
-			policy = look
-		}
-		background.Go(func() {
-			if err := server.Serve(s, policy); err != nil {
-				failed <- fmt.Errorf("serve %s: %w", s.Addr(), err)
+			if err := e.run(ctx, server); err != nil {
+				failed <- err
 			}
 		})
 	}

@@ -66,6 +66,7 @@ type run struct {
 	resetArmed   bool   // the engine was told to reset at the next power-off
 	sawShutdown  bool   // clients got the SHUTDOWN event of this end
 	restored     bool   // it began with a saved state
+	autodestroy  bool   // it ends with the connection of the client that began it
 	endAs        *end   // what an end that we bring about is called, nil for destroyed
 	balloon      uint64 // KiB the guest has, 0 unknown
 	startupError string

@@ -100,7 +100,11 @@ func newTestbed(t testing.TB) *testbed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Networks: b.nets, Log: log, QuitTimeout: time.Second,
+	b.pools, err = storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Networks: b.nets, Volumes: b.pools, Log: log, QuitTimeout: time.Second,
 		SaveDir: filepath.Join(b.dir, "save")})
 	if err != nil {
 		t.Fatal(err)
@@ -109,10 +113,6 @@ func newTestbed(t testing.TB) *testbed {
 		t.Fatal(err)
 	}
 	devices := b.devices(t, log)
-	b.pools, err = storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
 	secrets, err := secret.Open(secret.Config{State: filepath.Join(b.dir, "state/secrets"), Log: log})
 	if err != nil {
 		t.Fatal(err)

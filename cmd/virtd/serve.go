@@ -51,11 +51,19 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer closeNetworks()
+	// Domains name volumes of the pools: there must be pools when a domain starts.
+	pools, err := storage.Open(storage.Config{
+		State: filepath.Join(cfg.StateDir, "storage"), Run: filepath.Join(cfg.RunDir, "storage"), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer pools.Close()
 	filters := &firewall.Guests{}
 	defer keepTable(nftables.TableFamilyBridge, "packet filter of guests", filters.Restore, log)()
 	userNets := openUserNets(cfg, log)
 	defer userNets.Close()
-	mgr, cpu, watch, err := openManager(ctx, cfg, networks, filters, hostdevs, userNets, log)
+	mgr, cpu, watch, err := openManager(ctx, cfg, hostParts{networks, pools, filters, hostdevs, userNets}, log)
 	if err != nil {
 		return err
 	}
@@ -69,11 +77,6 @@ func serve(cfg config, log *slog.Logger) error {
 	if devices != nil {
 		defer devices.Close()
 	}
-	pools, err := openPools(cfg, log)
-	if err != nil {
-		return err
-	}
-	defer pools.Close()
 	secrets, err := secret.Open(secret.Config{State: filepath.Join(cfg.StateDir, "secrets"), Log: log})
 	if err != nil {
 		return err
@@ -93,6 +96,7 @@ func serve(cfg config, log *slog.Logger) error {
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()
+	startPools(pools, cfg, log)
 	registry := rpc.NewRegistry()
 	d.Register(registry)
 	server := rpc.NewServer(registry, rpc.Options{
@@ -143,17 +147,26 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
+// hostParts are what domains use of the host.
+type hostParts struct {
+	networks *network.Manager
+	pools    *storage.Manager
+	filters  *firewall.Guests
+	hostdevs *nodedev.Hostdevs // nil: domains have none
+	userNets *usernet.Supervisor
+}
+
 // openManager finds the stored domains and the engines that run. watch follows what becomes of the host's links, until its
 // context ends.
-func openManager(ctx context.Context, cfg config, networks *network.Manager, filters *firewall.Guests, hostdevs *nodedev.Hostdevs,
-	userNets *usernet.Supervisor, log *slog.Logger) (*manager.Manager, domain.HostCPU, func(context.Context), error) {
+func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logger) (*manager.Manager, domain.HostCPU, func(context.Context), error) {
 	driverConfig := kvm.Config{
-		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{}, Filters: filters, UserNets: userNets,
+		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir,
+		Links: &bridge.Host{}, Filters: use.filters, UserNets: use.userNets,
 		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
 		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
 	}
-	if hostdevs != nil { // a nil pointer in an interface is not nil
-		driverConfig.Hostdevs = hostdevs
+	if use.hostdevs != nil { // a nil pointer in an interface is not nil
+		driverConfig.Hostdevs = use.hostdevs
 	}
 	drv, err := kvm.New(driverConfig)
 	if err != nil {
@@ -166,7 +179,7 @@ func openManager(ctx context.Context, cfg config, networks *network.Manager, fil
 		return nil, nil, nil, err
 	}
 	mgr, err := manager.New(manager.Config{
-		Driver: drv, Store: st, Networks: networks, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
+		Driver: drv, Store: st, Networks: use.networks, Volumes: use.pools, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
 		SaveDir: filepath.Join(cfg.StateDir, "save"),
 	})
 	if err != nil {
@@ -191,20 +204,14 @@ func openDevices(log *slog.Logger) *nodedev.Manager {
 	return devices
 }
 
-// openPools finds the storage pools and starts those that are marked for it. This comes before domains are started, whose
-// disks may be in them. What is wrong with a pool is no reason for domains not to be served.
-func openPools(cfg config, log *slog.Logger) (*storage.Manager, error) {
-	pools, err := storage.Open(storage.Config{
-		State: filepath.Join(cfg.StateDir, "storage"), Run: filepath.Join(cfg.RunDir, "storage"), Log: log,
-	})
-	if err != nil {
-		return nil, err
-	}
+// startPools starts the storage pools that are marked for it. This comes before domains are started, whose disks may be in
+// them, and after those that run are known, whose disks are not to be taken. What is wrong with a pool is no reason for
+// domains not to be served.
+func startPools(pools *storage.Manager, cfg config, log *slog.Logger) {
 	if err := pools.EnsureDefault(cfg.ImagesDir); err != nil {
 		log.Error("cannot make the default storage pool", "directory", cfg.ImagesDir, "error", err)
 	}
 	pools.Autostart()
-	return pools, nil
 }
 
 // takeLock keeps a second virtd away from the same directories. The lock goes with the process.

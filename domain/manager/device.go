@@ -103,13 +103,11 @@ func (d *Domain) ResizeDisk(ctx context.Context, disk string, bytes uint64) erro
 		if err != nil {
 			return err
 		}
-		for _, n := range live.View().Devices.Disks {
-			if n.Target == nil || n.Alias == nil || n.Target.Dev != disk && diskPath(live, n.Alias.Name) != disk {
-				continue
-			}
-			return inst.ResizeDisk(ctx, n.Alias.Name, bytes)
+		found, ok := findDisk(live, disk)
+		if !ok {
+			return virterr.New(virterr.InvalidArg, "disk '%s' was not found in the domain config", disk)
 		}
-		return virterr.New(virterr.InvalidArg, "disk '%s' was not found in the domain config", disk)
+		return inst.ResizeDisk(ctx, found.Alias, bytes)
 	})
 }
 

@@ -193,6 +193,16 @@ func (d *Domain) engine() (driver.Instance, *domain.Definition, error) {
 	return d.run.inst, d.run.live, nil
 }
 
+// live returns the definition of the domain as it runs or starts; nil when it is off.
+func (d *Domain) live() *domain.Definition {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run == nil {
+		return nil
+	}
+	return d.run.live
+}
+
 // definition returns the inactive definition: the stored one, or a transient domain's.
 func (d *Domain) definition() (*domain.Definition, error) {
 	d.mu.Lock()

@@ -133,6 +133,9 @@ func (d *Domain) launch(ctx context.Context, r *run, incoming *os.File) error {
 		d.mu.Unlock()
 		return d.syncStatus()
 	}
+	if err := d.resolve(r); err != nil {
+		return err
+	}
 	if err := d.connect(r); err != nil {
 		return err
 	}

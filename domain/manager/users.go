@@ -3,6 +3,7 @@ package manager
 import (
 	"os"
 	"slices"
+	"syscall"
 
 	"virtd/domain"
 	"virtd/domain/xmltree"
@@ -17,8 +18,8 @@ func (m *Manager) ImageUsers(path string) []string {
 	}
 	var users []string
 	for _, d := range m.List(ListActive) {
-		_, live, err := d.engine()
-		if err != nil {
+		live := d.live()
+		if live == nil {
 			continue // it ended
 		}
 		for _, disk := range live.Tree().Root.Child("devices").All("disk") {
@@ -41,6 +42,15 @@ func usesImage(disk *xmltree.Node, file os.FileInfo) bool {
 	}
 	return slices.ContainsFunc(paths, func(path string) bool {
 		st, err := os.Stat(path)
-		return err == nil && os.SameFile(st, file)
+		return err == nil && (os.SameFile(st, file) || sameDevice(st, file))
 	})
+}
+
+// sameDevice reports whether two files are the same block device. There may be several, and none be a link: with no udev,
+// LVM makes /dev/GROUP/VOLUME and /dev/mapper/GROUP-VOLUME.
+func sameDevice(a, b os.FileInfo) bool {
+	const kind = os.ModeDevice | os.ModeCharDevice
+	as, aok := a.Sys().(*syscall.Stat_t)
+	bs, bok := b.Sys().(*syscall.Stat_t)
+	return aok && bok && a.Mode()&kind == os.ModeDevice && b.Mode()&kind == os.ModeDevice && as.Rdev == bs.Rdev
 }

@@ -89,7 +89,7 @@ func (p *planner) disk(n *xmltree.Node) error {
 	p.add(Resource{
 		Kind: ResourceDisk, Files: []hypervisor.FileName{d.File}, Alias: d.ID, Path: domain.DiskPath(n),
 		Disk: &DiskResource{
-			Block: n.Attr("type") == "block", ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
+			Block: domain.DiskIsBlock(n), ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
 			Direct: d.Cache == "none" || d.Cache == "directsync", Chain: planChain(d.Format, n),
 		},
 	})

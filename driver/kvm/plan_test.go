@@ -50,6 +50,13 @@ func started(t *testing.T, name string) *domain.Definition {
 	if err != nil {
 		t.Fatal(err)
 	}
+	volumes := map[string]domain.VolumeSource{}
+	for _, v := range live.Volumes() {
+		volumes[v.Alias] = domain.VolumeSource{Path: "/pools/" + v.Pool + "/" + v.Volume, Block: v.Pool == "vg"}
+	}
+	if live, err = live.SetVolumes(volumes); err != nil {
+		t.Fatal(err)
+	}
 	return live
 }
 

@@ -128,6 +128,7 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerVCPUs(reg)
 	d.registerStats(reg)
 	d.registerTuning(reg)
+	d.registerIOTune(reg)
 	d.registerQueries(reg)
 	d.registerSnapshots(reg)
 	d.registerAgent(reg)

@@ -112,6 +112,12 @@ type Instance interface {
 	ResizeDisk(ctx context.Context, alias string, bytes uint64) error
 	SetLink(ctx context.Context, alias string, up bool) error
 	InjectNMI(ctx context.Context) error
+	// SendKey presses keys at the first keyboard, in their order, and releases them after hold. Keys are numbered as Linux
+	// does. It does not wait for the guest.
+	SendKey(ctx context.Context, keys []uint16, hold time.Duration) error
+	// SetIOTune replaces the limits of the disk with that alias, and of all disks of the group that it has from now on.
+	// OperationUnsupported if the engine has none.
+	SetIOTune(ctx context.Context, alias string, t domain.IOTune) error
 
 	// Save halts the guest and writes its state to f, from f's position on; f stays the caller's. It takes long. When it
 	// fails, or ctx ends, the guest goes on as before; else it stands still for the Saved that is returned. aliases are

@@ -1,6 +1,9 @@
 package hypervisor
 
-import "virtd/hypervisor/memory"
+import (
+	"virtd/hypervisor/block"
+	"virtd/hypervisor/memory"
+)
 
 // ConfigVersion is the version of Config that this engine executes. An engine refuses a newer one; it keeps executing
 // older ones.
@@ -49,6 +52,7 @@ type Config struct {
 	NICs      []NIC      `json:"nics,omitempty"`
 	Balloon   *Balloon   `json:"balloon,omitempty"`
 	RNGs      []RNG      `json:"rngs,omitempty"`
+	Keyboards []Keyboard `json:"keyboards,omitempty"`
 	VFIO      FileName   `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
 	Hostdevs  []Hostdev  `json:"hostdevs,omitempty"`
 	Confine   Confine    `json:"confine"`
@@ -189,6 +193,15 @@ type Disk struct {
 	QueueSize    int            `json:"queueSize,omitempty"`    // entries, power of two to 1024; 0 is 256
 	LogicalBlock int            `json:"logicalBlock,omitempty"` // bytes; 0 is 512
 	PhysBlock    int            `json:"physBlock,omitempty"`
+	Throttle     *Throttle      `json:"throttle,omitempty"` // nil: no limits
+}
+
+// Throttle limits a disk's requests.
+type Throttle struct {
+	// Group names disks of the machine that share one set of limits, so that what one uses the others cannot. All of a group
+	// have the limits that one of them got last. "" is a disk of its own.
+	Group string `json:"group,omitempty"`
+	block.Limits
 }
 
 // BackingImage is an image of a chain, which is only read.
@@ -236,6 +249,12 @@ type RNG struct {
 	// RateBytes each RatePeriod milliseconds limit what the guest can draw; 0 is no limit.
 	RateBytes  uint64 `json:"rateBytes,omitempty"`
 	RatePeriod uint64 `json:"ratePeriod,omitempty"`
+}
+
+// Keyboard is a virtio input device that is a keyboard.
+type Keyboard struct {
+	ID      string     `json:"id"`
+	Address PCIAddress `json:"address"`
 }
 
 // Hostdev is a PCI function of the host, given to the guest through VFIO. With one the balloon gives nothing back to the

@@ -85,6 +85,17 @@ func (c control) ResizeDisk(id string, bytes uint64) error {
 	return fmt.Errorf("disk %q: %w", id, monitor.ErrNotFound)
 }
 
+// SetThrottle implements monitor.Machine.
+func (c control) SetThrottle(id string, throttle json.RawMessage) error {
+	var t *Throttle
+	d := json.NewDecoder(bytes.NewReader(throttle))
+	d.DisallowUnknownFields() // a limit that this engine does not know it does not keep
+	if err := d.Decode(&t); err != nil {
+		return fmt.Errorf("throttle: %w", err)
+	}
+	return c.Machine.SetThrottle(id, t)
+}
+
 // NICs implements monitor.Machine.
 func (c control) NICs() []monitor.NIC {
 	c.devices.mu.RLock()

@@ -2,6 +2,7 @@ package fake
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"libvirt.org/go/libvirtxml"
@@ -25,6 +26,8 @@ type Engine struct {
 	sizes   map[string]uint64             // of resized disks, by alias
 	links   map[string]bool               // as last set, by alias
 	nics    map[string]*domain.Definition // that interfaces were made as last, by alias
+	tunes   map[string]domain.IOTune      // as last set, by alias
+	typed   []string                      // keys, and how long they were held
 	nmis    int
 	live    *domain.Definition // as devices came and went
 	clings  bool               // the guest does not let go of devices
@@ -39,7 +42,8 @@ type Engine struct {
 func newEngine(d *Driver, key string, live *domain.Definition) *Engine {
 	return &Engine{
 		Live: live, live: live, d: d, key: key, state: driver.MachinePaused, actual: live.CurrentMemory() * 1024,
-		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, nics: map[string]*domain.Definition{}, guest: map[driver.MemoryStat]uint64{},
+		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, nics: map[string]*domain.Definition{},
+		tunes: map[string]domain.IOTune{}, guest: map[driver.MemoryStat]uint64{},
 	}
 }
 
@@ -86,6 +90,21 @@ func (e *Engine) DiskSize(alias string) uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.sizes[alias]
+}
+
+// IOTune returns the limits that the disk with that alias was given, and whether it was.
+func (e *Engine) IOTune(alias string) (t domain.IOTune, told bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, told = e.tunes[alias]
+	return t, told
+}
+
+// Typed returns what was typed, by stroke: the keys and how long they were held.
+func (e *Engine) Typed() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.typed)
 }
 
 // NMIs returns how many non-maskable interrupts the guest got.

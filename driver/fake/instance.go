@@ -258,6 +258,26 @@ func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) e
 	return nil
 }
 
+func (i *instance) SendKey(ctx context.Context, keys []uint16, hold time.Duration) error {
+	if err := i.ask(ctx, "SendKey"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.typed = append(i.e.typed, fmt.Sprint(keys, " for ", hold))
+	return nil
+}
+
+func (i *instance) SetIOTune(ctx context.Context, alias string, t domain.IOTune) error {
+	if err := i.ask(ctx, "SetIOTune"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.tunes[alias] = t
+	return nil
+}
+
 func (i *instance) UpdateInterface(ctx context.Context, alias string, next *domain.Definition) error {
 	if err := i.ask(ctx, "UpdateInterface"); err != nil {
 		return err

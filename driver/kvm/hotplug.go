@@ -14,10 +14,12 @@ import (
 	"virtd/virterr"
 )
 
-// The names under which clients know what the engine is asked for here; errors have them.
+// The names under which clients know what the engine is asked for; errors have them.
 const (
-	commandAttach = "device_add"
-	commandDetach = "device_del"
+	commandAttach   = "device_add"
+	commandDetach   = "device_del"
+	commandThrottle = "block_set_io_throttle"
+	commandSendKey  = "send-key"
 )
 
 // Attach implements driver.Instance.

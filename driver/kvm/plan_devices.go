@@ -8,6 +8,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/xmltree"
 	"virtd/hypervisor"
+	"virtd/hypervisor/block"
 	"virtd/network/bridge"
 	"virtd/network/firewall"
 	"virtd/network/portconf"
@@ -22,7 +23,7 @@ func (p *planner) devices() error {
 		plan    func(*xmltree.Node) error
 	}{
 		{"controller", p.controller}, {"disk", p.disk}, {"interface", p.nic}, {"hostdev", p.hostdev}, {"serial", p.serial},
-		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"panic", p.pvpanic},
+		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"input", p.keyboard}, {"panic", p.pvpanic},
 	} {
 		for _, n := range devices.All(kind.element) {
 			if err := kind.plan(n); err != nil {
@@ -85,6 +86,11 @@ func (p *planner) disk(n *xmltree.Node) error {
 	if d.Cache == "default" {
 		d.Cache = ""
 	}
+	tune, err := domain.ReadIOTune(n)
+	if err != nil {
+		return err
+	}
+	d.Throttle = planThrottle(tune)
 	p.cfg.Disks = append(p.cfg.Disks, d)
 	p.add(Resource{
 		Kind: ResourceDisk, Files: []hypervisor.FileName{d.File}, Alias: d.ID, Path: domain.DiskPath(n),
@@ -94,6 +100,23 @@ func (p *planner) disk(n *xmltree.Node) error {
 		},
 	})
 	return nil
+}
+
+// planThrottle is what the engine calls a disk's limits; nil for none.
+func planThrottle(t domain.IOTune) *hypervisor.Throttle {
+	if !t.Limited() {
+		return nil
+	}
+	rate := func(r domain.IORate) block.Rate {
+		if r.Max == 0 {
+			r.MaxLength = 0 // libvirt has one of a second here, of nothing
+		}
+		return block.Rate{PerSecond: r.Sec, Burst: r.Max, Seconds: r.MaxLength}
+	}
+	return &hypervisor.Throttle{Group: t.Group, Limits: block.Limits{
+		TotalBytes: rate(t.TotalBytes), ReadBytes: rate(t.ReadBytes), WriteBytes: rate(t.WriteBytes),
+		TotalOps: rate(t.TotalIOPS), ReadOps: rate(t.ReadIOPS), WriteOps: rate(t.WriteIOPS), OpBytes: t.SizeIOPS,
+	}}
 }
 
 // file names the descriptor of a device: disk:virtio-disk0.
@@ -331,6 +354,19 @@ func (p *planner) rng(n *xmltree.Node) error {
 		p.add(Resource{Kind: ResourceRNG, Files: []hypervisor.FileName{r.File}, Alias: r.ID, Path: path})
 	}
 	p.cfg.RNGs = append(p.cfg.RNGs, r)
+	return nil
+}
+
+// keyboard plans virtio keyboards. Other inputs are the machine's own, or kept without being provided.
+func (p *planner) keyboard(n *xmltree.Node) error {
+	if !domain.IsKeyboard(n) {
+		return nil
+	}
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	p.cfg.Keyboards = append(p.cfg.Keyboards, hypervisor.Keyboard{ID: alias(n), Address: at})
 	return nil
 }
 

@@ -23,6 +23,9 @@
 //	x-virtd-block-stats                 -> {ID: {rd-bytes, rd-ops, rd-ns, wr-bytes, wr-ops, wr-ns, flush-ops, flush-ns, errors}}
 //	x-virtd-net-stats                   -> {ID: {rx-bytes, rx-packets, rx-dropped, tx-bytes, ...}} (userspace back end only)
 //	x-virtd-set-link {id, up}
+//	x-virtd-set-throttle {id, throttle}    throttle is a fragment of Config, or null; it holds for all disks of its group
+//	x-virtd-send-key {keys, hold-ms}    keys, numbered as Linux does, are pressed in order and released after a while; the
+//	                                       reply does not wait for the guest
 //	x-virtd-chardev {id}                -> {type, connected}
 //	x-virtd-quit {reason}               -> the engine flushes its disks, answers, writes its exit record and leaves
 //	x-virtd-save {devices}              with one descriptor: the guest is halted and its state written there; the reply comes

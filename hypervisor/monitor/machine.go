@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"time"
 )
 
 // Errors that a Machine returns (wrapped) and that have a QMP class of their own.
@@ -41,6 +42,11 @@ type Machine interface {
 
 	Disks() []Disk
 	ResizeDisk(id string, bytes uint64) error
+	// SetThrottle gives a disk, and its group, the limits of a fragment of hypervisor.Config; null ends them.
+	SetThrottle(id string, throttle json.RawMessage) error
+	// SendKey presses keys of Linux' numbering at the first keyboard and releases them after hold. It does not wait for the
+	// guest.
+	SendKey(keys []uint16, hold time.Duration) error
 	NICs() []NIC
 	SetLink(id string, up bool) error
 	// RxFilters returns what the drivers of network devices want to receive: of the device with that name, or of all.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ProtocolVersion is the version of the x-virtd commands. A newer one only adds.
@@ -26,6 +27,8 @@ var virtdCommands = map[string]command{
 	"x-virtd-block-stats":          plain(virtdBlockStats),
 	"x-virtd-net-stats":            plain(virtdNetStats),
 	"x-virtd-set-link":             virtdSetLink,
+	"x-virtd-set-throttle":         virtdSetThrottle,
+	"x-virtd-send-key":             virtdSendKey,
 	"x-virtd-chardev":              virtdChardev,
 	"x-virtd-quit":                 virtdQuit,
 	"x-virtd-set-action":           virtdSetAction,
@@ -110,6 +113,31 @@ func virtdSetLink(s *Server, args json.RawMessage) (any, error) {
 		return nil, err
 	}
 	return nil, s.machine.SetLink(a.ID, a.Up)
+}
+
+func virtdSetThrottle(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		ID       string          `json:"id"`
+		Throttle json.RawMessage `json:"throttle"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	if len(a.Throttle) == 0 {
+		return nil, errors.New("Parameter 'throttle' is missing")
+	}
+	return nil, s.machine.SetThrottle(a.ID, a.Throttle)
+}
+
+func virtdSendKey(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		Keys []uint16 `json:"keys"`
+		Hold uint32   `json:"hold-ms"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	return nil, s.machine.SendKey(a.Keys, time.Duration(a.Hold)*time.Millisecond)
 }
 
 func virtdChardev(s *Server, args json.RawMessage) (any, error) {

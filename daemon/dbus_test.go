@@ -31,18 +31,7 @@ func TestLibvirtDBus(t *testing.T) {
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	want, err := os.ReadFile("testdata/dbus.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := strings.ReplaceAll(string(out), b.dir, "$DIR")
-	if *update {
-		if err := os.WriteFile("testdata/dbus.txt", []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if !matches(string(want), got) {
-		t.Errorf("got:\n%s\nwant:\n%s", got, want)
-	}
+	b.expectFile(t, "testdata/dbus.txt", string(out))
 }
 
 // inItsRun returns the arguments with which unshare(1) runs a program that cannot be told where the sockets are: in a mount

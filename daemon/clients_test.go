@@ -23,7 +23,7 @@ const interpreter = "/usr/bin/python3"
 //	$ edit FILE OLD NEW                              replaces text in a file of the testbed's directory
 func TestClients(t *testing.T) {
 	needClients(t)
-	runScripts(t, "testdata/clients/*.txt")
+	runScripts(t, "testdata/clients/*.txt", "virsh")
 }
 
 // needClients skips where the programs are not installed, unless a check of them was asked for: .ci sets VIRTD_CLIENTS

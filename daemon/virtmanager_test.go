@@ -53,7 +53,7 @@ func TestVirtManager(t *testing.T) {
 	bus := exec.Command("dbus-daemon", "--session", "--nofork", "--print-address=3", "--address=unix:path="+b.dir+"/bus")
 	bus.Env = env // what it starts, such as the registry of accessible programs, wants the display
 	env = append(env, "DBUS_SESSION_BUS_ADDRESS="+announced(t, bus))
-	ctx, cancel := context.WithTimeout(context.Background(), 150*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	uri := "qemu:///system?socket="
 	cmd := exec.CommandContext(ctx, interpreter, "testdata/python/virtmanager.py", uri+b.sock, uri+b.ro, b.dir)

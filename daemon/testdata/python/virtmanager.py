@@ -145,6 +145,7 @@ screenshot("new-name")
 new.find("push button", "Finish").click()
 custom = screen.find("frame", "made on QEMU/KVM.*")
 custom.find("table cell", "Boot Options").focus()
+custom.find("toggle button", "Direct kernel boot").click()
 custom.find("check box", "Enable direct kernel boot").click()
 custom.find("text", "Kernel path:").text = "/boot/vmlinuz"
 custom.find("text", "Kernel args:").text = "console=ttyS0"

@@ -15,7 +15,7 @@ clients() (
   exec 9>"$CLIENTS/lock"
   flock 9
   # of libvirt-dbus's own dependencies only the libraries: the others are services
-  clients_tree bookworm "$RELEASE" "prometheus-libvirt-exporter libvirt-dbus" libvirt0 libvirt-glib-1.0-0 dbus-daemon crash
+  clients_tree bookworm "$RELEASE" "prometheus-libvirt-exporter libvirt-dbus" libvirt0 libvirt-glib-1.0-0 dbus-daemon
   clients_tree backports "$RELEASE-backports" "" libvirt-clients
   echo "$CLIENTS"
 )
@@ -37,7 +37,7 @@ clients_tree() {
   for p in bin sbin lib lib64; do ln -s "usr/$p" "$tree/$p"; done
   unpack "$tree" $list
   rm -rf "$tree"/usr/share/{doc,man,locale,info,perl*} "$tree"/usr/lib/systemd
-  for p in "$tree"/usr/{bin,sbin}/{virsh,prometheus-libvirt-exporter,libvirt-dbus,dbus-daemon,crash}; do
+  for p in "$tree"/usr/{bin,sbin}/{virsh,prometheus-libvirt-exporter,libvirt-dbus,dbus-daemon}; do
     [ ! -e "$p" ] || clients_program "$tree" "$p"
   done
   echo "$want" >"$tree/.ok"

@@ -11,7 +11,6 @@ import (
 	"virtd/domain/manager"
 	"virtd/domain/xmltree"
 	"virtd/rpc"
-	"virtd/virterr"
 )
 
 // registerTuning answers what limits a domain has. Those of a running domain are what is in force: its disks' (see

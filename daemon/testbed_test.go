@@ -45,6 +45,8 @@ type testbed struct {
 	uevents uevents // what the kernel says of them
 
 	registry *rpc.Registry
+
+	virsh string // the program that scripts run
 }
 
 // testHost is a host of 2 sockets with 2 cores of 2 threads, one processor offline.

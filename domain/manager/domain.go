@@ -56,6 +56,7 @@ type run struct {
 	live    *domain.Definition
 	inst    driver.Instance // nil while starting and between two engines of a restart
 	record  []byte
+	blocks  map[string]driver.BlockStats // what inst told last of its disks, by alias; never changed
 	started time.Time
 	gone    chan struct{} // closed when this life ended and its traces are removed
 

@@ -161,7 +161,7 @@ func (d *Domain) exited(r *run, exit driver.Exit) {
 		d.poweringOff(r, false)
 	}
 	if again {
-		r.inst = nil
+		r.inst, r.blocks = nil, nil
 		d.mu.Unlock()
 		d.m.wg.Go(func() { d.restart(r, reason, detail, exit) })
 		return

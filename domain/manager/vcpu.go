@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"virtd/domain"
@@ -128,7 +129,13 @@ func (d *Domain) PinVCPU(ctx context.Context, vcpu int, cpus []byte, flags Affec
 		return def.SetVCPUPin(vcpu, set)
 	}
 	return d.change(ctx, "pin-vcpu", flags, edit, func(ctx context.Context, r *run) error {
-		return r.inst.PinVCPU(ctx, vcpu, cpus)
+		if err := r.inst.PinVCPU(ctx, vcpu, cpus); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.emit(Event{Kind: EventTunable, Tunables: []Param{{fmt.Sprintf("cputune.vcpupin%d", vcpu), set}}})
+		return nil
 	})
 }
 

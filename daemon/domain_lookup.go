@@ -63,12 +63,12 @@ func (d *Daemon) listAllDomains(_ context.Context, _ *rpc.Call, a *libvirt.Conne
 	if err := onlyFlags(uint32(a.Flags), known, "virConnectListAllDomains"); err != nil {
 		return nil, err
 	}
-	list := d.mgr.List(manager.ListFlags(a.Flags))
+	list := d.mgr.Refs(manager.ListFlags(a.Flags))
 	ret := &libvirt.ConnectListAllDomainsRet{Ret: uint32(len(list))}
 	if a.NeedResults != 0 {
 		ret.Domains = make([]libvirt.Domain, len(list))
-		for i, dom := range list {
-			ret.Domains[i] = wire(dom.Ref())
+		for i, ref := range list {
+			ret.Domains[i] = wire(ref)
 		}
 	}
 	return ret, nil
@@ -76,8 +76,8 @@ func (d *Daemon) listAllDomains(_ context.Context, _ *rpc.Call, a *libvirt.Conne
 
 func (d *Daemon) listDomains(_ context.Context, _ *rpc.Call, a *libvirt.ConnectListDomainsArgs) (*libvirt.ConnectListDomainsRet, error) {
 	ret := &libvirt.ConnectListDomainsRet{}
-	for _, dom := range d.mgr.List(manager.ListActive) {
-		if id := dom.Ref().ID; id > 0 && len(ret.Ids) < int(a.Maxids) {
+	for _, ref := range d.mgr.Refs(manager.ListActive) {
+		if id := ref.ID; id > 0 && len(ret.Ids) < int(a.Maxids) {
 			ret.Ids = append(ret.Ids, int32(id))
 		}
 	}
@@ -85,21 +85,21 @@ func (d *Daemon) listDomains(_ context.Context, _ *rpc.Call, a *libvirt.ConnectL
 }
 
 func (d *Daemon) numOfDomains(context.Context, *rpc.Call, *none) (*libvirt.ConnectNumOfDomainsRet, error) {
-	return &libvirt.ConnectNumOfDomainsRet{Num: int32(len(d.mgr.List(manager.ListActive)))}, nil
+	return &libvirt.ConnectNumOfDomainsRet{Num: int32(len(d.mgr.Refs(manager.ListActive)))}, nil
 }
 
 func (d *Daemon) listDefinedDomains(_ context.Context, _ *rpc.Call, a *libvirt.ConnectListDefinedDomainsArgs) (*libvirt.ConnectListDefinedDomainsRet, error) {
 	ret := &libvirt.ConnectListDefinedDomainsRet{}
-	for _, dom := range d.mgr.List(manager.ListInactive) {
+	for _, ref := range d.mgr.Refs(manager.ListInactive) {
 		if len(ret.Names) < int(a.Maxnames) {
-			ret.Names = append(ret.Names, dom.Name())
+			ret.Names = append(ret.Names, ref.Name)
 		}
 	}
 	return ret, nil
 }
 
 func (d *Daemon) numOfDefinedDomains(context.Context, *rpc.Call, *none) (*libvirt.ConnectNumOfDefinedDomainsRet, error) {
-	return &libvirt.ConnectNumOfDefinedDomainsRet{Num: int32(len(d.mgr.List(manager.ListInactive)))}, nil
+	return &libvirt.ConnectNumOfDefinedDomainsRet{Num: int32(len(d.mgr.Refs(manager.ListInactive)))}, nil
 }
 
 func (d *Daemon) domainGetInfo(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetInfoArgs) (*libvirt.DomainGetInfoRet, error) {

@@ -53,6 +53,7 @@ type Manager struct {
 	byUUID map[uuid.UUID]*Domain
 	byName map[string]*Domain
 	byID   map[int]*Domain
+	order  []*Domain // the visible ones by name; nil: to be made again, see byNames
 	lastID int
 }
 
@@ -97,26 +98,13 @@ func (m *Manager) Close() {
 }
 
 func (m *Manager) releaseAll() {
-	for _, d := range m.all() {
+	for _, d := range m.byNames() {
 		d.release()
 	}
 }
 
 // parseOptions are how this host reads domain XML.
 func (m *Manager) parseOptions() domain.Options { return domain.Options{Emulator: m.cfg.Emulator} }
-
-// all returns every visible domain, in no order.
-func (m *Manager) all() []*Domain {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	list := make([]*Domain, 0, len(m.byUUID))
-	for _, d := range m.byUUID {
-		if d.visible {
-			list = append(list, d)
-		}
-	}
-	return list
-}
 
 // LookupByName finds a domain. NoDomain if there is none.
 func (m *Manager) LookupByName(name string) (*Domain, error) {
@@ -200,7 +188,7 @@ func (m *Manager) match(def *domain.Definition) (*Domain, error) {
 // reveal makes a domain visible to lookups and lists.
 func (m *Manager) reveal(d *Domain) {
 	m.mu.Lock()
-	d.visible = true
+	d.visible, m.order = true, nil
 	m.mu.Unlock()
 }
 
@@ -211,6 +199,7 @@ func (m *Manager) forget(d *Domain) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.removed = true
+	m.order = nil
 	delete(m.byUUID, d.uuid)
 	delete(m.byName, d.Name())
 	if m.byID[d.id] == d {

@@ -78,6 +78,13 @@ func (o *outbox) send(m outMessage, bound int) bool {
 	return true
 }
 
+// idle reports whether everything queued was sent.
+func (o *outbox) idle() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.sending && len(o.queue) == 0
+}
+
 // post queues a message without waiting. It reports false when the client is more than bound bytes behind.
 func (o *outbox) post(m outMessage, bound int) bool {
 	o.mu.Lock()

@@ -9,45 +9,37 @@ import (
 // List returns the domains that match flags, running ones first in order of their numbers, then the others by name. The
 // zero flags match all.
 func (m *Manager) List(flags ListFlags) []*Domain {
-	var list []*Domain
-	m.each(flags, func(d *Domain, _ Ref) { list = append(list, d) })
-	return list
+	return ListAs(m, flags, func(d *Domain, _ Ref) *Domain { return d })
 }
 
-// Refs returns what clients call the domains that List returns.
-func (m *Manager) Refs(flags ListFlags) []Ref {
-	refs := make([]Ref, 0, len(m.byNames()))
-	m.each(flags, func(_ *Domain, ref Ref) { refs = append(refs, ref) })
-	return refs
-}
-
-// each calls f with the domains that match flags, in List's order.
-func (m *Manager) each(flags ListFlags, f func(*Domain, Ref)) {
+// ListAs returns what as makes of each domain of List, and of what clients call it.
+func ListAs[T any](m *Manager, flags ListFlags, as func(*Domain, Ref) T) []T {
 	type row struct {
-		d   *Domain
-		ref Ref
+		d  *Domain
+		id int
 	}
-	var active, others []row
+	var active []row
 	all := m.byNames()
+	off := make([]*Domain, 0, len(all))
 	for _, d := range all {
-		ref, facts := d.listed(flags)
+		id, facts := d.listed(flags)
 		switch {
 		case !flags.match(facts):
-		case ref.ID >= 0:
-			active = append(active, row{d, ref})
+		case id >= 0:
+			active = append(active, row{d, id})
 		default:
-			if others == nil {
-				others = make([]row, 0, len(all))
-			}
-			others = append(others, row{d, ref})
+			off = append(off, d)
 		}
 	}
-	slices.SortFunc(active, func(a, b row) int { return cmp.Compare(a.ref.ID, b.ref.ID) })
-	for _, rows := range [][]row{active, others} {
-		for _, r := range rows {
-			f(r.d, r.ref)
-		}
+	slices.SortFunc(active, func(a, b row) int { return cmp.Compare(a.id, b.id) })
+	list := make([]T, 0, len(active)+len(off))
+	for _, r := range active {
+		list = append(list, as(r.d, Ref{Name: r.d.Name(), UUID: r.d.uuid, ID: r.id}))
 	}
+	for _, d := range off {
+		list = append(list, as(d, Ref{Name: d.Name(), UUID: d.uuid, ID: -1}))
+	}
+	return list
 }
 
 // byNames returns every visible domain in order of names. The slice is shared: nobody changes it.
@@ -66,10 +58,10 @@ func (m *Manager) byNames() []*Domain {
 	return m.order
 }
 
-// listed returns what the domain is called and which of the flags are true of it. Autostart is looked up only when flags
-// ask for it.
-func (d *Domain) listed(flags ListFlags) (Ref, ListFlags) {
-	facts := ListNoSnapshot | ListNoCheckpoint
+// listed returns the domain's number and which of the flags are true of it. Autostart is looked up only when flags ask for
+// it.
+func (d *Domain) listed(flags ListFlags) (id int, facts ListFlags) {
+	facts = ListNoSnapshot | ListNoCheckpoint
 	if flags&(ListAutostart|ListNoAutostart) != 0 {
 		facts |= either(d.entry().Autostart, ListAutostart, ListNoAutostart)
 	}
@@ -87,7 +79,7 @@ func (d *Domain) listed(flags ListFlags) (Ref, ListFlags) {
 	default:
 		facts |= ListOther
 	}
-	return d.ref(), facts
+	return d.id, facts
 }
 
 func either(is bool, yes, no ListFlags) ListFlags {

@@ -90,7 +90,7 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		}
 		return nil, nil
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainGetState, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetStateArgs) (*libvirt.DomainGetStateRet, error) {
+	rpc.HandleQuick(reg, rpc.ProgramRemote, rpc.ProcDomainGetState, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetStateArgs) (*libvirt.DomainGetStateRet, error) {
 		return &libvirt.DomainGetStateRet{State: 1, Reason: a.Dom.ID}, nil
 	})
 	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainLookupByName, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainLookupByNameArgs) (*libvirt.DomainLookupByNameRet, error) {

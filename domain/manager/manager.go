@@ -18,7 +18,7 @@ import (
 // Config is what a Manager works with. All fields but the first two have defaults.
 type Config struct {
 	Driver driver.Driver
-	Store  store.Store
+	Store  store.Store // the Manager's from now on: its Close closes it
 
 	// Networks are the virtual networks; nil: there are none.
 	Networks Networks
@@ -95,6 +95,9 @@ func (m *Manager) Close() {
 	m.wg.Wait()
 	m.releaseAll() // what a restart that was under way made
 	m.events.Close()
+	if err := m.cfg.Store.Close(); err != nil {
+		m.log.Error("cannot close the store of definitions; what is in its journal is there at the next start", "err", err)
+	}
 }
 
 func (m *Manager) releaseAll() {

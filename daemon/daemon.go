@@ -216,6 +216,11 @@ func on[A, R any](reg *rpc.Registry, number uint32, fn func(context.Context, *rp
 	rpc.Handle(reg, rpc.ProgramRemote, number, fn)
 }
 
+// onQuick registers one that is answered from memory: see rpc.HandleQuick.
+func onQuick[A, R any](reg *rpc.Registry, number uint32, fn func(context.Context, *rpc.Call, *A) (*R, error)) {
+	rpc.HandleQuick(reg, rpc.ProgramRemote, number, fn)
+}
+
 // none is what procedures without arguments or result have.
 type none = struct{}
 

@@ -76,7 +76,7 @@ func (d *Definition) Description() string { return d.doc.Root.Child("description
 // OSType returns what virDomainGetOSType answers: hvm.
 func (d *Definition) OSType() string { return d.doc.Root.Child("os", "type").Trimmed() }
 
-// View returns the typed view. The caller must not change it.
+// View returns the typed view, without the text of metadata. The caller must not change it.
 func (d *Definition) View() *libvirtxml.Domain { return d.view }
 
 // Tree returns a copy of the document; changes to it change nothing else.

@@ -203,8 +203,9 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) {
 		return
 	}
 	call.Files = files
-	if beforeOpen(h) {
-		// In the reader: a client may send calls right behind CONNECT_OPEN without waiting for the answer.
+	// In the reader: the handshake, as a client may send calls right behind CONNECT_OPEN without waiting for the answer, and
+	// what is answered at once, unless an earlier answer is still on its way and this one would have to wait for it.
+	if beforeOpen(h) || call.handling.quick && c.out.idle() {
 		c.tasks.Add(1)
 		call.run(c.server.ctx)
 		c.tasks.Done()
@@ -236,11 +237,11 @@ func (c *Conn) newCall(h Header, body []byte) (*Call, error) {
 			return nil, err
 		}
 	}
-	handler := c.server.registry.Lookup(h.Program, h.Procedure)
-	if handler == nil {
+	handling := c.server.registry.lookup(h.Program, h.Procedure)
+	if handling.fn == nil {
 		return nil, virterr.New(virterr.NoSupport, "%s", p.API)
 	}
-	return &Call{Conn: c, Proc: p, header: h, handler: handler, args: args, size: len(body)}, nil
+	return &Call{Conn: c, Proc: p, header: h, handling: handling, args: args, size: len(body)}, nil
 }
 
 // findProcedure names the unknown ones in the words that clients look for.

@@ -23,8 +23,8 @@ var ErrFrame = errors.New("malformed message")
 // one goroutine at a time.
 type FrameReader struct {
 	conn    net.Conn
-	unix    *net.UnixConn // conn, when descriptors can arrive
-	max     int           // longest message
+	unix    *socket // conn, when descriptors can arrive
+	max     int     // longest message
 	buf     []byte
 	r, w    int
 	oob     []byte
@@ -38,8 +38,7 @@ func NewFrameReader(conn net.Conn, max int) *FrameReader {
 		max = maxMessage
 	}
 	f := &FrameReader{conn: conn, max: max, buf: make([]byte, readBuffer)}
-	if u, ok := conn.(*net.UnixConn); ok {
-		f.unix = u
+	if f.unix = newSocket(conn); f.unix != nil {
 		f.oob = make([]byte, syscall.CmsgSpace(maxFDs*4))
 	}
 	return f
@@ -144,17 +143,11 @@ func (f *FrameReader) fill() error {
 		}
 		return err
 	}
-	n, oobn, _, _, err := f.unix.ReadMsgUnix(f.buf, f.oob)
+	n, oobn, err := f.unix.recv(f.buf, f.oob)
 	if oobn > 0 {
 		f.takeFDs(f.oob[:oobn])
 	}
 	f.w = n
-	if n > 0 {
-		return nil
-	}
-	if err == nil {
-		err = io.EOF
-	}
 	return err
 }
 

@@ -104,7 +104,8 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		}
 		return &libvirt.DomainDefineXMLRet{}, nil
 	})
-	handle(b, reg, rpc.ProcDomainGetState, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetStateArgs) (*libvirt.DomainGetStateRet, error) {
+	rpc.HandleQuick(reg, rpc.ProgramRemote, rpc.ProcDomainGetState, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetStateArgs) (*libvirt.DomainGetStateRet, error) {
+		b.calls.Add(1)
 		return &libvirt.DomainGetStateRet{State: 1, Reason: a.Dom.ID}, nil
 	})
 	handle(b, reg, rpc.ProcDomainLookupByName, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainLookupByNameArgs) (*libvirt.DomainLookupByNameRet, error) {

@@ -173,7 +173,7 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 		return nil, nil, nil, err
 	}
 	st, err := store.Open(store.Options{
-		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg),
+		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg), Log: log,
 	})
 	if err != nil {
 		return nil, nil, nil, err

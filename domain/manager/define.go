@@ -76,12 +76,14 @@ func (d *Domain) Undefine(ctx context.Context, flags UndefineFlags) error {
 	if err := d.undefineSaved(flags); err != nil {
 		return err
 	}
-	def, err := d.definition()
-	if err != nil && d.Active() {
-		_, def, err = d.engine() // the stored file is unreadable: what runs serves as well
-	}
-	if err != nil {
-		def = nil // unreadable and off: removing it is what the user wants
+	var def *domain.Definition // what a running domain goes on with
+	if d.Active() {
+		if def, err = d.definition(); err != nil {
+			_, def, err = d.engine() // the stored file is unreadable: what runs serves as well
+		}
+		if err != nil {
+			def = nil
+		}
 	}
 	if err := d.m.cfg.Store.Delete(d.uuid); err != nil {
 		return err

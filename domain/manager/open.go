@@ -118,7 +118,7 @@ func (m *Manager) recorded(s store.Status) (*Domain, error) {
 		}
 		d = newDomain(m, s.UUID, live.Name())
 		m.byUUID[d.uuid], m.byName[d.Name()] = d, d
-		d.visible = true
+		d.visible, m.order = true, nil
 		opts.Live = false
 		if d.transient, err = domain.Parse(s.InactiveXML, opts); err != nil {
 			d.transient, err = domain.Parse(s.LiveXML, opts)

@@ -141,7 +141,7 @@ func (d *Domain) disconnectPort(network string, port uuid.UUID) {
 // PortsInUse returns the ports of the domains that run.
 func (m *Manager) PortsInUse() map[uuid.UUID]bool {
 	out := map[uuid.UUID]bool{}
-	for _, d := range m.all() {
+	for _, d := range m.byNames() {
 		d.mu.Lock()
 		var live *domain.Definition
 		if d.run != nil {

@@ -82,4 +82,7 @@ type Store interface {
 
 	// Problems returns the definition files that could not be read when the store was opened.
 	Problems() []Problem
+
+	// Close ends the store's own work. No other method may be called after it.
+	Close() error
 }

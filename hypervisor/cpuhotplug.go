@@ -98,13 +98,15 @@ func (m *Machine) plugCPU(i int) error {
 		if c, err = m.laterVCPU(i); err != nil {
 			return err
 		}
-	} else if err := c.powerOn(); err != nil {
+		m.keepVCPU(c) // until it is there
+	}
+	// A new one too: only when its local APIC is set does KVM find it by its APIC ID.
+	if err := c.powerOn(); err != nil {
 		return err
 	}
 	first := m.runner.cpus()[0]
 	if offset, err := first.v.TSCOffset(); err == nil { // where it fails, KVM keeps new vCPUs in step by itself
 		if err := c.v.SetTSCOffset(offset); err != nil {
-			m.keepVCPU(c)
 			return err
 		}
 	}

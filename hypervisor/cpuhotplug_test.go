@@ -73,9 +73,14 @@ func (m *testMachine) unplug(cpu int, says string) {
 // counted asks the guest how many vCPUs counted themselves, until it says want: a vCPU takes its time to start.
 func (m *testMachine) counted(want string) {
 	m.t.Helper()
+	var b [1]byte
+	defer func() {
+		if string(b[:]) != want {
+			m.t.Logf("the guest counts %q", b)
+		}
+	}()
 	eventually(m.t, "the guest counts "+want, func() bool {
 		m.serial.Write([]byte("c"))
-		var b [1]byte
 		if _, err := m.serial.Read(b[:]); err != nil {
 			m.t.Fatal(err)
 		}

@@ -36,7 +36,7 @@ func (m *Machine) parts() ([]part, error) {
 		list = append(list, part{"pci/" + f.Address().String(), f.Save, f.Restore})
 	}
 	if b.cpus != nil {
-		list = append(list, part{"cpu/hotplug", b.cpus.Save, b.cpus.Restore})
+		list = append(list, part{"chipset/cpu-hotplug", b.cpus.Save, b.cpus.Restore})
 	}
 	list = append(list,
 		part{"pci/hotplug", b.hotplug.Save, b.hotplug.Restore},

@@ -70,13 +70,16 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	return i.explain(commandAttach, err)
 }
 
+// answerTime is how long an engine that did not answer a command is asked what became of it.
+const answerTime = 2 * time.Second
+
 // hasAfterAll reports whether the engine has a device although no answer came to the command that gave it.
 func (i *instance) hasAfterAll(alias string, err error) bool {
 	var refused *qmp.Error
 	if errors.As(err, &refused) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(i.ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(i.ctx, answerTime)
 	defer cancel()
 	devices, err := i.devices(ctx)
 	return err == nil && slices.Contains(devices, alias)
@@ -108,7 +111,7 @@ func (i *instance) devices(ctx context.Context) ([]string, error) {
 	return names, err
 }
 
-// reconcile catches up with the devices that went while nobody listened, or that never came because virtd ended in
+// reconcile catches up with the vCPUs that came or went and the devices that went while nobody listened, or that never came because virtd ended in
 // between. An engine that does not know the question has every device from its start.
 func (i *instance) reconcile(ctx context.Context) {
 	i.attachMu.Lock()
@@ -125,6 +128,7 @@ func (i *instance) reconcile(ctx context.Context) {
 			i.removed(alias)
 		}
 	}
+	i.reconcileVCPUs(ctx)
 }
 
 // removed notes that the engine has a device no more.

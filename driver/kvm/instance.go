@@ -81,7 +81,7 @@ func (i *instance) connectFirst(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := i.pinConfigured(ctx); err != nil {
+	if err := i.pinConfigured(ctx, func(int) bool { return true }); err != nil {
 		return err
 	}
 	go i.watch()
@@ -278,11 +278,17 @@ func (i *instance) event(e qmp.Event) {
 	case "BALLOON_CHANGE":
 		i.deliver(driver.BalloonChanged{Actual: data.Actual})
 	case "DEVICE_DELETED":
-		if data.Device != "" {
+		if vcpu, ok := vcpuNumber(data.Device); ok {
+			i.vcpuRemoved(vcpu)
+		} else if data.Device != "" {
 			i.removed(data.Device)
 		}
 	case "DEVICE_UNPLUG_GUEST_ERROR":
-		i.deliver(driver.DeviceKept{Alias: data.Device})
+		if vcpu, ok := vcpuNumber(data.Device); ok {
+			i.deliver(driver.VCPUKept{VCPU: vcpu})
+		} else {
+			i.deliver(driver.DeviceKept{Alias: data.Device})
+		}
 	case "BLOCK_IO_ERROR":
 		i.deliver(driver.IOFailed{Alias: data.Device, Write: data.Operation == "write", Reason: printable(data.Reason)})
 	}

@@ -32,6 +32,8 @@ type instance struct {
 	cancel context.CancelFunc
 	killed atomic.Bool // Kill was called
 
+	late sync.WaitGroup // waits for answers that did not come in time; ends with ctx
+
 	restoring bool          // the engine begins with a saved state
 	ended     chan struct{} // closed when nothing of the instance runs any more
 
@@ -239,6 +241,7 @@ func (i *instance) Close() {
 	i.closed = true
 	i.evMu.Unlock()
 	i.cancel()
+	i.late.Wait()
 	<-i.ended
 	if c := i.setClient(nil); c != nil {
 		c.Close()

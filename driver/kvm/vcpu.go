@@ -154,6 +154,7 @@ func (i *instance) PlugVCPU(ctx context.Context, live *domain.Definition, vcpu i
 	}
 	err = client.Execute(ctx, "x-virtd-plug-cpu", map[string]int{"cpu": vcpu}, nil)
 	if err != nil && !i.pluggedAfterAll(vcpu, err) {
+		i.catchUpLater(err)
 		return i.explain(commandAttach, err)
 	}
 	i.setDefinition(live)

@@ -47,8 +47,8 @@ func (c control) CPUs() []monitor.CPU {
 	case <-c.done:
 	}
 	var out []monitor.CPU
-	for i, v := range c.runner.cpus {
-		out = append(out, monitor.CPU{Index: i, APICID: uint32(v.v.ID()), ThreadID: v.v.TID(), Exits: v.exits.Load()})
+	for _, v := range c.runner.cpus() {
+		out = append(out, monitor.CPU{Index: v.index, APICID: uint32(v.v.ID()), ThreadID: v.v.TID(), Exits: v.exits.Load()})
 	}
 	return out
 }

@@ -90,7 +90,7 @@ const (
 	MemMaximum        Affect = 4  // SetMemory
 	VCPUMaximum       Affect = 4  // VCPUs and SetVCPUs
 	VCPUGuest         Affect = 8  // asks the guest agent
-	VCPUHotpluggable  Affect = 16 // accepted for the configuration
+	VCPUHotpluggable  Affect = 16 // vCPUs that come can go while the domain runs
 	affectBoth               = AffectLive | AffectConfig
 	vcpuFlagsKnown           = affectBoth | VCPUMaximum | VCPUGuest | VCPUHotpluggable
 	memoryFlagsKnown         = affectBoth | MemMaximum

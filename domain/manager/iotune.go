@@ -62,9 +62,11 @@ func (d *Domain) SetIOTune(ctx context.Context, disk string, change IOTuneChange
 		if err := r.inst.SetIOTune(ctx, found.Alias, tune); err != nil {
 			return err
 		}
-		d.setLive(running) // who hears of it can see it
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		if now, err := r.live.SetIOTune(disk, tune); err == nil {
+			r.live = now // who hears of it can see it
+		}
 		d.emit(Event{Kind: EventTunable, Tunables: change.tunables(disk)})
 		return nil
 	})

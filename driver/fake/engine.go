@@ -131,6 +131,16 @@ func (e *Engine) Yield(alias string) {
 	e.Emit(driver.DeviceRemoved{Alias: alias})
 }
 
+// YieldVCPU is Yield for a vCPU.
+func (e *Engine) YieldVCPU(vcpu int) {
+	e.mu.Lock()
+	if without, err := e.live.UnplugVCPU(vcpu); err == nil {
+		e.live = without
+	}
+	e.mu.Unlock()
+	e.Emit(driver.VCPURemoved{VCPU: vcpu})
+}
+
 // definition returns what the machine has now.
 func (e *Engine) definition() *domain.Definition {
 	e.mu.Lock()

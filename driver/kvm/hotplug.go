@@ -72,8 +72,12 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 		return nil
 	}
 	undo()
+	i.catchUpLater(err)
 	return i.explain(commandAttach, err)
 }
+
+// answerTime is how long an engine that did not answer a command is asked what became of it.
+const answerTime = 2 * time.Second
 
 // hasAfterAll reports whether the engine has a device although no answer came to the command that gave it.
 func (i *instance) hasAfterAll(alias string, err error) bool {
@@ -81,10 +85,29 @@ func (i *instance) hasAfterAll(alias string, err error) bool {
 	if errors.As(err, &refused) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(i.ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(i.ctx, answerTime)
 	defer cancel()
 	devices, err := i.devices(ctx)
 	return err == nil && slices.Contains(devices, alias)
+}
+
+// lateAnswer is how long an engine that did not answer a command is waited for, to learn what became of it.
+const lateAnswer = 10 * time.Minute
+
+// catchUpLater has the engine asked what it has, when it answers again: the command that failed with err may have been
+// carried out after all. It returns at once.
+func (i *instance) catchUpLater(err error) {
+	var refused *qmp.Error
+	if errors.As(err, &refused) {
+		return
+	}
+	i.late.Go(func() {
+		ctx, cancel := context.WithTimeout(i.ctx, lateAnswer)
+		defer cancel()
+		if _, err := i.devices(ctx); err == nil { // commands of a connection are answered in their order; one that is lost is opened again
+			i.reconcile(ctx)
+		}
+	})
 }
 
 // Detach implements driver.Instance.
@@ -103,7 +126,7 @@ func (i *instance) devices(ctx context.Context) ([]string, error) {
 	return names, err
 }
 
-// reconcile catches up with the devices that went while nobody listened, or that never came because virtd ended in
+// reconcile catches up with the vCPUs that came or went, the devices that came too late, and those that went while nobody listened, or that never came because virtd ended in
 // between. An engine that does not know the question has every device from its start.
 func (i *instance) reconcile(ctx context.Context) {
 	i.attachMu.Lock()
@@ -119,6 +142,23 @@ func (i *instance) reconcile(ctx context.Context) {
 	for _, alias := range live.LiveAliases() {
 		if _, ours := i.function(alias); !slices.Contains(have, alias) && (ours || !live.IsHostdev(alias)) {
 			i.removed(alias)
+		}
+	}
+	i.detachUnknown(ctx, have)
+	i.reconcileVCPUs(ctx)
+}
+
+// detachUnknown asks the guest to let go of devices that came after virtd had given their attachment up. What they use on the
+// host is released when they go.
+func (i *instance) detachUnknown(ctx context.Context, have []string) {
+	live := i.definition()
+	for _, alias := range have {
+		if _, err := live.ByAlias(alias); err == nil {
+			continue
+		}
+		i.d.log.Warn("an engine has a device that its attachment was given up for; the guest is asked to let go of it", "domain", i.name, "device", printable(alias))
+		if err := i.execute(ctx, "x-virtd-detach", map[string]string{"id": alias}, nil); err != nil {
+			i.d.log.Warn("cannot take a device away", "domain", i.name, "device", printable(alias), "err", err)
 		}
 	}
 }

@@ -37,6 +37,8 @@ type instance struct {
 	cancel context.CancelFunc
 	killed atomic.Bool // Kill was called
 
+	late sync.WaitGroup // waits for answers that did not come in time; ends with ctx
+
 	restoring bool          // the engine begins with a saved state
 	ended     chan struct{} // closed when nothing of the instance runs any more
 
@@ -86,7 +88,7 @@ func (i *instance) connectFirst(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := i.pinConfigured(ctx); err != nil {
+	if err := i.pinConfigured(ctx, func(int) bool { return true }); err != nil {
 		return err
 	}
 	i.d.show(i)
@@ -252,6 +254,7 @@ func (i *instance) Close() {
 	i.closed = true
 	i.evMu.Unlock()
 	i.cancel()
+	i.late.Wait()
 	<-i.ended
 	i.d.hide(i)
 	i.background.Wait()
@@ -295,13 +298,19 @@ func (i *instance) event(e qmp.Event) {
 	case "BALLOON_CHANGE":
 		i.deliver(driver.BalloonChanged{Actual: data.Actual})
 	case "DEVICE_DELETED":
-		if data.Device != "" {
+		if vcpu, ok := vcpuNumber(data.Device); ok {
+			i.vcpuRemoved(vcpu)
+		} else if data.Device != "" {
 			i.removed(data.Device)
 		}
 	case "NIC_RX_FILTER_CHANGED":
 		i.rxFilterChanged(data.Name)
 	case "DEVICE_UNPLUG_GUEST_ERROR":
-		i.deliver(driver.DeviceKept{Alias: data.Device})
+		if vcpu, ok := vcpuNumber(data.Device); ok {
+			i.deliver(driver.VCPUKept{VCPU: vcpu})
+		} else {
+			i.deliver(driver.DeviceKept{Alias: data.Device})
+		}
 	case "BLOCK_IO_ERROR":
 		i.deliver(driver.IOFailed{Alias: data.Device, Write: data.Operation == "write", Reason: printable(data.Reason)})
 	}

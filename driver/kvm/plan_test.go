@@ -269,6 +269,11 @@ func TestSeamWithCPUID(t *testing.T) {
 	if domain.MachineQ35 != hypervisor.MachineQ35 || domain.MachinePC != hypervisor.MachinePC {
 		t.Error("machine types differ")
 	}
+	for _, m := range domain.MachineTypes {
+		if got := hypervisor.PlugsCPUs(m.Name); got != m.PlugsVCPUs {
+			t.Errorf("%s plugs vCPUs: %v for the engine", m.Name, got)
+		}
+	}
 }
 
 // A device that comes later is planned as it would have been at the start.

@@ -112,6 +112,13 @@ func (f *fakeMachine) Detach(id string) error {
 	}
 	return f.call("detach " + id)
 }
+func (f *fakeMachine) PlugCPU(cpu int) error { return f.call("plug " + cpuWord(cpu)) }
+func (f *fakeMachine) UnplugCPU(cpu int) error {
+	if cpu != 1 {
+		return fmt.Errorf("unplug vCPU %d: %w", cpu, ErrNotFound)
+	}
+	return f.call("unplug " + cpuWord(cpu))
+}
 func (f *fakeMachine) Devices() []string { return []string{"virtio-disk0", "net0"} }
 
 func serve(t *testing.T) (*Server, *fakeMachine, string) {
@@ -335,6 +342,7 @@ func FuzzExecute(f *testing.F) {
 		`{"execute":"stop","id":1}`, `{"execute":"balloon","arguments":{"value":1}}`, `{"execute":"x-virtd-hello","arguments":{"version":1}}`,
 		`{"execute":"human-monitor-command","arguments":{"command-line":"info balloon"}}`, `{`, `{"execute":"set_link","arguments":{"name":"a","up":true}}`,
 		`{"execute":"x-virtd-attach","arguments":{"device":{"rng":{}},"files":[]}}`, `{"execute":"x-virtd-detach","arguments":{"id":"net0"}}`,
+		`{"execute":"x-virtd-plug-cpu","arguments":{"cpu":-1}}`, `{"execute":"x-virtd-cpus"}`,
 	} {
 		f.Add([]byte(s))
 	}

@@ -31,9 +31,10 @@ type instance struct {
 
 	attachMu sync.Mutex // one device comes at a time, and none while it is looked which are there
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	killed atomic.Bool // Kill was called
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	killed  atomic.Bool // Kill was called
+	leaving atomic.Bool // Quit was called
 
 	restoring bool          // the engine begins with a saved state
 	ended     chan struct{} // closed when nothing of the instance runs any more

@@ -33,9 +33,10 @@ type instance struct {
 
 	attachMu sync.Mutex // one device comes at a time, and none while it is looked which are there
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	killed atomic.Bool // Kill was called
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	killed  atomic.Bool // Kill was called
+	leaving atomic.Bool // Quit was called
 
 	late sync.WaitGroup // waits for answers that did not come in time; ends with ctx
 

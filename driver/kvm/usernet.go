@@ -45,7 +45,7 @@ func (d *Driver) openUserNet(o *opened, r Resource) (*os.File, error) {
 // userNetLost gives the engine whose process behind an interface ended another one, unless the engine is gone too.
 func (d *Driver) userNetLost(c usernet.Config, start func() (*os.File, error)) error {
 	i := d.instance(c.Dir)
-	if i == nil {
+	if i == nil || i.killed.Load() || i.leaving.Load() {
 		return nil
 	}
 	select { // mostly a process ends because its engine did
@@ -74,7 +74,7 @@ func (d *Driver) userNetLost(c usernet.Config, start func() (*os.File, error)) e
 }
 
 // engineEnds is how long it takes at most until the end of an engine is noticed after that of what it talks to.
-const engineEnds = 300 * time.Millisecond
+const engineEnds = time.Second
 
 // instance returns the running engine whose directory that is, nil if there is none.
 func (d *Driver) instance(dir string) *instance {

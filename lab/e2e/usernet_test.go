@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -49,18 +50,36 @@ func kvmUser(t *testing.T) *syscall.Credential {
 	if err := syscall.Stat("/dev/kvm", &st); err != nil {
 		t.Fatal(err)
 	}
-	return &syscall.Credential{Uid: 4242, Gid: 4242, Groups: []uint32{st.Gid}}
+	const group = 121 // kvm
+	if err := errors.Join(os.Chown("/dev/kvm", 0, group), os.Chmod("/dev/kvm", 0o660)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		os.Chown("/dev/kvm", int(st.Uid), int(st.Gid))
+		os.Chmod("/dev/kvm", os.FileMode(st.Mode&0o777))
+	})
+	return &syscall.Credential{Uid: 4242, Gid: 4242, Groups: []uint32{group}}
 }
 
 // userNetwork runs a guest on the process of that name; server is where it reaches the host.
 func (h *host) userNetwork(s *fileServer, process, server string) {
 	h.t.Helper()
 	k := labtest.Kernel("6.1")
-	forward := 20022
-	name := h.define(guest{name: process, kernel: k, memory: 512, args: "lab.net=eth0:dhcp",
-		initrd: labtest.AppendFiles(h.t, k.Tools, map[string]string{"cmd": userScript(s, server)}),
+	const forward = 20022
+	initrd := h.path(process + ".initrd") // where the user can read it
+	err := os.Rename(labtest.AppendFiles(h.t, k.Tools, map[string]string{"cmd": userScript(s, server)}), initrd)
+	if err = errors.Join(err, os.Chmod(initrd, 0o644)); err != nil {
+		h.t.Fatal(err)
+	}
+	name := h.define(guest{name: process, kernel: k, memory: 512, args: "lab.net=eth0:dhcp", initrd: initrd,
 		devices: fmt.Sprintf("<interface type='user'><mac address='52:54:00:77:00:01'/><model type='virtio'/>"+
 			"<portForward proto='tcp' address='127.0.0.1'><range start='%d' to='22'/></portForward></interface>", forward)})
+	h.t.Cleanup(func() {
+		if h.t.Failed() {
+			h.t.Logf("--- console of %s\n%s", name, tail(h.output(name), 3000))
+		}
+		h.try("vctl", "destroy", name)
+	})
 	h.vctl("start", name)
 	h.expect(name, "traffic done", 280*time.Second)
 	out := h.output(name)
@@ -109,6 +128,8 @@ to=%[3]s; [ "$to" = 10.0.2.2 ] || to=$router
 echo "down $(fetch $to)"
 push $to && echo "up"
 busybox nc -ll -p 22 -e echo hello from the guest &
+sleep 1
+busybox netstat -ltn; nstat 2>/dev/null | grep -i retrans; ip addr show dev eth0
 echo "traffic done"
 sleep 600
 `, s.port, s.size>>20, server)

@@ -23,6 +23,7 @@ type stream struct {
 
 	out          []byte // frames to write
 	sent, queued int    // out[sent:queued] is not written yet
+	rest         int    // bytes at sent that are the rest of a frame which is written in part
 
 	dead bool
 	why  error // that the far end does not keep to the framing; nil: it went
@@ -120,10 +121,10 @@ func (s *stream) put(c *virtio.Chain) (n int) {
 	return n
 }
 
-// flush writes what is queued, as far as the socket takes it.
+// flush writes what is queued, as far as the socket takes it, in pieces that end with a frame.
 func (s *stream) flush() {
 	for s.sent < s.queued && !s.dead {
-		n, e := send(s.fd, s.out[s.sent:s.queued])
+		n, e := send(s.fd, s.out[s.sent:s.piece()])
 		switch {
 		case e == unix.EINTR:
 			continue
@@ -133,8 +134,41 @@ func (s *stream) flush() {
 			return
 		case e != 0:
 			s.dead = true
+			n = 0
 		}
-		s.sent += n
+		s.advance(n)
 	}
-	s.sent, s.queued = 0, 0
+	s.sent, s.queued, s.rest = 0, 0, 0
+}
+
+// onePiece is how many bytes the kernel passes on a unix socket in one piece at least (UNIX_SKB_FRAGS_SZ): the far end sees
+// all of them or none.
+const onePiece = 32 << 10
+
+// piece returns the end of what is written next: the rest of a frame, or whole frames that arrive in one piece. passt, up to
+// versions of 2023 at least, takes what it reads for whole but for the end of the last frame: it loses the place when a
+// length is in two parts.
+func (s *stream) piece() int {
+	if s.rest > 0 {
+		return s.sent + s.rest
+	}
+	end := s.sent
+	for end < s.queued {
+		next := end + streamPrefix + int(binary.BigEndian.Uint32(s.out[end:]))
+		if next-s.sent > onePiece && end > s.sent {
+			break
+		}
+		end = next
+	}
+	return end
+}
+
+// advance notes that n bytes were written, and how much of a frame is left when they end within one.
+func (s *stream) advance(n int) {
+	to := s.sent + n
+	at := s.sent + s.rest // where a frame begins, or began
+	for at < to {
+		at += streamPrefix + int(binary.BigEndian.Uint32(s.out[at:]))
+	}
+	s.sent, s.rest = to, at-to
 }

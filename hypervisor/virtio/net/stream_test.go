@@ -148,6 +148,72 @@ func TestStreamBackpressure(t *testing.T) {
 	f.wantStats(func(s Stats) bool { return s.TxPackets == frames && s.TxDropped == 0 })
 }
 
+// Whatever the far end reads ends with a frame, unless that is longer than what the kernel passes in one piece, and no length
+// is in two parts: passt needs that. The socket is small, so that it is full all the time.
+func TestStreamWritesWholeFrames(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	s := newStream(fds[0])
+	sizes := []int{60, 1514, 14, 9000, 1514, 1514, 65000, 61}
+	const rounds = 2000
+	var all sync.WaitGroup
+	all.Go(func() {
+		defer unix.Close(fds[0])
+		poll := []unix.PollFd{{Fd: int32(fds[0]), Events: unix.POLLOUT}}
+		for i := 0; i < rounds*len(sizes); {
+			for ; i < rounds*len(sizes) && s.queued+streamPrefix+maxFrame <= len(s.out); i++ {
+				n := sizes[i%len(sizes)]
+				binary.BigEndian.PutUint32(s.out[s.queued:], uint32(n))
+				s.queued += streamPrefix + n
+			}
+			if s.flush(); s.queued > 0 {
+				unix.Poll(poll, 1000)
+			}
+		}
+		for s.flush(); s.queued > 0 && !s.dead; s.flush() {
+			unix.Poll(poll, 1000)
+		}
+	})
+	p := make([]byte, 1<<20)
+	frames := 0
+	for {
+		n, err := unix.Read(fds[1], p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			break
+		}
+		for at := 0; at < n; frames++ {
+			if n-at < streamPrefix {
+				t.Fatalf("%d bytes of a length of 4 came", n-at)
+			}
+			size := int(binary.BigEndian.Uint32(p[at:]))
+			if size != sizes[frames%len(sizes)] {
+				t.Fatalf("frame %d has %d bytes", frames, size)
+			}
+			at += streamPrefix + size
+			for at > n {
+				if size+streamPrefix <= onePiece {
+					t.Fatalf("a frame of %d bytes came in parts", size)
+				}
+				more, err := unix.Read(fds[1], p[n:at])
+				if err != nil || more == 0 {
+					t.Fatal("the rest of a frame did not come", err)
+				}
+				n += more
+			}
+		}
+	}
+	all.Wait()
+	if frames != rounds*len(sizes) {
+		t.Errorf("%d frames came, want %d", frames, rounds*len(sizes))
+	}
+}
+
 // The far end is not trusted: whatever it sends, the device says that its link is down or goes on.
 func TestStreamHostilePeer(t *testing.T) {
 	for name, c := range map[string]struct {

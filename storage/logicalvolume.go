@@ -99,6 +99,9 @@ func (p *logicalPool) create(ctx context.Context, v Volume, r *request, fill fun
 	name := r.name
 	if fill != nil {
 		name = partialPrefix + uuid.NewString()
+		whole := *r
+		whole.allocation = r.capacity // all of it is written
+		r = &whole
 	}
 	args, err := p.createArgs(ctx, name, r)
 	if err != nil {

@@ -126,6 +126,25 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestApplyMany: the rules of hundreds of networks are one change all the same.
+func TestApplyMany(t *testing.T) {
+	c := inNamespace(t)
+	var many []Network
+	for i := range 150 {
+		n := networks[0]
+		n.Bridge = fmt.Sprintf("virbr%d", i)
+		many = append(many, n)
+	}
+	if err := Apply(many); err != nil {
+		t.Fatal(err)
+	}
+	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
+	list, err := c.GetRules(table, &nftables.Chain{Name: chainCross, Table: table})
+	if err != nil || len(list) != len(many) {
+		t.Errorf("%d rules for %d networks, %v", len(list), len(many), err)
+	}
+}
+
 // TestWatch: when somebody flushes all tables virtd's is made again within a second, and its own changes cause nothing.
 func TestWatch(t *testing.T) {
 	c := inNamespace(t)

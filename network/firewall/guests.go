@@ -101,7 +101,7 @@ func guestTable() *nftables.Table {
 
 // filtered returns the taps that have chains.
 func filtered() ([]string, error) {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return nil, failed("open the packet filter", err)
 	}
@@ -135,7 +135,7 @@ func guestChainNames(c *nftables.Conn) ([]string, error) {
 
 // replace puts a filter in place of what a tap has, in one step; nil for none. The table goes with its last filter.
 func replace(tap string, f *Filter) error {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return failed("open the packet filter", err)
 	}

@@ -16,7 +16,7 @@ const settleTime = 200 * time.Millisecond
 // Watch calls lost whenever somebody else removed virtd's table of a family (inet: of networks, bridge: of guests), until ctx ends. It returns early when the kernel gives no
 // notice of changes. The socket is its own: the library's monitor cannot be asked for removed tables only.
 func Watch(ctx context.Context, family nftables.TableFamily, lost func()) error {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return failed("open the packet filter", err)
 	}

@@ -23,7 +23,8 @@ const (
 	stateCalls      = 4000 // whatever the number of clients
 	listCalls       = 30
 	parallelClients = 8
-	// settling is what a daemon gets to come to rest before its memory is looked at.
+	// settling is what a daemon gets to come to rest: before its memory is looked at, and after changes, whose work in the
+	// background counts as theirs and not as the other daemon's disturbance.
 	settling = 3 * time.Second
 )
 
@@ -54,7 +55,7 @@ func benchLibvirtd(h host) ([]ab.Result, error) {
 		{h.rounds, (*side).define, []ab.Measure{
 			{Name: "define, one client", Unit: "1/s", Better: ab.Higher, RatioBound: 3},
 			{Name: "define, one client, server CPU", Unit: "us", Better: ab.Lower},
-			{Name: "define, 8 clients", Unit: "1/s", Better: ab.Higher, RatioBound: 3},
+			{Name: "define, 8 clients", Unit: "1/s", Better: ab.Higher},
 			{Name: "define, 8 clients, server CPU", Unit: "us", Better: ab.Lower},
 		}},
 		{1, (*side).memory, []ab.Measure{
@@ -174,8 +175,9 @@ func (s *side) restarted() ([]float64, error) {
 	return s.memory()
 }
 
-// timed runs work and returns how long it took and how much processor time the daemon used meanwhile.
-func (s *side) timed(work func() error) (took, cpu time.Duration, err error) {
+// timed runs work and returns how long it took and how much processor time the daemon used meanwhile and in the rest behind
+// it.
+func (s *side) timed(rest time.Duration, work func() error) (took, cpu time.Duration, err error) {
 	before, err := s.daemon.cpu()
 	if err != nil {
 		return 0, 0, err
@@ -185,12 +187,13 @@ func (s *side) timed(work func() error) (took, cpu time.Duration, err error) {
 		return 0, 0, fmt.Errorf("%w; the daemon says: %s", err, brief(s.daemon.log.Bytes()))
 	}
 	took = time.Since(from)
+	time.Sleep(rest)
 	after, err := s.daemon.cpu()
 	return took, after - before, err
 }
 
 // clients runs work with each of n connections at once. The connections are made before the time is taken.
-func (s *side) clients(n int, work func(client int, c *caller) error) (took, cpu time.Duration, err error) {
+func (s *side) clients(n int, rest time.Duration, work func(client int, c *caller) error) (took, cpu time.Duration, err error) {
 	callers := make([]*caller, n)
 	for i := range callers {
 		if callers[i], err = dial(s.socket); err != nil {
@@ -198,7 +201,7 @@ func (s *side) clients(n int, work func(client int, c *caller) error) (took, cpu
 		}
 		defer callers[i].close()
 	}
-	return s.timed(func() error {
+	return s.timed(rest, func() error {
 		var all sync.WaitGroup
 		errs := make([]error, n)
 		for i, c := range callers {
@@ -220,7 +223,7 @@ func (s *side) define() ([]float64, error) {
 	s.defined = to
 	var values []float64
 	for _, part := range []struct{ clients, from, to int }{{1, from, (from + to) / 2}, {parallelClients, (from + to) / 2, to}} {
-		took, cpu, err := s.clients(part.clients, func(client int, c *caller) error {
+		took, cpu, err := s.clients(part.clients, settling, func(client int, c *caller) error {
 			for i := part.from + client; i < part.to; i += part.clients {
 				args := libvirt.DomainDefineXMLFlagsArgs{XML: s.document(s.domains[i])}
 				if err := c.call(rpc.ProcDomainDefineXMLFlags, &args, nil); err != nil {
@@ -242,7 +245,7 @@ func (s *side) define() ([]float64, error) {
 func (s *side) undefine() ([]float64, error) {
 	from, to := max(0, s.defined-s.batch), s.defined
 	s.defined = from
-	took, cpu, err := s.clients(1, func(_ int, c *caller) error {
+	took, cpu, err := s.clients(1, settling, func(_ int, c *caller) error {
 		for _, dom := range s.domains[from:to] {
 			if err := c.call(rpc.ProcDomainUndefineFlags, &libvirt.DomainUndefineFlagsArgs{Dom: dom}, nil); err != nil {
 				return err
@@ -279,7 +282,7 @@ func (s *side) document(dom libvirt.Domain) string {
 func (s *side) states() ([]float64, error) {
 	var values []float64
 	for _, n := range []int{1, parallelClients} {
-		took, cpu, err := s.clients(n, func(client int, c *caller) error {
+		took, cpu, err := s.clients(n, 0, func(client int, c *caller) error {
 			var args rpc.Raw
 			for i := client; i < stateCalls; i += n {
 				var err error
@@ -303,7 +306,7 @@ func (s *side) states() ([]float64, error) {
 // list asks for all domains at once. The client does not decode the answers.
 func (s *side) list() ([]float64, error) {
 	args := libvirt.ConnectListAllDomainsArgs{NeedResults: 1}
-	took, cpu, err := s.clients(1, func(_ int, c *caller) error {
+	took, cpu, err := s.clients(1, 0, func(_ int, c *caller) error {
 		for range listCalls {
 			if err := c.call(rpc.ProcConnectListAllDomains, &args, nil); err != nil {
 				return err
@@ -317,7 +320,7 @@ func (s *side) list() ([]float64, error) {
 // virshList is what people type: one list, and a question about each domain.
 func (s *side) virshList() ([]float64, error) {
 	var out []byte
-	took, cpu, err := s.timed(func() (err error) {
+	took, cpu, err := s.timed(0, func() (err error) {
 		out, err = exec.Command("virsh", "-c", "qemu:///system?socket="+s.socket, "list", "--all").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("virsh list --all: %w: %s", err, brief(out))

@@ -61,9 +61,11 @@ func (d *Definition) readUUID(root *xmltree.Node) error {
 	return nil
 }
 
+var uuidSeparators = strings.NewReplacer("-", "", " ", "")
+
 // parseUUID reads what libvirt reads: 32 hexadecimal digits with hyphens or spaces anywhere between them.
 func parseUUID(s string) (uuid.UUID, error) {
-	plain := strings.NewReplacer("-", "", " ", "").Replace(s)
+	plain := uuidSeparators.Replace(s)
 	if len(plain) != 32 {
 		return uuid.UUID{}, strconv.ErrSyntax
 	}

@@ -46,6 +46,7 @@ type Dir struct {
 	emulator string
 	log      *slog.Logger
 	settles  bool          // by itself; tests do it when they want to
+	writers  int           // of files at once
 	serial   atomic.Uint64 // for names of temporary files
 
 	settling    sync.Mutex      // one settle at a time; taken before the others
@@ -93,7 +94,7 @@ func Open(o Options) (*Dir, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.settles = true
+	d.settles, d.writers = true, fileWriters
 	d.schedule() // what open could not move
 	return d, nil
 }
@@ -102,7 +103,7 @@ func open(o Options, fs filesystem) (*Dir, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, settleAfter: settleDelay,
+	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, writers: 1, settleAfter: settleDelay,
 		entries: map[uuid.UUID]Entry{}, names: map[string]uuid.UUID{}, claimed: map[string]uuid.UUID{},
 		pending: map[uuid.UUID]change{}, damaged: map[string]bool{}}
 	for _, dir := range []string{o.State, o.Run} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,8 +18,9 @@ import (
 const (
 	settleDelay = 2 * time.Second
 	settleRetry = 30 * time.Second // after a failure
-	settleSize  = 256 << 10
-	maxBacklog  = 4 << 20
+	settleSize  = 1 << 20
+	maxBacklog  = 2 << 20
+	fileWriters = 8 // at once
 )
 
 // schedule sees to it that what is in the journal is moved on. The caller holds mu.
@@ -112,20 +114,40 @@ func (d *Dir) takePending() (moving map[uuid.UUID]change, journals []string, byt
 	return moving, journals, bytes
 }
 
-// writeAll makes the files of definitions what the changes say, for good.
+// writeAll makes the files of definitions what the changes say, for good. Several are written at once: the file system then
+// syncs them together.
 func (d *Dir) writeAll(changes map[uuid.UUID]change) error {
-	for id, c := range changes {
-		var err error
-		if c.text == nil {
-			err = d.remove(d.definitionPath(id))
-		} else {
-			err = d.replace(d.definitionPath(id), c.text, true)
-		}
+	var writers sync.WaitGroup
+	errs := make([]error, d.writers)
+	work := make(chan change)
+	for i := range errs {
+		writers.Go(func() {
+			for c := range work {
+				if errs[i] == nil {
+					errs[i] = d.write(c)
+				}
+			}
+		})
+	}
+	for _, c := range changes {
+		work <- c
+	}
+	close(work)
+	writers.Wait()
+	for _, err := range errs {
 		if err != nil {
 			return err
 		}
 	}
 	return d.syncDir(d.state)
+}
+
+// write makes the file of a definition what the change says. Its name is durable once the directory is synced.
+func (d *Dir) write(c change) error {
+	if c.text == nil {
+		return d.remove(d.definitionPath(c.id))
+	}
+	return d.replace(d.definitionPath(c.id), c.text, true)
 }
 
 // removeJournals removes journals whose changes are in files, the oldest first, and returns those that are left: a journal

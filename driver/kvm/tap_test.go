@@ -14,8 +14,9 @@ import (
 	"virtd/virterr"
 )
 
-// calls notes what is done to taps, and fails where it is told to.
+// calls notes what is done to taps, and fails where it is told to. It has no other links.
 type calls struct {
+	Links
 	list []string
 	fail string
 }

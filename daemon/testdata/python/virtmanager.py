@@ -157,5 +157,12 @@ made = conn.lookupByName("made")
 xml = made.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
 print(" ", re.findall("<(?:kernel|cmdline)>.*<", xml), re.findall("source (?:file|network)='[^']*'", xml))
 print("  state", made.state(), "persistent", made.isPersistent())
+# it has a display in its definition only: the serial console is in the menu
+win = screen.find("frame", "made on QEMU/KVM.*")
+win.find("menu", "View").click()
+win.find("menu", "Consoles").click()
+win.find("radio menu item", "Serial 1").click()
+terminal = win.find("terminal", "Serial Terminal")
+until("the console's echo", echoed)
 screenshot("made")
 

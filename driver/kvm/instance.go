@@ -22,9 +22,11 @@ type instance struct {
 	name string
 	proc *supervise.Process
 
-	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps and Runtime
+	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps, Runtime and Functions
 	live  *domain.Definition
 	rec   record
+
+	releases sync.WaitGroup // functions on their way back to the host
 
 	attachMu sync.Mutex // one device comes at a time, and none while it is looked which are there
 
@@ -199,6 +201,7 @@ func (i *instance) finish() {
 		exit = driver.Exit{Reason: driver.ExitKilled}
 	}
 	i.proc.Release()
+	i.releases.Wait()
 	i.recMu.Lock()
 	i.d.forget(i.name, &i.rec)
 	i.recMu.Unlock()
@@ -240,6 +243,7 @@ func (i *instance) Close() {
 	i.evMu.Unlock()
 	i.cancel()
 	<-i.ended
+	i.releases.Wait()
 	if c := i.setClient(nil); c != nil {
 		c.Close()
 	}

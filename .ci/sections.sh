@@ -57,6 +57,13 @@ prerequisites() {
   if ! compgen -G '/usr/lib/*/sasl2/libscram.so' >/dev/null; then
     if [ "$(id -u)" = 0 ]; then missing+=(libsasl2-modules); else say "tests that need libsasl2-modules will skip"; fi
   fi
+  # virt-manager, a display for it, and what presses its buttons
+  local ui=(virt-manager xvfb xdotool dbus-x11 at-spi2-core gir1.2-atspi-2.0)
+  for p in virt-manager Xvfb xdotool dbus-launch; do
+    command -v "$p" >/dev/null && continue
+    if [ "$(id -u)" = 0 ]; then missing+=("${ui[@]}"); else say "tests that need ${ui[*]} will skip"; fi
+    break
+  done
   # the race detector links C
   [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
   [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)

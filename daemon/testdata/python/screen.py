@@ -17,7 +17,7 @@ class Missing(Exception):
 
     def __init__(self, what):
         screenshot("missing")
-        seen = [f"{w.node.get_role_name()} {w.name!r}" for w in Widget() if w.name]
+        seen = [f"{w.node.get_role_name()} {w.name!r}" for w in Widget().all() if w.name]
         super().__init__(f"{what}; there are {', '.join(seen)}")
 
 
@@ -58,25 +58,33 @@ class Widget:
                     name = relation.get_target(0).get_name()
         return name
 
-    def __iter__(self):
-        """All widgets below that are visible."""
-        for i in range(self.node.get_child_count()):
-            child = self.node.get_child_at_index(i)
-            if child is None:
-                continue
-            if self.visible(child):
-                yield Widget(child)
-            yield from Widget(child)
+    def all(self, role=None):
+        """The visible widgets below, of a role. The application looks for them itself: asking for each takes seconds."""
+        if self.node.get_role() == Atspi.Role.DESKTOP_FRAME:
+            for i in range(self.node.get_child_count()):
+                program = self.node.get_child_at_index(i)
+                for j in range(program.get_child_count()):
+                    window = Widget(program.get_child_at_index(j))
+                    if self.visible(window.node):
+                        if role in (None, window.node.get_role_name()):
+                            yield window
+                        yield from window.all(role)
+            return
+        roles = [getattr(Atspi.Role, role.upper().replace(" ", "_"))] if role else []
+        every, some = Atspi.CollectionMatchType.ALL, Atspi.CollectionMatchType.ANY
+        rule = Atspi.MatchRule.new(Atspi.StateSet.new([Atspi.StateType.SHOWING]), every, {}, every, roles, some, [], every, False)
+        for node in self.node.get_collection_iface().get_matches(rule, Atspi.CollectionSortOrder.CANONICAL, 0, True):
+            yield Widget(node)
 
     @staticmethod
     def visible(node):
         return node.get_state_set().contains(Atspi.StateType.SHOWING)
 
     def names(self, role):
-        return [w.name for w in self if w.node.get_role_name() == role and w.name]
+        return [n for n in (w.name for w in self.all(role)) if n]
 
     def has(self, role, name):
-        return next((w for w in self if w.node.get_role_name() == role and re.fullmatch(name, w.name, re.DOTALL)), None)
+        return next((w for w in self.all(role) if re.fullmatch(name, w.name, re.DOTALL)), None)
 
     def find(self, role, name, seconds=60):
         return until(f"{role} {name!r}", lambda: self.has(role, name), seconds)
@@ -127,8 +135,16 @@ class Widget:
     def text(self, value):
         self.node.get_editable_text_iface().set_text_contents(value)
 
+    def front(self):
+        """Raises a window and gives it the keyboard, as a window manager would."""
+        subprocess.run(["xdotool", "search", "--onlyvisible", "--name", "^" + re.escape(self.name) + "$", "windowraise", "windowfocus"], check=True)
+        return self
+
+    def press(self, *more):
+        """Clicks with the mouse, and does more of what xdotool can. Its window must be the uppermost."""
+        e = self.node.get_component_iface().get_extents(Atspi.CoordType.SCREEN)
+        subprocess.run(["xdotool", "mousemove", str(e.x + e.width // 2), str(e.y + e.height // 2), "click", "1", *more], check=True)
+
     def type(self, text):
         """Types with the keyboard, into what the mouse was clicked on."""
-        e = self.node.get_component_iface().get_extents(Atspi.CoordType.SCREEN)
-        subprocess.run(["xdotool", "mousemove", str(e.x + e.width // 2), str(e.y + e.height // 2), "click", "1",
-                        "type", "--delay", "20", text], check=True)
+        self.press("type", "--delay", "20", text)

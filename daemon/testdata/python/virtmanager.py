@@ -39,17 +39,17 @@ def page(name):
 print("the list:", row("A demo\n.*").name.split("\n"))
 row("A demo\n.*").focus()
 main.find("push button", "Open").click()
-win = screen.find("frame", "A demo on QEMU/KVM.*")
+win = screen.find("frame", "A demo on QEMU/KVM.*").front()
 screenshot("off")
 
 print("start, and the serial console")
 win.find("push button", "Run").click()
 row("A demo\nRunning")
-terminal = win.find("terminal", "Serial Terminal")
 
 
 def echoed():
     """Types again until it comes back: the stream may not have been open."""
+    terminal = win.find("terminal", "Serial Terminal")
     terminal.focus().type("uname -a")
     end = time.monotonic() + 2
     while time.monotonic() < end and "uname -a" not in terminal.text:
@@ -157,5 +157,11 @@ made = conn.lookupByName("made")
 xml = made.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
 print(" ", re.findall("<(?:kernel|cmdline)>.*<", xml), re.findall("source (?:file|network)='[^']*'", xml))
 print("  state", made.state(), "persistent", made.isPersistent())
+# it has a display in its definition only: the serial console is in the menu
+win = screen.find("frame", "made on QEMU/KVM.*").front()
+win.find("menu", "View").press()
+win.find("menu", "Consoles").press()
+win.find("radio menu item", "Serial 1").press()
+win.find("terminal", "Serial Terminal")
 screenshot("made")
 

@@ -223,6 +223,13 @@ func (s *fileServer) serve(c net.Conn) {
 			s.puts = append(s.puts, sink.n)
 			s.mu.Unlock()
 			return
+		case "take": // a whole file, and says so: who sends it need not close first
+			sink := &zeroes{}
+			io.CopyN(sink, c, s.size)
+			s.mu.Lock()
+			s.puts = append(s.puts, sink.n)
+			s.mu.Unlock()
+			io.WriteString(c, "taken\n")
 		case "wait":
 			s.mu.Lock()
 			gate := s.gate

@@ -122,14 +122,12 @@ func userScript(s *fileServer, server string) string {
 	return fmt.Sprintf(`
 ip -4 -o addr show dev eth0
 fetch() { exec 5<>/dev/tcp/$1/%[1]d; echo get >&5; sha256sum <&5; exec 5<&-; }
-push() { exec 5<>/dev/tcp/$1/%[1]d; { echo put; dd if=/dev/zero bs=1M count=%[2]d 2>/dev/null; } >&5; exec 5<&-; }
+push() { exec 5<>/dev/tcp/$1/%[1]d; { echo take; dd if=/dev/zero bs=1M count=%[2]d 2>/dev/null; } >&5; read -r x <&5; exec 5<&-; [ "$x" = taken ]; }
 router=$(ip route | sed -n 's/^default via \([0-9.]*\).*/\1/p')
 to=%[3]s; [ "$to" = 10.0.2.2 ] || to=$router
 echo "down $(fetch $to)"
 push $to && echo "up"
-busybox nc -ll -p 22 -e echo hello from the guest &
-sleep 1
-busybox netstat -ltn; nstat 2>/dev/null | grep -i retrans; ip addr show dev eth0
+busybox nc -ll -p 22 -e sh -c 'read x; echo hello from the guest' &
 echo "traffic done"
 sleep 600
 `, s.port, s.size>>20, server)
@@ -145,6 +143,7 @@ func (h *host) forwarded(port int) {
 		}
 		defer conn.Close()
 		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(conn, "who\n") // see docs/interfaces.md: passt of Debian 12 waits for it
 		text, _ := io.ReadAll(conn)
 		return strings.Contains(string(text), "hello from the guest")
 	})

@@ -19,12 +19,17 @@ const (
 	ResizeShrink   ResizeFlags = 4 // losing data is meant
 )
 
-// Resize changes a volume's capacity; a qcow2 one's can only grow. With ResizeShrink and ResizeDelta the size is taken away.
+// Resize changes a volume's capacity; a qcow2 one's can only grow. A logical volume can grow while a domain has it, which sees
+// that when its disk is told to (blockresize). With ResizeShrink and ResizeDelta the size is taken away.
 func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) error {
 	if extra := flags &^ (ResizeAllocate | ResizeDelta | ResizeShrink); extra != 0 {
 		return failure(virterr.InvalidArg, "unsupported flags (0x%x) in function virStorageVolResize", uint32(extra))
 	}
-	release, err := v.claim()
+	take := v.claim
+	if v.block() {
+		take = v.hold
+	}
+	release, err := take()
 	if err != nil {
 		return err
 	}
@@ -38,6 +43,11 @@ func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) erro
 	}
 	if size < im.capacity && flags&ResizeShrink == 0 {
 		return failure(virterr.InvalidArg, "Can't shrink capacity below current capacity unless shrink flag explicitly specified")
+	}
+	if size < im.capacity {
+		if err := v.unused(); err != nil {
+			return err
+		}
 	}
 	if size > im.capacity {
 		if info, err := v.pool.Info(); err != nil {

@@ -84,9 +84,12 @@ func TestLogicalPoolLifecycle(t *testing.T) {
 	b.users["/dev/vg/a"] = "guest"
 	wants(t, p.Stop(), virterr.OperationInvalid, "domain 'guest' has volume 'a'")
 	wants(t, v.Delete(ctx), virterr.OperationInvalid, "in use by domain 'guest'")
-	wants(t, v.Resize(ctx, 12<<20, 0), virterr.OperationInvalid, "in use by domain 'guest'")
-	delete(b.users, "/dev/vg/a")
+	wants(t, v.Resize(ctx, 4<<20, storage.ResizeShrink), virterr.OperationInvalid, "in use by domain 'guest'")
+	wants(t, v.Wipe(ctx), virterr.OperationInvalid, "in use by domain 'guest'")
 	b.ran()
+	ok(t, v.Resize(ctx, 12<<20, 0))
+	b.ran("lvresize --yes --size 12582912b vg/a")
+	delete(b.users, "/dev/vg/a")
 
 	ok(t, p.Stop())
 	b.ran("vgchange --activate n vg")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,15 @@ type MissingProgram string
 
 // Error implements error.
 func (m MissingProgram) Error() string { return "cannot find '" + string(m) + "' in path" }
+
+// environment returns programEnv, and more on a host without udev: LVM then makes the devices' nodes itself, and does not wait
+// for somebody else to.
+func environment() []string {
+	if _, err := os.Stat("/run/udev/control"); err != nil {
+		return append(slices.Clone(programEnv), "DM_DISABLE_UDEV=1")
+	}
+	return programEnv
+}
 
 func findProgram(name string) (string, error) {
 	for _, dir := range programDirs {
@@ -53,7 +63,7 @@ func (Local) Run(ctx context.Context, program string, args ...string) ([]byte, e
 	}
 	out, complaint := &limitedBuffer{}, &limitedBuffer{}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = programEnv, out, complaint
+	cmd.Env, cmd.Stdout, cmd.Stderr = environment(), out, complaint
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Dir = "/"

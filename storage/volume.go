@@ -260,10 +260,18 @@ func (v Volume) claim() (release func(), err error) {
 		release()
 		return nil, failure(virterr.OperationInvalid, "volume '%s' is still in use.", v.Name)
 	}
-	if users := v.pool.m.users(v.Path); len(users) > 0 {
+	if err := v.unused(); err != nil {
 		release()
-		return nil, failure(virterr.OperationInvalid, "volume '%s' is still in use by domain '%s'; shut it down or detach the disk first",
-			v.Name, strings.Join(users, "', '"))
+		return nil, err
 	}
 	return release, nil
+}
+
+// unused fails when running domains have the volume.
+func (v Volume) unused() error {
+	if users := v.pool.m.users(v.Path); len(users) > 0 {
+		return failure(virterr.OperationInvalid, "volume '%s' is still in use by domain '%s'; shut it down or detach the disk first",
+			v.Name, strings.Join(users, "', '"))
+	}
+	return nil
 }

@@ -14,7 +14,7 @@ import (
 func (m *Manager) ImageUsers(path string) []string {
 	st, err := os.Stat(path)
 	if err != nil {
-		return nil
+		st = nil // what is gone can still be open
 	}
 	var users []string
 	for _, d := range m.List(ListActive) {
@@ -23,7 +23,7 @@ func (m *Manager) ImageUsers(path string) []string {
 			continue // it ended
 		}
 		for _, disk := range live.Tree().Root.Child("devices").All("disk") {
-			if usesImage(disk, st) {
+			if usesImage(disk, path, st) {
 				users = append(users, d.Name())
 				break
 			}
@@ -33,14 +33,20 @@ func (m *Manager) ImageUsers(path string) []string {
 	return users
 }
 
-// usesImage tells whether a disk's image, or one below it, is a file.
-func usesImage(disk *xmltree.Node, file os.FileInfo) bool {
+// usesImage tells whether a disk's image, or one below it, is the file called name, or file under another name.
+func usesImage(disk *xmltree.Node, name string, file os.FileInfo) bool {
 	paths := []string{domain.DiskPath(disk)}
 	chain, _ := domain.DiskChain(disk)
 	for _, c := range chain {
 		paths = append(paths, c.Path)
 	}
 	return slices.ContainsFunc(paths, func(path string) bool {
+		if path == name {
+			return true
+		}
+		if file == nil {
+			return false
+		}
 		st, err := os.Stat(path)
 		return err == nil && (os.SameFile(st, file) || sameDevice(st, file))
 	})

@@ -148,6 +148,17 @@ func TestEngineDependencies(t *testing.T) {
 	}
 }
 
+// The network stack of virtd-usernet, large and busy with what guests send, is in that program alone.
+func TestNetworkStackIsApart(t *testing.T) {
+	for _, program := range []string{"./cmd/virtd", "./cmd/vctl", "./cmd/virtd-vmm"} {
+		for _, d := range dependencies(t, program) {
+			if strings.HasPrefix(d, "gvisor.dev/") || strings.HasPrefix(d, "github.com/containers/") {
+				t.Errorf("%s contains %s", program, d)
+			}
+		}
+	}
+}
+
 func dependencies(t *testing.T, pkg string) []string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", pkg)

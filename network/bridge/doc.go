@@ -4,8 +4,8 @@
 // when a step fails.
 //
 // Every call works in the network namespace of the calling thread, keeps no descriptor of its own and holds no state but
-// a counter for names, so an unclean end of virtd leaks nothing: taps that are not persistent vanish with the last
-// descriptor of the engine.
+// a counter for names. Taps that are not persistent vanish with the last descriptor of the engine; macvtaps do not, so
+// who makes one notes it first (MacvtapConfig.Note) and removes it.
 //
 // The package leaves out addresses, routes, NAT and DHCP (package network) and everything on the guest's side of a tap
 // (hypervisor/virtio/net). Start reading at Links.

@@ -120,14 +120,19 @@ func (d *Definition) SetRuntime(r Runtime) (*Definition, error) {
 	})
 }
 
+// Record prints all of the definition, as the next process is to find it: also what XML does not tell.
+func (d *Definition) Record() string { return d.doc.String() }
+
 // XML prints the definition.
 func (d *Definition) XML(flags XMLFlags) string {
 	live := d.opts.Live && flags&(XMLInactive|XMLMigratable) == 0
-	if (live || !d.opts.Live) && flags&XMLSecure != 0 {
+	if !d.opts.Live && flags&XMLSecure != 0 {
 		return d.doc.String()
 	}
 	doc := d.doc.Clone()
-	if !live {
+	if live {
+		hidePorts(doc.Root)
+	} else {
 		stripLive(doc.Root)
 	}
 	if flags&XMLSecure == 0 {

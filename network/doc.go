@@ -6,8 +6,10 @@
 // DNS, and gives files to boot from (package services). One of mode bridge lends its ports an existing bridge and does nothing else. What starting a
 // network does to the host goes through the Host interface, so that the manager is tested without one.
 //
-// Left out: forward modes private, vepa, passthrough and hostdev and virtual ports, which are refused, and the wire protocol
-// (package daemon).
+// One of mode private, vepa or passthrough, or bridge over links, is a pool of links, and one of mode hostdev a pool of virtual
+// functions; a port is one of them, or on one.
+//
+// Left out: virtual ports of other switches, which are refused, and the wire protocol (package daemon).
 //
 // Start reading at Manager, then Network, then definition.
 package network

@@ -96,6 +96,7 @@ func TestFunctionPoolSchemas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.writeXML(t)
 	b.writeNetworks(t)
 	text, err := os.ReadFile(filepath.Join(b.dir, "on-lab.xml"))
 	if err != nil {

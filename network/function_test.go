@@ -43,7 +43,7 @@ func TestFunctionPool(t *testing.T) {
 	n, err := m.Define(vfPoolXML)
 	ok(t, err)
 	err = n.Start()
-	fails(t, err, "Requested operation is not valid: network 'vfs' has no devices to give: the host has no PCI card with the interface 'enp1s0'")
+	fails(t, err, "operation failed: network 'vfs' has no devices to give: the host has no PCI card with the interface 'enp1s0'")
 	host.SetFunctions("enp1s0")
 	if err := n.Start(); err == nil || !strings.Contains(err.Error(), "No usable Vf's present on SRIOV PF enp1s0") {
 		t.Errorf("a card without functions: %v", err)

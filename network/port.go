@@ -108,6 +108,9 @@ func (n *Network) connect(req Request, at placement) (*Port, error) {
 	if err := n.def.settle(p, req); err != nil {
 		return nil, err
 	}
+	if n.def.functions() != (at.function != "") {
+		return nil, failure(virterr.OperationInvalid, "network '%s' was changed at this moment; try again", n.def.name)
+	}
 	var err error
 	switch {
 	case at.function != "":

@@ -91,7 +91,7 @@ func TestNetCommands(t *testing.T) {
 	}
 	out, stderr, _ := b.run("", "-o", "json", "net", "list", "--all")
 	var nets []netDescription
-	if err := json.Unmarshal([]byte(out), &nets); err != nil || len(nets) != 3 || nets[0].Name != "lab" || nets[0].Bridge != "virbr0" {
+	if err := json.Unmarshal([]byte(out), &nets); err != nil || len(nets) != 4 || nets[1].Name != "lab" || nets[1].Bridge != "virbr0" {
 		t.Errorf("%v %+v %s", err, nets, stderr)
 	}
 }

@@ -120,7 +120,8 @@ func (d *Definition) SetRuntime(r Runtime) (*Definition, error) {
 	})
 }
 
-// Record prints all of the definition, as the next process is to find it: also what XML does not tell.
+// Record returns the document with all that is known of the running domain, also what XML does not tell, for Parse with
+// Options.Live and Options.Stored.
 func (d *Definition) Record() string { return d.doc.String() }
 
 // XML prints the definition.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -83,8 +84,10 @@ func (h *Hostdevs) physicalFunction(a Address, dev string) PhysicalFunction {
 // VirtualFunctions returns the virtual functions of the card with that interface, in the order of their numbers.
 func (h *Hostdevs) VirtualFunctions(pf string) ([]Address, error) {
 	name := ""
-	if !strings.Contains(pf, "/") && pf != "" && pf != "." && pf != ".." {
-		name = h.link("class/net/"+pf, "device")
+	for _, at := range h.list("bus/pci/devices") {
+		if pf != "" && slices.Contains(h.list("bus/pci/devices/"+at+"/net"), pf) {
+			name = at
+		}
 	}
 	a, err := ParseAddress(name)
 	if err != nil {

@@ -34,8 +34,7 @@ type Definition struct {
 	uuid   uuid.UUID
 	memory uint64 // KiB
 	curMem uint64 // KiB
-	vcpus  int
-	curCPU int
+	vcpus  []VCPU // by number
 }
 
 // XMLFlags are libvirt's virDomainXMLFlags.
@@ -60,12 +59,6 @@ func (d *Definition) Memory() uint64 { return d.memory }
 
 // CurrentMemory returns <currentMemory> in KiB: the balloon's target, at most Memory.
 func (d *Definition) CurrentMemory() uint64 { return d.curMem }
-
-// VCPUs returns how many vCPUs the domain can have.
-func (d *Definition) VCPUs() int { return d.vcpus }
-
-// CurrentVCPUs returns how many vCPUs are present at boot, at most VCPUs.
-func (d *Definition) CurrentVCPUs() int { return d.curCPU }
 
 // Title returns <title>, or "".
 func (d *Definition) Title() string { return d.doc.Root.Child("title").Content() }

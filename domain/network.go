@@ -2,6 +2,7 @@ package domain
 
 import (
 	"virtd/domain/xmltree"
+	"virtd/network/portconf"
 )
 
 // NetworkInterface is an interface of a domain on a virtual network.
@@ -11,32 +12,50 @@ type NetworkInterface struct {
 	Network  string // its name
 	Group    string // portgroup
 	Isolated bool   // asked for by the interface
+	VLAN     portconf.VLAN
+	Limits   portconf.Bandwidth
 	Port     string // UUID of its port, "" before it has one
 	Tap      string // the host's end, "" before it has one
 }
 
 // NetworkPort is what a virtual network gave an interface.
 type NetworkPort struct {
-	UUID     string
-	Bridge   string
-	Isolated bool
+	UUID string
+	// Type is what the interface is while it has the port: network, on a bridge of the network's own; bridge, on one that
+	// the host has; or direct, a macvtap. "" is network.
+	Type      string
+	Bridge    string
+	Dev, Mode string // of a direct one: the host's link, and how macvtaps on it reach each other
+	Isolated  bool
+	Trust     bool // a direct one follows the guest's receive filter, where the interface does not say
+	VLAN      portconf.VLAN
+	Limits    portconf.Bandwidth
 }
 
 // NetworkInterfaces returns the interfaces that are on virtual networks.
 func (d *Definition) NetworkInterfaces() []NetworkInterface {
 	var out []NetworkInterface
 	for _, nic := range d.doc.Root.Child("devices").All("interface") {
-		if nic.Attr("type") != "network" {
+		source := nic.Child("source")
+		if nic.Attr("type") != "network" && !hasPort(nic) {
 			continue
 		}
-		source := nic.Child("source")
+		vlan, _ := portconf.ReadVLAN(nic) // was read when the definition was made
+		limits, _ := portconf.ReadBandwidth(nic, true)
 		out = append(out, NetworkInterface{
+			VLAN: vlan, Limits: limits,
 			Alias: nic.Child("alias").Attr("name"), MAC: nic.Child("mac").Attr("address"),
 			Network: source.Attr("network"), Group: source.Attr("portgroup"), Isolated: nic.Child("port").Attr("isolated") == "yes",
 			Port: source.Attr("portid"), Tap: nic.Child("target").Attr("dev"),
 		})
 	}
 	return out
+}
+
+// hasPort reports whether a virtual network has made the interface what it is.
+func hasPort(nic *xmltree.Node) bool {
+	source := nic.Child("source")
+	return source.Attr("network") != "" && source.Attr("portid") != ""
 }
 
 // SetPorts returns the live definition with the ports that virtual networks gave its interfaces, by alias.
@@ -47,11 +66,26 @@ func (d *Definition) SetPorts(ports map[string]NetworkPort) (*Definition, error)
 			if !ok {
 				continue
 			}
+			if p.Type != "" {
+				nic.SetAttr("type", p.Type)
+			}
 			source := nic.Ensure("source")
 			source.SetAttr("portid", p.UUID)
-			source.SetAttr("bridge", p.Bridge)
+			for _, a := range [][2]string{{"bridge", p.Bridge}, {"dev", p.Dev}, {"mode", p.Mode}} {
+				if a[1] != "" {
+					source.SetAttr(a[0], a[1])
+				}
+			}
+			if p.Trust {
+				setDefault(nic, "trustGuestRxFilters", "yes")
+			}
 			if p.Isolated {
 				nic.Ensure("port").SetAttr("isolated", "yes")
+			}
+			for name, e := range map[string]*xmltree.Node{"vlan": p.VLAN.Node(), "bandwidth": p.Limits.Node()} {
+				if e != nil && nic.Child(name) == nil {
+					nic.Append(e)
+				}
 			}
 		}
 		return nil
@@ -60,8 +94,12 @@ func (d *Definition) SetPorts(ports map[string]NetworkPort) (*Definition, error)
 
 // stripPort removes what a virtual network gave an interface.
 func stripPort(nic *xmltree.Node) {
-	if source := nic.Child("source"); nic.Attr("type") == "network" && source != nil {
-		source.RemoveAttr("portid")
-		source.RemoveAttr("bridge")
+	source := nic.Child("source")
+	if source == nil || nic.Attr("type") != "network" && !hasPort(nic) {
+		return
+	}
+	nic.SetAttr("type", "network")
+	for _, attr := range []string{"portid", "bridge", "dev", "mode"} {
+		source.RemoveAttr(attr)
 	}
 }

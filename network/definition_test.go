@@ -109,7 +109,6 @@ func TestBadNetworks(t *testing.T) {
 		{document("<uuid>x</uuid>"), virterr.XMLError, "malformed uuid"},
 		{document("<mac address='01:00:00:00:00:01'/>"), virterr.XMLError, "Invalid bridge mac address"},
 		{document("<name>m</name>"), virterr.XMLError, "element <name> is given twice"},
-		{document("<bandwidth/>"), virterr.ConfigUnsupported, "element <bandwidth> (network/bandwidth) is not supported"},
 		{document("<what/>"), virterr.ConfigUnsupported, "<what> in <network> is not supported"},
 		{document("<bridge name='b' fast='yes'/>"), virterr.ConfigUnsupported, "attribute fast='yes'"},
 		{document("<bridge name='averyverylongname'/>"), virterr.XMLError, "not the name of a network link"},
@@ -118,7 +117,17 @@ func TestBadNetworks(t *testing.T) {
 		{document("<forward mode='hostdev'/>"), virterr.ConfigUnsupported, "forward mode 'hostdev' is not supported"},
 		{document("<forward mode='teleport'/>"), virterr.XMLError, "unknown forwarding type 'teleport'"},
 		{document("<forward mode='bridge'/>"), virterr.ConfigUnsupported, "needs the name of an existing bridge"},
-		{document("<forward mode='bridge'><interface dev='eth0'/></forward>"), virterr.ConfigUnsupported, "macvtap"},
+		{document("<forward mode='bridge'><interface dev='eth0'/></forward><bridge name='br0'/>"), virterr.XMLError, "a bridge name or a forward dev, but not both"},
+		{document("<forward mode='vepa' dev='eth0'/><bridge name='br0'/>"), virterr.XMLError, "bridge name not allowed in vepa mode (network 'n')"},
+		{document("<forward mode='passthrough'/>"), virterr.XMLError, "needs the host's links"},
+		{document("<forward mode='private'><interface dev='eth0'/><interface dev='eth0'/></forward>"), virterr.XMLError, "'eth0' is given twice"},
+		{document("<forward mode='private'><interface/></forward>"), virterr.XMLError, "Missing required dev attribute"},
+		{document("<forward mode='private' dev='eth1'><interface dev='eth0'/></forward>"), virterr.XMLError, "must match first interface element dev 'eth0'"},
+		{document("<forward mode='bridge' dev='eth0'/>" + ip + "</dhcp></ip>"), virterr.ConfigUnsupported, "Unsupported <ip> element in network n with forward mode='bridge'"},
+		{document("<forward mode='bridge' dev='eth0'/><port isolated='yes'/>"), virterr.ConfigUnsupported, "mode='private'"},
+		{document(hostMetadata("192.0.2.5/24", "") + "<forward mode='vepa' dev='eth0'/>"), virterr.ConfigUnsupported, "forward mode 'bridge' only, not 'vepa'"},
+		{document(hostMetadata("192.0.2.5", "") + "<forward mode='bridge' dev='eth0'/>"), virterr.XMLError, "'192.0.2.5' in network 'n' is none with a length"},
+		{document(hostMetadata("192.0.2.5/24", "192.0.3.0/28") + "<forward mode='bridge' dev='eth0'/>"), virterr.XMLError, "'192.0.3.0/28' in network 'n' are not a part of 192.0.2.0/24"},
 		{document("<forward mode='bridge'/><bridge name='br0'/>" + ip + "</dhcp></ip>"), virterr.ConfigUnsupported, "Unsupported <ip> element"},
 		{document("<forward mode='route'><nat/></forward>"), virterr.XMLError, "only for forward mode 'nat'"},
 		{document("<forward><nat><port start='9' end='2'/></nat></forward>"), virterr.XMLError, "reversed"},
@@ -138,8 +147,17 @@ func TestBadNetworks(t *testing.T) {
 		{document(ip + "<host mac='5:54' ip='10.9.0.4'/></dhcp></ip>"), virterr.XMLError, "Cannot parse MAC address '5:54'"},
 		{document(ip + "</dhcp></ip>" + strings.ReplaceAll(ip, "10.9.0", "10.8.0") + "</dhcp></ip>"), virterr.ConfigUnsupported, "Multiple IPv4 dhcp sections"},
 		{document("<ip address='10.0.0.1' prefix='8'><dhcp><range start='10.0.0.2' end='10.255.255.254'/></dhcp></ip>"), virterr.ConfigUnsupported, "more than 65536 addresses"},
-		{document("<ip family='ipv6' address='fd00::1' prefix='64'><dhcp/></ip>"), virterr.ConfigUnsupported, "<dhcp> for IPv6"},
-		{document("<ip address='10.9.0.1' prefix='24'><tftp root='/srv'/></ip>"), virterr.ConfigUnsupported, "no TFTP server"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='64'><dhcp/></ip><ip family='ipv6' address='fd01::1' prefix='64'><dhcp/></ip>"), virterr.ConfigUnsupported, "Multiple IPv6 dhcp sections found"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='64'><dhcp><range start='fd01::2' end='fd01::9'/></dhcp></ip>"), virterr.XMLError, "is not entirely within network fd00::1/64"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='64'><dhcp><range start='fd00::2' end='fd00::2:0:2'/></dhcp></ip>"), virterr.ConfigUnsupported, "more than 65536 addresses"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='48'><dhcp><range start='fd00::2' end='fd00::1:0:0:0:2'/></dhcp></ip>"), virterr.ConfigUnsupported, "more than 65536 addresses"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='64'><dhcp><range start='fd00::' end='fd00::9'/></dhcp></ip>"), virterr.XMLError, "the address of all routers"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='64'><dhcp><range start='10.0.0.1' end='10.0.0.2'/></dhcp></ip>"), virterr.XMLError, "cannot parse dhcp range start address '10.0.0.1'"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='64'><dhcp><host mac='52:54:00:00:00:01' ip='fd00::5'/></dhcp></ip>"), virterr.XMLError, "Invalid to specify MAC address '52:54:00:00:00:01'"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='64'><dhcp><bootp file='x'/></dhcp></ip>"), virterr.ConfigUnsupported, "<bootp> is for IPv4"},
+		{document("<ip address='10.9.0.1' prefix='24'><tftp root='srv'/></ip>"), virterr.XMLError, "tftp root 'srv' in network 'n' is not an absolute path"},
+		{document("<ip address='10.9.0.1' prefix='24'><tftp/></ip>"), virterr.XMLError, "Missing mandatory root attribute in <tftp> element in network 'n'"},
+		{document("<ip family='ipv6' address='fd00::1' prefix='64'><tftp root='/srv'/></ip>"), virterr.ConfigUnsupported, "Unsupported <tftp> element in an IPv6 element in network 'n'"},
 		{document("<ip address='10.9.0.1' prefix='24'/><route address='10.1.0.0' prefix='16' gateway='10.8.0.2'/>"), virterr.XMLError, "unreachable static route gateway"},
 		{document("<domain name='bad name'/>"), virterr.XMLError, "not a domain name"},
 		{document("<domain name='x' register='yes'/>"), virterr.ConfigUnsupported, "register"},
@@ -187,4 +205,9 @@ func FuzzNetwork(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// hostMetadata asks for the host's part in a pool of links.
+func hostMetadata(address, guests string) string {
+	return "<metadata><v:host xmlns:v='https://virtd/xmlns/network/1.0' address='" + address + "' guests='" + guests + "'/></metadata>"
 }

@@ -88,7 +88,7 @@ func (m *Manager) load() error {
 			}
 			n = &Network{m: m, id: d.uuid}
 			m.networks[d.uuid] = n
-		} else if n.def.xml(0) != d.xml(0) {
+		} else if n.def.xml(nil) != d.xml(nil) {
 			n.next = n.def
 		}
 		n.def, n.active = d, true

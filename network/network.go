@@ -54,12 +54,15 @@ func (n *Network) Autostart() bool {
 	return n.autostart
 }
 
-// Bridge returns the name of the network's bridge.
+// Bridge returns the name of the network's bridge. A pool of links has none.
 func (n *Network) Bridge() (string, error) {
 	n.m.mu.Lock()
 	defer n.m.mu.Unlock()
 	if err := n.gone(); err != nil {
 		return "", err
+	}
+	if n.def.bridge == "" {
+		return "", failure(virterr.InternalError, "network '%s' does not have a bridge name.", n.def.name)
 	}
 	return n.def.bridge, nil
 }
@@ -72,12 +75,12 @@ func (n *Network) XML(inactive bool) (string, error) {
 		return "", err
 	}
 	if inactive && n.next != nil {
-		return n.next.xml(0), nil
+		return n.next.xml(nil), nil
 	}
 	if inactive || !n.active {
-		return n.def.xml(0), nil
+		return n.def.xml(nil), nil
 	}
-	return n.def.xml(len(n.portList())), nil
+	return n.def.xml(n.portList()), nil
 }
 
 // Leases returns the addresses that guests have on the network.
@@ -142,7 +145,7 @@ func (n *Network) activate(d *definition) error {
 		return err
 	}
 	s := d.spec()
-	if err := n.m.bringUp(s); err != nil {
+	if err := n.m.bringUp(n, s); err != nil {
 		return errors.Join(err, n.m.records.setInactive(n.id))
 	}
 	n.m.mu.Lock()

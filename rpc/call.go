@@ -19,6 +19,7 @@ type Call struct {
 
 	handling handling
 	args     any
+	size     int // of the arguments on the wire, in bytes
 	reply    []*os.File
 	stream   func(*Stream) error
 	mode     StreamMode

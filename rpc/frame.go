@@ -47,6 +47,9 @@ func NewFrameReader(conn net.Conn, max int) *FrameReader {
 // Next returns the next message. The body is valid until the following call. The files are the message's own and the
 // caller's to close. The error is io.EOF only between messages.
 func (f *FrameReader) Next() (Header, []byte, []*os.File, error) {
+	if cap(f.bodyBuf) > keepBody {
+		f.bodyBuf = nil // not held while the peer is silent
+	}
 	var prefix [minMessage]byte
 	if err := f.full(prefix[:]); err != nil {
 		return Header{}, nil, nil, err
@@ -72,9 +75,6 @@ func (f *FrameReader) Next() (Header, []byte, []*os.File, error) {
 
 // body reads n bytes, growing the buffer only as data arrives: a length alone costs the sender nothing.
 func (f *FrameReader) body(n int) ([]byte, error) {
-	if cap(f.bodyBuf) > keepBody && n <= keepBody {
-		f.bodyBuf = nil
-	}
 	b := f.bodyBuf[:0]
 	for len(b) < n {
 		step := min(n-len(b), max(len(b), readBuffer))

@@ -185,7 +185,16 @@ func (d *Domain) change(ctx context.Context, what string, flags Affect, edit fun
 				return j.outcome(d, err)
 			}
 		}
-		d.setLive(running)
+		d.mu.Lock()
+		if r := d.run; r != nil {
+			if r.live != current { // a device or vCPU came or went meanwhile
+				if again, err := edit(r.live); err == nil {
+					running = again
+				}
+			}
+			r.live = running
+		}
+		d.mu.Unlock()
 		if err := d.syncStatus(); err != nil {
 			return err
 		}
@@ -194,13 +203,4 @@ func (d *Domain) change(ctx context.Context, what string, flags Affect, edit fun
 		return d.m.cfg.Store.Save(stored)
 	}
 	return nil
-}
-
-// setLive replaces the live definition, if the domain still runs.
-func (d *Domain) setLive(def *domain.Definition) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.run != nil {
-		d.run.live = def
-	}
 }

@@ -22,6 +22,8 @@ type Config struct {
 
 	// Networks are the virtual networks; nil: there are none.
 	Networks Networks
+	// Volumes are those of the storage pools; nil: there are none.
+	Volumes Volumes
 	// BootID tells this boot of the host from others; status records of another boot are stale. Empty is
 	// /proc/sys/kernel/random/boot_id.
 	BootID string

@@ -7,6 +7,7 @@ import (
 
 	"virtd/domain"
 	"virtd/network"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -16,6 +17,8 @@ type Networks interface {
 	Connect(network.Request) (*network.Port, error)
 	Connected(port uuid.UUID, tap string) error
 	Disconnect(port uuid.UUID) error
+	// Limit gives a port other rates.
+	Limit(port uuid.UUID, b portconf.Bandwidth) error
 }
 
 // connect gives every interface on a virtual network its port. The ports are in r.live when it returns, also on an error, and
@@ -35,7 +38,7 @@ func (d *Domain) connect(r *run) error {
 			failed = err
 			break
 		}
-		ports[nic.Alias] = domain.NetworkPort{UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}
+		ports[nic.Alias] = given(p)
 	}
 	if len(ports) == 0 {
 		return failed
@@ -65,7 +68,7 @@ func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain
 			return nil, nil, err
 		}
 		release := func() { d.disconnectPort(nic.Network, p.UUID) }
-		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: {UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}})
+		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: given(p)})
 		if err != nil {
 			release()
 			return nil, nil, err
@@ -75,12 +78,26 @@ func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain
 	return live, func() {}, nil
 }
 
+// given is what an interface becomes by its port, as libvirt shows it.
+func given(p *network.Port) domain.NetworkPort {
+	out := domain.NetworkPort{UUID: p.UUID.String(), Type: "bridge", Bridge: p.Bridge, Dev: p.Dev, Mode: p.Mode, Isolated: p.Isolated, Trust: p.Trust,
+		VLAN: p.VLAN, Limits: p.Limits}
+	switch {
+	case p.Dev != "":
+		out.Type = "direct"
+	case p.Own:
+		out.Type = "network"
+	}
+	return out
+}
+
 func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) {
 	if d.m.cfg.Networks == nil {
 		return nil, virterr.NewFrom(virterr.FromNetwork, virterr.NoNetwork, "no network with matching name '%s'", nic.Network)
 	}
 	return d.m.cfg.Networks.Connect(network.Request{
 		Network: nic.Network, Owner: network.Owner{Name: d.Name(), UUID: d.uuid}, MAC: nic.MAC, Group: nic.Group, Isolated: nic.Isolated,
+		VLAN: nic.VLAN, Limits: nic.Limits,
 	})
 }
 

@@ -11,7 +11,6 @@ import (
 	"virtd/domain/manager"
 	"virtd/domain/xmltree"
 	"virtd/rpc"
-	"virtd/virterr"
 )
 
 // registerTuning answers what limits a domain has. Those of a running domain are what is in force: its disks' (see
@@ -25,6 +24,7 @@ func (d *Daemon) registerTuning(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainGetBlkioParameters, d.domainGetBlkioParameters)
 	on(reg, rpc.ProcDomainGetNumaParameters, d.domainGetNumaParameters)
 	on(reg, rpc.ProcDomainGetInterfaceParameters, d.domainGetInterfaceParameters)
+	on(reg, rpc.ProcDomainSetInterfaceParameters, d.domainSetInterfaceParameters)
 	on(reg, rpc.ProcDomainGetPerfEvents, d.domainGetPerfEvents)
 	on(reg, rpc.ProcDomainGetIothreadInfo, d.domainGetIOThreadInfo)
 	on(reg, rpc.ProcDomainGetEmulatorPinInfo, d.domainGetEmulatorPinInfo)
@@ -168,26 +168,6 @@ func (d *Daemon) domainGetNumaParameters(_ context.Context, _ *rpc.Call, a *libv
 	ret.Params, ret.Nparams = twoPass([]libvirt.TypedParam{
 		{Field: "numa_mode", Value: *libvirt.NewTypedParamValueInt(int32(mode))}, stringParam("numa_nodeset", memory.Attr("nodeset")),
 	}, a.Nparams, a.Flags)
-	return ret, nil
-}
-
-func (d *Daemon) domainGetInterfaceParameters(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetInterfaceParametersArgs) (*libvirt.DomainGetInterfaceParametersRet, error) {
-	def, _, err := d.tuned(a.Dom, uint32(a.Flags), "virDomainGetInterfaceParameters")
-	if err != nil {
-		return nil, err
-	}
-	found := slices.ContainsFunc(def.Tree().Root.Child("devices").All("interface"), func(n *xmltree.Node) bool {
-		return a.Device != "" && (n.Child("target").Attr("dev") == a.Device || n.Child("mac").Attr("address") == a.Device)
-	})
-	if !found {
-		return nil, virterr.New(virterr.InvalidArg, "Can't find device %s", a.Device)
-	}
-	var params []libvirt.TypedParam
-	for _, name := range []string{"inbound.average", "inbound.peak", "inbound.burst", "inbound.floor", "outbound.average", "outbound.peak", "outbound.burst"} {
-		params = append(params, uintParam(name, 0))
-	}
-	ret := &libvirt.DomainGetInterfaceParametersRet{}
-	ret.Params, ret.Nparams = twoPass(params, a.Nparams, uint32(a.Flags))
 	return ret, nil
 }
 

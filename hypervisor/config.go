@@ -9,12 +9,6 @@ import (
 // older ones.
 const ConfigVersion = 1
 
-// Machine types. Everything a guest sees is a pure function of them and of the rest of Config (design decision 6).
-const (
-	MachineQ35 = "pc-q35-virtd-1.0"
-	MachinePC  = "pc-i440fx-virtd-1.0"
-)
-
 // FileName names one of the descriptors that the engine inherits. Config.Files gives its number; "" means none.
 type FileName string
 
@@ -27,7 +21,7 @@ type Config struct {
 	Version    int        `json:"version"`
 	Name       string     `json:"name"`    // the domain's name, for logs and thread names
 	UUID       string     `json:"uuid"`    // SMBIOS system UUID, canonical text
-	Machine    string     `json:"machine"` // MachineQ35 or MachinePC
+	Machine    string     `json:"machine"` // a machine type: MachineQ35, MachinePC or one of before
 	Files      []FileName `json:"files"`   // Files[i] is descriptor FirstFile+i
 	KVM        FileName   `json:"kvm"`     // /dev/kvm
 	Monitor    FileName   `json:"monitor"` // listening unix stream socket
@@ -70,8 +64,10 @@ const (
 
 // CPU describes the processors.
 type CPU struct {
-	Count    int               `json:"count"`  // vCPUs the machine can have, 1 to 64
-	Online   int               `json:"online"` // vCPUs present at boot, 1 to Count
+	Count  int `json:"count"`  // vCPUs the machine can have, 1 to 64
+	Online int `json:"online"` // vCPUs present at boot, 1 to Count
+	// Present are the numbers of those, ascending; the first is 0. Empty is the first Online ones.
+	Present  []int             `json:"present,omitempty"`
 	Topology Topology          `json:"topology"`
 	Mode     CPUMode           `json:"mode"`
 	Model    string            `json:"model,omitempty"`    // for CPUCustom: a name of hypervisor/cpuid's table
@@ -218,7 +214,10 @@ type NIC struct {
 	Driver  string     `json:"driver"` // qemu (userspace) or vhost
 	Queues  int        `json:"queues"` // queue pairs, 1 to 16
 	// Taps has a descriptor for each queue pair, with vnet headers; Vhosts likewise for the driver vhost.
-	Taps        []FileName `json:"taps"`
+	Taps []FileName `json:"taps,omitempty"`
+	// Stream is a connected stream socket in place of taps, over which each frame follows its length of 32 bits in network
+	// byte order. There is one queue pair then.
+	Stream      FileName   `json:"stream,omitempty"`
 	Vhosts      []FileName `json:"vhosts,omitempty"`
 	MTU         int        `json:"mtu,omitempty"` // 0 is not offered
 	LinkDown    bool       `json:"linkDown,omitempty"`

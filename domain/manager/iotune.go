@@ -55,16 +55,18 @@ func (d *Domain) SetIOTune(ctx context.Context, disk string, change IOTuneChange
 		running, err = def.SetIOTune(disk, tune)
 		return running, err
 	}, func(ctx context.Context, r *run) error {
-		found := findDisk(r.live, disk)
-		if found == nil {
+		found, ok := findDisk(r.live, disk)
+		if !ok {
 			return noDisk(running, disk)
 		}
-		if err := r.inst.SetIOTune(ctx, found.Alias.Name, tune); err != nil {
+		if err := r.inst.SetIOTune(ctx, found.Alias, tune); err != nil {
 			return err
 		}
-		d.setLive(running) // who hears of it can see it
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		if now, err := r.live.SetIOTune(disk, tune); err == nil {
+			r.live = now // who hears of it can see it
+		}
 		d.emit(Event{Kind: EventTunable, Tunables: change.tunables(disk)})
 		return nil
 	})

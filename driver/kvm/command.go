@@ -89,6 +89,7 @@ func (i *instance) SetPoweroffAction(ctx context.Context, reset bool) error {
 
 // Quit implements driver.Instance.
 func (i *instance) Quit(ctx context.Context) error {
+	i.leaving.Store(true)
 	err := i.execute(ctx, "x-virtd-quit", map[string]string{"reason": "destroyed"}, nil)
 	if virterr.Is(err, virterr.OperationUnsupported) {
 		err = i.execute(ctx, "quit", nil, nil)

@@ -9,6 +9,9 @@ import (
 	"virtd/domain/xmltree"
 	"virtd/hypervisor"
 	"virtd/hypervisor/block"
+	"virtd/network/bridge"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -92,7 +95,7 @@ func (p *planner) disk(n *xmltree.Node) error {
 	p.add(Resource{
 		Kind: ResourceDisk, Files: []hypervisor.FileName{d.File}, Alias: d.ID, Path: domain.DiskPath(n),
 		Disk: &DiskResource{
-			Block: n.Attr("type") == "block", ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
+			Block: domain.DiskIsBlock(n), ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
 			Direct: d.Cache == "none" || d.Cache == "directsync", Chain: planChain(d.Format, n),
 		},
 	})
@@ -138,29 +141,87 @@ func (p *planner) nic(n *xmltree.Node) error {
 	if n.Attr("type") == "hostdev" {
 		return p.hostdev(n)
 	}
-	driver, target := n.Child("driver"), n.Child("target")
+	driver := n.Child("driver")
 	nic := hypervisor.NIC{
 		ID: alias(n), Address: at, MAC: n.Child("mac").Attr("address"), Queues: max(number(driver, "queues"), 1),
 		MTU: number(n.Child("mtu"), "size"), LinkDown: n.Child("link").Attr("state") == "down",
 		RxQueueSize: number(driver, "rx_queue_size"), TxQueueSize: number(driver, "tx_queue_size"),
 		Offloads: offloads(driver),
 	}
+	if n.Attr("type") == "user" {
+		return p.userNIC(n, nic)
+	}
 	if nic.Driver, err = p.nicDriver(nic.ID, driver.Attr("name")); err != nil {
 		return err
 	}
-	nic.Taps = files("tap", n, nic.Queues)
-	p.add(Resource{
-		Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID,
-		Tap: &TapResource{
-			Name: target.Attr("dev"), Bridge: n.Child("source").Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
-			Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
-			Isolated: n.Child("port").Attr("isolated") == "yes",
-		},
-	})
+	if err := p.tap(n, &nic); err != nil {
+		return err
+	}
 	if nic.Driver == "vhost" {
 		nic.Vhosts = files("vhost", n, nic.Queues)
 		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: "/dev/vhost-net"})
 	}
+	p.cfg.NICs = append(p.cfg.NICs, nic)
+	return nil
+}
+
+// tap plans the host's end of an interface.
+func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
+	source, target := n.Child("source"), n.Child("target")
+	nic.Taps = files("tap", n, nic.Queues)
+	if n.Attr("type") == "direct" {
+		p.add(Resource{
+			Kind: ResourceMacvtap, Files: nic.Taps, Alias: nic.ID,
+			Macvtap: &MacvtapResource{
+				Name: target.Attr("dev"), Parent: source.Attr("dev"), Mode: bridge.MacvtapMode(source.Attr("mode")), MAC: nic.MAC,
+				MTU: nic.MTU, Queues: nic.Queues,
+			},
+		})
+		return nil
+	}
+	tap := &TapResource{
+		Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
+		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
+		Isolated: n.Child("port").Attr("isolated") == "yes",
+	}
+	if err := tap.limit(n); err != nil {
+		return err
+	}
+	p.add(Resource{Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID, Tap: tap})
+	return nil
+}
+
+// limit reads what a tap may carry.
+func (t *TapResource) limit(nic *xmltree.Node) error {
+	vlan, err := portconf.ReadVLAN(nic)
+	if err != nil {
+		return err
+	}
+	if vlan.Given() {
+		t.VLAN = &vlan
+	}
+	limits, err := portconf.ReadBandwidth(nic, true)
+	if err != nil {
+		return err
+	}
+	if limits.In.Floor = 0; limits.Limited() { // a floor is the network's business
+		t.Bandwidth = &limits
+	}
+	t.Filter, err = firewall.ReadFilter(nic)
+	return err
+}
+
+// userNIC plans an interface behind which is a process of its own.
+func (p *planner) userNIC(n *xmltree.Node, nic hypervisor.NIC) error {
+	network, err := domain.ReadUserNetwork(n)
+	if err != nil {
+		return err
+	}
+	nic.Driver, nic.Stream = "qemu", file("stream", n)
+	p.add(Resource{
+		Kind: ResourceUserNet, Files: []hypervisor.FileName{nic.Stream}, Alias: nic.ID,
+		UserNet: &UserNetResource{MAC: nic.MAC, MTU: nic.MTU, Network: network},
+	})
 	p.cfg.NICs = append(p.cfg.NICs, nic)
 	return nil
 }

@@ -35,6 +35,9 @@ var virtdCommands = map[string]command{
 	"x-virtd-job":                  plain(func(s *Server) (any, error) { return s.machine.Job(), nil }),
 	"x-virtd-job-cancel":           action(func(m Machine) error { m.CancelJob(); return nil }),
 	"x-virtd-detach":               virtdDetach,
+	"x-virtd-cpus":                 plain(virtdCPUs),
+	"x-virtd-plug-cpu":             cpuCommand(Machine.PlugCPU),
+	"x-virtd-unplug-cpu":           cpuCommand(Machine.UnplugCPU),
 	"x-virtd-devices":              plain(func(s *Server) (any, error) { return append([]string{}, s.machine.Devices()...), nil }),
 }
 
@@ -56,6 +59,39 @@ func hello(s *Server, args json.RawMessage) (any, error) {
 		"version": ProtocolVersion, "pid": pid(), "engine": "virtd-vmm", "config-version": configVersion,
 		"threads": map[string]any{"vcpus": tids, "workers": []int{}}, "features": features,
 	}, nil
+}
+
+// virtdCPU is what x-virtd-cpus says of a vCPU that is there.
+type virtdCPU struct {
+	CPU    int `json:"cpu"`    // its number
+	Thread int `json:"thread"` // in the engine's namespace
+}
+
+func virtdCPUs(s *Server) (any, error) {
+	out := []virtdCPU{}
+	for _, c := range s.machine.CPUs() {
+		out = append(out, virtdCPU{c.Index, c.ThreadID})
+	}
+	if state, reason := s.machine.RunState(); state == "shutdown" {
+		return nil, fmt.Errorf("the machine has ended: %s", reason)
+	}
+	return out, nil
+}
+
+// cpuCommand is a command about one vCPU.
+func cpuCommand(do func(Machine, int) error) command {
+	return func(s *Server, args json.RawMessage) (any, error) {
+		var a struct {
+			CPU *int `json:"cpu"`
+		}
+		if err := arguments(args, &a); err != nil {
+			return nil, err
+		}
+		if a.CPU == nil {
+			return nil, errors.New("Parameter 'cpu' is missing")
+		}
+		return nil, do(s.machine, *a.CPU)
+	}
 }
 
 func orEmpty(raw json.RawMessage) json.RawMessage {

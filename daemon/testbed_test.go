@@ -46,6 +46,8 @@ type testbed struct {
 	uevents uevents // what the kernel says of them
 
 	registry *rpc.Registry
+
+	virsh string // the program that scripts run
 }
 
 // testHost is a host of 2 sockets with 2 cores of 2 threads, one processor offline.
@@ -300,6 +302,9 @@ func (b *testbed) writeXML(t testing.TB) {
 	if err := os.Chmod(filepath.Join(b.dir, "editor.sh"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	b.write(t, "disk-tuned.xml", "<disk type='file' device='disk'><source file='/srv/c.img'/><target dev='vdc' bus='virtio'/>"+
+		"<iotune><total_iops_sec>5</total_iops_sec><group_name>bulk</group_name></iotune></disk>\n")
+	b.write(t, "keyboard.xml", "<input type='keyboard' bus='virtio'/>\n")
 	b.write(t, "disk-b.xml", "<disk type='file' device='disk'><source file='/srv/b.img'/><target dev='vdb' bus='virtio'/></disk>\n")
 	b.write(t, "rng.xml", "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\n")
 	b.write(t, "hostdev.xml", "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>\n")

@@ -27,7 +27,7 @@ func (d *Definition) readDisks(devices *xmltree.Node) error {
 	for _, disk := range devices.All("disk") {
 		setDefault(disk, "type", "file")
 		setDefault(disk, "device", "disk")
-		for _, step := range []func(*xmltree.Node) error{d.diskSource, d.diskTarget, d.diskDriver, d.diskDetails} {
+		for _, step := range []func(*xmltree.Node) error{d.diskSource, d.diskTarget, d.diskDriver, d.diskDetails, d.diskIOTune} {
 			if err := step(disk); err != nil {
 				return err
 			}
@@ -39,7 +39,7 @@ func (d *Definition) readDisks(devices *xmltree.Node) error {
 		}
 		targets[name] = disk
 	}
-	return nil
+	return d.checkIOGroups(devices)
 }
 
 // DiskPath returns the path of a disk's image or block device; of a volume, "" before SetVolumes.

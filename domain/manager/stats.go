@@ -14,31 +14,69 @@ import (
 
 // BlockStats returns the counters of the disk that path names by its target (vda) or image; "" sums up all disks.
 func (d *Domain) BlockStats(ctx context.Context, path string) (driver.BlockStats, error) {
-	inst, live, err := d.engine()
+	inst, wanted, err := d.diskAlias(path)
 	if err != nil {
 		return driver.BlockStats{}, err
-	}
-	wanted := ""
-	if path != "" {
-		disk, ok := findDisk(live, path)
-		if !ok {
-			return driver.BlockStats{}, virterr.New(virterr.InvalidArg, "invalid path '%s'", path)
-		}
-		wanted = disk.Alias
 	}
 	ctx, cancel := d.call(ctx)
 	defer cancel()
-	all, err := inst.BlockStats(ctx)
+	all, err := d.blockStats(ctx, inst)
 	if err != nil {
 		return driver.BlockStats{}, err
 	}
+	return sum(all, wanted), nil
+}
+
+// LastBlockStats returns what BlockStats would, as of the last time that the running engine answered anybody; ok tells
+// whether it ever has.
+func (d *Domain) LastBlockStats(path string) (s driver.BlockStats, ok bool) {
+	_, wanted, err := d.diskAlias(path)
+	if err != nil {
+		return driver.BlockStats{}, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run == nil || d.run.blocks == nil {
+		return driver.BlockStats{}, false
+	}
+	return sum(d.run.blocks, wanted), true
+}
+
+// blockStats asks an engine and remembers its answer.
+func (d *Domain) blockStats(ctx context.Context, inst driver.Instance) (map[string]driver.BlockStats, error) {
+	all, err := inst.BlockStats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run != nil && d.run.inst == inst {
+		d.run.blocks = all
+	}
+	return all, nil
+}
+
+// diskAlias returns the engine and the alias of the disk that path names, "" for all of them.
+func (d *Domain) diskAlias(path string) (driver.Instance, string, error) {
+	inst, live, err := d.engine()
+	if err != nil || path == "" {
+		return inst, "", err
+	}
+	disk, ok := findDisk(live, path)
+	if !ok {
+		return nil, "", virterr.New(virterr.InvalidArg, "invalid path '%s'", path)
+	}
+	return inst, disk.Alias, nil
+}
+
+func sum(all map[string]driver.BlockStats, wanted string) driver.BlockStats {
 	var sum driver.BlockStats
 	for alias, s := range all {
 		if wanted == "" || alias == wanted {
 			add(&sum, s)
 		}
 	}
-	return sum, nil
+	return sum
 }
 
 func add(sum *driver.BlockStats, s driver.BlockStats) {
@@ -147,7 +185,7 @@ func (d *Domain) Stats(ctx context.Context, groups StatsGroup, backing bool) ([]
 		{StatsBalloon, func() { s.balloon(ctx, info, inst) }},
 		{StatsVCPU, func() { s.vcpus(ctx, info, inst) }},
 		{StatsInterface, func() { s.interfaces(ctx, inst, live) }},
-		{StatsBlock, func() { s.blocks(ctx, inst, live, backing) }},
+		{StatsBlock, func() { s.blocks(ctx, d, inst, live, backing) }},
 	} {
 		if groups&g.group != 0 {
 			g.add()
@@ -246,14 +284,14 @@ func (s *statsList) interfaces(ctx context.Context, inst driver.Instance, live *
 	}
 }
 
-func (s *statsList) blocks(ctx context.Context, inst driver.Instance, live *domain.Definition, backing bool) {
+func (s *statsList) blocks(ctx context.Context, d *Domain, inst driver.Instance, live *domain.Definition, backing bool) {
 	if inst == nil {
 		return
 	}
 	disks, count := live.Disks(), uint32(0)
 	at := len(s.params)
 	s.put("block.count", count)
-	all, err := inst.BlockStats(ctx)
+	all, err := d.blockStats(ctx, inst)
 	for i, node := range live.Tree().Root.Child("devices").All("disk") {
 		disk := disks[i]
 		top, chain := s.image(count, disk, disk.Path), []domain.BackingImage(nil)

@@ -59,7 +59,7 @@ func (d *Domain) status() (store.Status, bool) {
 	}
 	s := store.Status{
 		Version: store.StatusVersion, UUID: d.uuid, ID: d.id, BootID: d.m.cfg.BootID,
-		State: int(d.state), Reason: int(d.reason), Started: r.started, Transient: !d.persistent,
+		State: int(d.state), Reason: int(d.reason), Started: r.started, Transient: !d.persistent, Autodestroy: r.autodestroy,
 		LiveXML: r.live.Record(), Driver: r.record,
 	}
 	if r.inst != nil {

@@ -1,4 +1,4 @@
-package services
+package confine
 
 import (
 	"fmt"
@@ -11,20 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// resolverDirs are where the host says who answers DNS: the child reads /etc/resolv.conf again when it changes, which programs
+// ResolverDirs are where the host says who answers DNS: a child reads /etc/resolv.conf again when it changes, which programs
 // do by a rename, and which may be a link.
-var resolverDirs = []string{"/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/run/connman"}
+var ResolverDirs = []string{"/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/run/connman"}
 
-// confine takes from all threads what the services do not need, for good, and returns what this host could not take. An error
-// means that no_new_privs could not be set.
-func confine() (missing []string, err error) {
+// Apply takes from all threads of this process what serving a network does not need, for good, and returns what this host
+// could not take. What the process reads later is below dirs. An error means that no_new_privs could not be set.
+func Apply(dirs []string) (missing []string, err error) {
 	_ = time.Now().Local().String() // loads the zone file while paths still work
 	if err := llsys.AllThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("set no_new_privs: %w", err)
 	}
 	if v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, 1); errno != 0 || v == 0 {
 		missing = append(missing, "landlock is not in this kernel")
-	} else if err := landlock.V5.BestEffort().RestrictPaths(landlock.RODirs(resolverDirs...).IgnoreIfMissing()); err != nil {
+	} else if err := landlock.V5.BestEffort().RestrictPaths(landlock.RODirs(dirs...).IgnoreIfMissing()); err != nil {
 		missing = append(missing, "landlock: "+err.Error())
 	}
 	filter := seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: policy(os.Getpid())}
@@ -45,7 +45,7 @@ var (
 	}
 	serviceCalls = []string{ // packets, leases, the control socket, questions to other resolvers, resolv.conf
 		"read", "write", "readv", "writev", "pread64", "pwrite64", "fsync", "fdatasync", "ftruncate", "fstat", "newfstatat",
-		"statx", "openat", "readlinkat", "lseek", "close", "fcntl", "recvmsg", "sendmsg", "recvfrom", "sendto", "accept4",
+		"statx", "openat", "openat2", "readlinkat", "lseek", "close", "fcntl", "recvmsg", "sendmsg", "recvfrom", "sendto", "accept4",
 		"connect", "bind", "listen", "shutdown", "getsockname", "getpeername", "getsockopt", "setsockopt",
 	}
 )

@@ -29,7 +29,7 @@ clients_tree() {
   apt_setup
   list=$(resolve "$suite" "$@")
   for p in $alone; do
-    list+=" $p=$(apt-cache "${APT[@]}" show "$p" | sed -n 's/^Version: //p' | head -1)"
+    list+=" $p=$(apt-cache "${APT[@]}" show "$p" | awk '$1 == "Version:" && !v { v = $2 } END { print v }')"
   done
   list=$(fetch $list)
   rm -rf "$tree"

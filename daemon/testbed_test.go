@@ -280,6 +280,7 @@ func (b *testbed) writeXML(t testing.TB) {
 	}
 	b.write(t, "disk-b.xml", "<disk type='file' device='disk'><source file='/srv/b.img'/><target dev='vdb' bus='virtio'/></disk>\n")
 	b.write(t, "rng.xml", "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\n")
+	b.write(t, "hostdev.xml", "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>\n")
 	b.write(t, "balloon.xml", "<memballoon model='virtio'/>\n")
 	b.write(t, "graphics.xml", "<graphics type='vnc'/>\n")
 	b.write(t, "nic-other-bridge.xml", "<interface type='bridge'><mac address='52:54:00:12:34:56'/><source bridge='br9'/><model type='virtio'/></interface>\n")

@@ -181,6 +181,12 @@ func (v *Device) find(devices *xmltree.Node) (*xmltree.Node, error) {
 	switch {
 	case v.diskTarget() != "":
 		what = "no target device " + v.diskTarget()
+	case v.Kind() == "hostdev":
+		at, err := HostdevAddress(v.node)
+		if err != nil {
+			return nil, err
+		}
+		what = "host pci device " + at + " not found"
 	case v.MAC() != "":
 		what = "no device matching MAC address " + v.MAC() + " found"
 	}
@@ -200,6 +206,11 @@ func (v *Device) means(n *xmltree.Node) bool {
 	if mac := v.MAC(); mac != "" {
 		a := v.node.Child("address")
 		return n.Child("mac").Attr("address") == mac && (a == nil || says(a, n.Child("address")))
+	}
+	if v.Kind() == "hostdev" {
+		at, err := HostdevAddress(n)
+		want, werr := HostdevAddress(v.node)
+		return err == nil && werr == nil && at == want
 	}
 	return says(v.node, n)
 }

@@ -25,6 +25,21 @@ func hostdevs(devices *xmltree.Node) []*xmltree.Node {
 	return append(out, devices.All("hostdev")...)
 }
 
+// isHostdev reports whether a device is a PCI function of the host.
+func isHostdev(n *xmltree.Node) bool {
+	return n.Is("hostdev") || n.Is("interface") && n.Attr("type") == typeHostdev
+}
+
+// hostdevAt returns the device that is the function with that address on the host, or nil.
+func hostdevAt(devices *xmltree.Node, address string) *xmltree.Node {
+	for _, n := range hostdevs(devices) {
+		if at, err := HostdevAddress(n); err == nil && at == address {
+			return n
+		}
+	}
+	return nil
+}
+
 func (d *Definition) readHostdevs(devices *xmltree.Node) error {
 	for _, h := range devices.All("hostdev") {
 		setDefault(h, "mode", "subsystem")

@@ -14,14 +14,11 @@ import (
 const SparePorts = 4
 
 // liveKinds are the kinds of devices that a running domain can get and lose.
-var liveKinds = []string{"disk", "interface", "rng"}
+var liveKinds = []string{"disk", "interface", "rng", "hostdev"}
 
 func (v *Device) checkLive(verb string) error {
 	if !slices.Contains(liveKinds, v.Kind()) {
 		return virterr.New(virterr.OperationUnsupported, "live %s of device '%s' is not supported", verb, v.Kind())
-	}
-	if v.Kind() == "interface" && v.node.Attr("type") == typeHostdev {
-		return virterr.New(virterr.OperationUnsupported, "live %s of an interface of type 'hostdev' is not supported", verb)
 	}
 	return nil
 }
@@ -51,6 +48,16 @@ func (d *Definition) AttachLive(v *Device) (live *Definition, alias string, err 
 	if other := d.disk(d.doc.Root, v.diskTarget()); v.diskTarget() != "" && other != nil {
 		return nil, "", virterr.New(virterr.XMLError, "target '%s' duplicated for disk sources '%s' and '%s'",
 			v.diskTarget(), DiskPath(other), DiskPath(node))
+	}
+	if isHostdev(node) {
+		at, err := HostdevAddress(node)
+		if err != nil {
+			return nil, "", err
+		}
+		if hostdevAt(devices, at) != nil {
+			return nil, "", virterr.New(virterr.OperationFailed, "target pci device %s already exists", at)
+		}
+		setDefault(node.Ensure("driver"), "name", "vfio")
 	}
 	if alias = node.Child("alias").Attr("name"); alias == "" {
 		alias = freeAlias(devices, node)
@@ -204,8 +211,7 @@ func (d *Definition) RemoveAlias(alias string) (*Definition, error) {
 	})
 }
 
-// LiveAliases returns the aliases of the devices that come and go, in the order of the document. An interface that is a
-// function of the host is none of them: it belongs to the machine from its start.
+// LiveAliases returns the aliases of the devices that come and go, in the order of the document.
 func (d *Definition) LiveAliases() []string {
 	var out []string
 	for _, n := range d.doc.Root.Child("devices").Elements() {
@@ -214,6 +220,12 @@ func (d *Definition) LiveAliases() []string {
 		}
 	}
 	return out
+}
+
+// IsHostdev reports whether the device of that alias is a PCI function of the host.
+func (d *Definition) IsHostdev(alias string) bool {
+	n := byAlias(d.doc.Root.Child("devices"), alias)
+	return n != nil && isHostdev(n)
 }
 
 func byAlias(devices *xmltree.Node, alias string) *xmltree.Node {
@@ -236,6 +248,9 @@ func freeAlias(devices, dev *xmltree.Node) string {
 		}
 	}
 	prefix := map[string]string{"interface": "net", "rng": "rng"}[dev.Name.Local]
+	if isHostdev(dev) {
+		prefix = "hostdev"
+	}
 	next := 0
 	for _, n := range devices.Elements() {
 		rest, ok := strings.CutPrefix(n.Child("alias").Attr("name"), prefix)

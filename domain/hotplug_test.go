@@ -118,13 +118,45 @@ func TestAttachLiveTakesAddressOnly(t *testing.T) {
 	}
 }
 
-// A virtual function is in the machine from its start to its end: who compares the devices that come and go with those that
-// an engine says it has must not miss it there.
-func TestLiveAliasesWithoutHostdevs(t *testing.T) {
+// A function of the host comes and goes by its address there, as <hostdev> or as an interface, and once only.
+func TestAttachHostdevLive(t *testing.T) {
 	live := liveOf(t, "q35", "<acpi/>", `<interface type='hostdev' managed='yes'><mac address='52:54:00:00:00:01'/>
-<source><address type='pci' domain='0' bus='6' slot='16' function='0'/></source></interface>
-<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`)
-	if got := strings.Join(live.LiveAliases(), " "); got != "rng0" {
-		t.Errorf("devices that come and go: %s; want rng0", got)
+<source><address type='pci' domain='0' bus='6' slot='16' function='0'/></source></interface>`)
+	device := func(text string) *Device {
+		v, err := ParseDevice(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	const card = `<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>`
+	with, alias, err := live.AttachLive(device(card))
+	if err != nil || alias != "hostdev1" {
+		t.Fatalf("alias %q, %v", alias, err)
+	}
+	n := byAlias(with.doc.Root.Child("devices"), alias)
+	if n.Child("driver").Attr("name") != "vfio" || n.Child("address").Attr("bus") == "0x00" || !with.IsHostdev(alias) || with.IsHostdev("rng0") {
+		t.Errorf("attached:\n%s", with.XML(0))
+	}
+	if got := strings.Join(with.LiveAliases(), " "); got != "hostdev0 hostdev1" {
+		t.Errorf("devices that come and go: %s", got)
+	}
+	for _, again := range []string{card, `<interface type='hostdev'><mac address='52:54:00:00:00:02'/><source><address type='pci' domain='0' bus='3' slot='0' function='0'/></source></interface>`} {
+		if _, _, err := with.AttachLive(device(again)); !virterr.Is(err, virterr.OperationFailed) || !strings.Contains(err.Error(), "target pci device 0000:03:00.0 already exists") {
+			t.Errorf("again: %v", err)
+		}
+	}
+	if found, err := with.FindLive(device(card)); err != nil || found != alias {
+		t.Errorf("found %q, %v", found, err)
+	}
+	other := strings.Replace(card, "bus='3'", "bus='4'", 1)
+	if _, err := with.FindLive(device(other)); !virterr.Is(err, virterr.DeviceMissing) || !strings.Contains(err.Error(), "host pci device 0000:04:00.0 not found") {
+		t.Errorf("not there: %v", err)
+	}
+	if _, err := with.FindLive(device(`<hostdev mode='subsystem' type='pci'/>`)); !virterr.Is(err, virterr.XMLError) {
+		t.Errorf("without an address: %v", err)
+	}
+	if found, err := with.FindLive(device(`<interface type='hostdev'><mac address='52:54:00:00:00:01'/></interface>`)); err != nil || found != "hostdev0" {
+		t.Errorf("found %q, %v", found, err)
 	}
 }

@@ -243,8 +243,11 @@ type RNG struct {
 type Hostdev struct {
 	ID      string     `json:"id"`
 	Address PCIAddress `json:"address"`
-	Host    string     `json:"host"`  // the function's address on the host: 0000:01:00.0
-	Group   FileName   `json:"group"` // its IOMMU group, /dev/vfio/N; those of one group may have one each
+	Host    string     `json:"host"` // the function's address on the host: 0000:01:00.0
+	// Group is its IOMMU group, /dev/vfio/N; those of one group may have one each. GroupOf names another device of the
+	// machine instead, which has it already: a group cannot be opened twice.
+	Group   FileName `json:"group,omitempty"`
+	GroupOf string   `json:"groupOf,omitempty"`
 }
 
 // Confine says how far the engine locks itself in before the guest's first instruction. It always sets no_new_privs.

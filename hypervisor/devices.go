@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,7 +13,7 @@ import (
 	"virtd/hypervisor/virtio/balloon"
 )
 
-// devices are the devices behind the virtio transport, in the order in which they came.
+// devices are the devices behind the virtio transport and the functions of the host, in the order in which they came.
 type devices struct {
 	// mu guards the three lists for those that only look; who changes one holds Machine.mu too. A device is closed after
 	// it left the lists, so that what is found in them under mu works.
@@ -30,10 +31,13 @@ type devices struct {
 type device struct {
 	id        string
 	at        pci.Address
-	transport *virtio.PCI
-	close     func()     // releases what the device itself holds; may be nil
-	requested *time.Time // when the guest was last asked to let go of it; zero for never
-	workers   int        // that the scheduler was told of when the device came to a running machine
+	function  *pci.Function
+	transport *virtio.PCI // nil for a function of the host
+	removable bool        // comes and goes; the others are part of the machine
+	close     func()      // releases what the device itself holds; may be nil
+	wanted    *time.Time  // when the guest was asked because the host wants it back; zero for never
+	requested *time.Time  // when the guest was last asked to let go of it; zero for never
+	workers   int         // that the scheduler was told of when the device came to a running machine
 }
 
 func (m *Machine) makeDevices() error {
@@ -78,29 +82,36 @@ func (m *Machine) add(id string, at PCIAddress, dev virtio.Device, release func(
 		}
 		return err
 	}
-	d := device{id: id, at: pciAddress(at), transport: t, close: release, requested: &time.Time{}}
 	if m.frozen.yes {
 		t.Quiesce() // as the others are
 	}
-	if err := m.board.root.Add(d.at, t.Function()); err != nil {
+	return m.plug(device{id: id, at: pciAddress(at), function: t.Function(), transport: t, removable: removable(dev.ID()), close: release})
+}
+
+// plug puts a device on its bus. When it fails, the device was freed.
+func (m *Machine) plug(d device) error {
+	d.requested, d.wanted = &time.Time{}, &time.Time{}
+	if err := m.board.root.Add(d.at, d.function); err != nil {
 		d.free()
 		return err
 	}
-	m.board.hotplug.Occupy(d.at, removable(dev.ID()))
+	m.board.hotplug.Occupy(d.at, d.removable)
 	m.devices.mu.Lock()
 	m.devices.list = append(m.devices.list, d)
 	m.devices.mu.Unlock()
 	return nil
 }
 
-// removable says which types of device come and go. The others are part of the machine.
+// removable says which types of virtio device come and go.
 func removable(id virtio.DeviceID) bool {
 	return id == virtio.IDBlock || id == virtio.IDNet || id == virtio.IDEntropy
 }
 
 // free stops a device and releases what it holds. No vCPU is inside it.
 func (d *device) free() {
-	d.transport.Close()
+	if d.transport != nil {
+		d.transport.Close()
+	}
 	if d.close != nil {
 		d.close()
 	}
@@ -125,20 +136,25 @@ func (d *devices) start() {
 	}
 }
 
+// virtio returns the devices behind the virtio transport.
+func (d *devices) virtio() []device {
+	return slices.DeleteFunc(slices.Clone(d.list), func(dev device) bool { return dev.transport == nil })
+}
+
 func (d *devices) quiesce() {
-	for _, dev := range d.list {
+	for _, dev := range d.virtio() {
 		dev.transport.Quiesce()
 	}
 }
 
 func (d *devices) resume() {
-	for _, dev := range d.list {
+	for _, dev := range d.virtio() {
 		dev.transport.Resume()
 	}
 }
 
 func (d *devices) reset() {
-	for _, dev := range d.list {
+	for _, dev := range d.virtio() {
 		dev.transport.Reset()
 	}
 }
@@ -147,5 +163,5 @@ func (d *devices) close() {
 	for i := range d.list {
 		d.list[i].free()
 	}
-	d.hostdevs.close()
+	d.list = nil
 }

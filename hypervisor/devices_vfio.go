@@ -1,7 +1,9 @@
 package hypervisor
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -10,69 +12,96 @@ import (
 	"virtd/hypervisor/vfio"
 )
 
-// hostdevs are the functions of the host that the guest has.
+// hostdevs is what the functions of the host that the guest has share: one address space for their DMA, and the IOMMU groups
+// in it.
 type hostdevs struct {
-	container *vfio.Container // nil without any
-	functions []*vfio.Function
-	fds       []int // of the devices, for the confinement
-	logf      func(string, ...any)
+	container *vfio.Container // nil while there are none
+	groups    map[uint64]*hostGroup
+	slots     *barSlots
 }
 
-// makeHostdevs gives the guest its functions of the host: all in one container, with guest RAM mapped for DMA once the first
-// group has brought the IOMMU.
+// hostGroup is an IOMMU group, by the device number of its file: functions of one group share it.
+type hostGroup struct {
+	fd    int
+	users []string // devices
+}
+
+// makeHostdevs gives the guest its functions of the host from the start.
 func (m *Machine) makeHostdevs() error {
-	if len(m.cfg.Hostdevs) == 0 {
-		return nil
-	}
-	d := &m.devices.hostdevs
-	d.logf = m.host.Logf
-	fd, err := m.host.take(m.cfg.VFIO, "VFIO container")
-	if err != nil {
-		return err
-	}
-	if d.container, err = vfio.NewContainer(fd); err != nil {
-		return err
-	}
-	m.mem.Pin()
-	groups := map[uint64]int{} // by device number: functions of one group share it
-	slots := &barSlots{vm: m.vm}
 	for i := range m.cfg.Hostdevs {
-		c := &m.cfg.Hostdevs[i]
-		if err := m.makeHostdev(c, groups, slots); err != nil {
-			return fmt.Errorf("host device %s (PCI device %s): %w", c.ID, c.Host, err)
+		if err := m.makeHostdev(&m.cfg.Hostdevs[i], m.cfg.VFIO); err != nil {
+			return fmt.Errorf("host device %s: %w", m.cfg.Hostdevs[i].ID, err)
 		}
 	}
 	return nil
 }
 
-func (m *Machine) makeHostdev(c *Hostdev, groups map[uint64]int, slots vfio.Slots) error {
+// makeHostdev gives the guest one more function of the host. container is needed for the first.
+func (m *Machine) makeHostdev(c *Hostdev, container FileName) error {
 	d := &m.devices.hostdevs
-	group, err := m.group(c, groups)
-	if err != nil {
-		return err
+	if d.container == nil {
+		if err := m.openContainer(container); err != nil {
+			return err
+		}
 	}
-	dev, fd, err := vfio.OpenDevice(group, c.Host)
+	group, err := m.joinGroup(c)
 	if err != nil {
-		return err
+		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), m.leaveGroup(c.ID))
+	}
+	dev, err := vfio.OpenDevice(group, c.Host)
+	if err != nil {
+		return errors.Join(err, m.leaveGroup(c.ID))
 	}
 	if err := dev.Reset(); err != nil { // vfio-pci did what it could when it was opened
 		m.host.Logf("%s: %v", c.ID, err)
 	}
-	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: slots, Interrupts: m.irq, Logf: m.host.Logf})
+	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: d.slots, Interrupts: m.irq, Levels: m.irq, Logf: m.host.Logf,
+		Notices: vfio.Notices{
+			Failed: func() { m.events.put(guestEvent{eventHostdevError, c.ID}) },
+			Wanted: func() { m.wanted.put(c.ID) },
+		}})
+	if err != nil {
+		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), dev.Close(), m.leaveGroup(c.ID))
+	}
+	return m.plug(device{id: c.ID, at: pciAddress(c.Address), function: f.PCI(), removable: true, close: func() {
+		if err := errors.Join(f.Close(), m.leaveGroup(c.ID)); err != nil {
+			m.host.Logf("give a host device up: %v", err)
+		}
+	}})
+}
+
+// openContainer makes the address space of the devices' DMA. RAM stays where it is from now on.
+func (m *Machine) openContainer(name FileName) error {
+	fd, err := m.host.take(name, "VFIO container")
+	if err != nil {
+		return err
+	}
+	container, err := vfio.NewContainer(fd)
 	if err != nil {
 		unix.Close(fd)
 		return err
 	}
-	d.functions, d.fds = append(d.functions, f), append(d.fds, fd)
-	if err := m.board.root.Add(pciAddress(c.Address), f.PCI()); err != nil {
-		return err
+	m.mem.Pin(true)
+	if d := &m.devices.hostdevs; d.slots == nil {
+		d.slots = &barSlots{vm: m.vm}
 	}
-	m.board.hotplug.Occupy(pciAddress(c.Address), false) // the guest cannot let it go
+	m.devices.hostdevs.container, m.devices.hostdevs.groups = container, map[uint64]*hostGroup{}
 	return nil
 }
 
-// group puts the group of a function into the container, if it is not there yet.
-func (m *Machine) group(c *Hostdev, groups map[uint64]int) (int, error) {
+// joinGroup puts the group of a function into the container, if it is not there yet, and guest RAM within reach of the first.
+// leaveGroup undoes it, also when it failed.
+func (m *Machine) joinGroup(c *Hostdev) (int, error) {
+	d := &m.devices.hostdevs
+	if c.GroupOf != "" {
+		for _, g := range d.groups {
+			if slices.Contains(g.users, c.GroupOf) {
+				g.users = append(g.users, c.ID)
+				return g.fd, nil
+			}
+		}
+		return -1, fmt.Errorf("no device %s is there that has its IOMMU group", c.GroupOf)
+	}
 	fd, err := m.host.take(c.Group, "IOMMU group")
 	if err != nil {
 		return -1, err
@@ -82,35 +111,43 @@ func (m *Machine) group(c *Hostdev, groups map[uint64]int) (int, error) {
 		unix.Close(fd)
 		return -1, fmt.Errorf("look at the IOMMU group: %w", err)
 	}
-	if first, ok := groups[st.Rdev]; ok {
-		return first, unix.Close(fd)
+	if g := d.groups[st.Rdev]; g != nil {
+		g.users = append(g.users, c.ID)
+		return g.fd, unix.Close(fd)
 	}
-	container := m.devices.hostdevs.container
-	if err := container.AddGroup(fd); err != nil {
+	first := len(d.groups) == 0
+	d.groups[st.Rdev] = &hostGroup{fd: fd, users: []string{c.ID}}
+	if err := d.container.AddGroup(fd); err != nil {
 		return -1, err
 	}
-	if len(groups) == 0 {
-		if err := container.MapRAM(m.mem); err != nil {
-			return -1, err
-		}
+	if first {
+		return fd, d.container.MapRAM(m.mem)
 	}
-	groups[st.Rdev] = fd
 	return fd, nil
 }
 
-// close takes the functions away from the guest, whose vCPUs do not run any more.
-func (d *hostdevs) close() {
-	for _, f := range d.functions {
-		if err := f.Close(); err != nil {
-			d.logf("give a host device up: %v", err)
+// leaveGroup notes that a device does not use its group any more. The last one takes guest RAM out of reach and the container
+// with it.
+func (m *Machine) leaveGroup(id string) error {
+	d := &m.devices.hostdevs
+	var errs []error
+	for number, g := range d.groups {
+		g.users = slices.DeleteFunc(g.users, func(u string) bool { return u == id })
+		if len(g.users) > 0 {
+			continue
 		}
-	}
-	if d.container != nil {
-		if err := d.container.Close(); err != nil {
-			d.logf("give VFIO up: %v", err)
+		delete(d.groups, number)
+		if len(d.groups) == 0 {
+			errs = append(errs, d.container.UnmapRAM())
 		}
+		errs = append(errs, unix.Close(g.fd))
 	}
-	*d = hostdevs{}
+	if len(d.groups) == 0 && d.container != nil {
+		errs = append(errs, d.container.Close())
+		d.container = nil
+		m.mem.Pin(false)
+	}
+	return errors.Join(errs...)
 }
 
 // firstBARSlot is the first of KVM's memory slots that BARs use; those below are RAM's.

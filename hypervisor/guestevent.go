@@ -14,7 +14,8 @@ const (
 	eventTripleFault
 	eventPowerOff
 	eventPanic
-	eventCrash // the engine or KVM cannot go on with the guest
+	eventCrash        // the engine or KVM cannot go on with the guest
+	eventHostdevError // a function of the host reported an uncorrectable error
 )
 
 type guestEvent struct {
@@ -93,6 +94,8 @@ func (m *Machine) control() {
 		case <-m.events.wake:
 		case <-m.ejects.wake:
 			m.finishEjects()
+		case <-m.wanted.wake:
+			m.giveUp()
 		}
 		if e := m.events.take(); e != nil {
 			m.act(e)
@@ -120,6 +123,11 @@ func (m *Machine) act(e *guestEvent) {
 	case eventReset, eventTripleFault:
 		m.host.Logf("guest reset: %s", e.detail)
 		m.follow(m.cfg.OnReboot, ExitReboot, "guest-reset", e.detail, state)
+	case eventHostdevError:
+		m.host.Logf("host device %s: it reports an uncorrectable error; the guest is paused", e.detail)
+		if state == StateRunning {
+			m.freezeWith(StatePaused, "io-error", map[string]string{"reason": "io-error"})
+		}
 	case eventPanic, eventCrash:
 		m.host.Event(monitor.Event{Name: monitor.EventPanicked, Data: map[string]any{"action": panicAction(m.cfg.OnCrash)}})
 		m.follow(m.cfg.OnCrash, ExitPanic, "guest-panic", e.detail, state)

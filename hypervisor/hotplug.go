@@ -17,9 +17,12 @@ import (
 
 // Attachment is one device for a machine that runs: a fragment of Config with exactly one of the fields.
 type Attachment struct {
-	Disk *Disk `json:"disk,omitempty"`
-	NIC  *NIC  `json:"nic,omitempty"`
-	RNG  *RNG  `json:"rng,omitempty"`
+	Disk    *Disk    `json:"disk,omitempty"`
+	NIC     *NIC     `json:"nic,omitempty"`
+	RNG     *RNG     `json:"rng,omitempty"`
+	Hostdev *Hostdev `json:"hostdev,omitempty"`
+	// VFIO is the container of a Hostdev, /dev/vfio/vfio. It is used when the machine has none yet.
+	VFIO FileName `json:"vfio,omitempty"`
 }
 
 // unplugPatience is how long a request to let go of a device stands before it can be made again. QEMU's is the same.
@@ -80,7 +83,7 @@ func (m *Machine) Attach(a Attachment, files map[FileName]int) error {
 	}
 	id, at, workers, make := a.kind(m)
 	if make == nil {
-		return errors.New("attach a device: one disk, network device or entropy device at a time")
+		return errors.New("attach a device: one disk, network device, entropy device or host device at a time")
 	}
 	if m.devices.find(id) >= 0 {
 		return fmt.Errorf("Duplicate device ID '%s'", id)
@@ -99,13 +102,22 @@ func (m *Machine) Attach(a Attachment, files map[FileName]int) error {
 
 // kind returns what Attach needs to know; make is nil when a is not one device.
 func (a *Attachment) kind(m *Machine) (id string, at PCIAddress, workers int, make func() error) {
+	n := 0
+	for _, given := range []bool{a.Disk != nil, a.NIC != nil, a.RNG != nil, a.Hostdev != nil} {
+		if given {
+			n++
+		}
+	}
 	switch {
-	case a.Disk != nil && a.NIC == nil && a.RNG == nil:
+	case n != 1:
+	case a.Disk != nil:
 		return a.Disk.ID, a.Disk.Address, 1, func() error { return m.makeDisk(a.Disk) }
-	case a.NIC != nil && a.Disk == nil && a.RNG == nil:
+	case a.NIC != nil:
 		return a.NIC.ID, a.NIC.Address, a.NIC.Queues + 1, func() error { return m.makeNIC(a.NIC) }
-	case a.RNG != nil && a.Disk == nil && a.NIC == nil:
+	case a.RNG != nil:
 		return a.RNG.ID, a.RNG.Address, 0, func() error { return m.makeRNG(a.RNG) }
+	default:
+		return a.Hostdev.ID, a.Hostdev.Address, 0, func() error { return m.makeHostdev(a.Hostdev, a.VFIO) }
 	}
 	return "", PCIAddress{}, 0, nil
 }
@@ -126,7 +138,7 @@ func (m *Machine) Detach(id string) error {
 	switch {
 	case !m.board.hotplug.Can(d.at):
 		return fmt.Errorf("Bus '%s' does not support hotplugging", m.bus(d.at))
-	case !removable(d.transport.Device().ID()):
+	case !d.removable:
 		return fmt.Errorf("Device '%s' does not support hotplugging", id)
 	case !d.requested.IsZero() && time.Since(*d.requested) < unplugPatience:
 		return fmt.Errorf("Device %s is already in the process of unplug", id)
@@ -136,7 +148,7 @@ func (m *Machine) Detach(id string) error {
 	return nil
 }
 
-// Devices returns the names of the devices behind the virtio transport, in the order in which they came.
+// Devices returns the names of the devices behind the virtio transport and of the functions of the host, in the order in which they came.
 func (m *Machine) Devices() []string {
 	m.devices.mu.RLock()
 	defer m.devices.mu.RUnlock()
@@ -265,5 +277,5 @@ func (m *Machine) drop(s pci.HotplugSlot) {
 
 // present reports whether the guest sees the device: another may have come to its place.
 func (m *Machine) present(d *device) bool {
-	return m.board.root.Function(d.at) == d.transport.Function()
+	return m.board.root.Function(d.at) == d.function
 }

@@ -29,12 +29,17 @@ func (m *Machine) Pause() error {
 
 // freeze makes a machine whose vCPUs just stopped stand still. The caller holds mu.
 func (m *Machine) freeze(state State, reason string) {
+	m.freezeWith(state, reason, nil)
+}
+
+// freezeWith is freeze with data of the event that tells of it.
+func (m *Machine) freezeWith(state State, reason string, data any) {
 	if !m.frozen.yes {
 		m.devices.quiesce()
 		m.stopTime()
 	}
 	m.status.set(state, reason)
-	m.host.Event(monitor.Event{Name: monitor.EventStop})
+	m.host.Event(monitor.Event{Name: monitor.EventStop, Data: data})
 }
 
 // Resume lets a paused guest go on. A machine that is running, or crashed, stays as it is.

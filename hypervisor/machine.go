@@ -64,6 +64,7 @@ type Machine struct {
 	status statusWord
 	events eventQueue
 	ejects ejectQueue
+	wanted wantedQueue
 
 	resetAtPoweroff atomic.Bool // the guest's power-off is half of a reboot
 
@@ -93,6 +94,7 @@ func New(c *Config, h Host) (*Machine, error) {
 	m.runner.init()
 	m.events.init()
 	m.ejects.init()
+	m.wanted.init()
 	m.status.set(StatePrelaunch, "")
 	for _, step := range []struct {
 		what string
@@ -233,7 +235,7 @@ func (m *Machine) Confine() error {
 	if !m.cfg.Confine.Seccomp && !m.cfg.Confine.Landlock {
 		return nil
 	}
-	report, err := confine.Apply(confine.Options{Seccomp: m.cfg.Confine.Seccomp, Landlock: m.cfg.Confine.Landlock, Devices: m.devices.hostdevs.fds})
+	report, err := confine.Apply(confine.Options{Seccomp: m.cfg.Confine.Seccomp, Landlock: m.cfg.Confine.Landlock})
 	if err != nil {
 		return fmt.Errorf("confine the engine: %w", err)
 	}

@@ -44,7 +44,7 @@ func (m *Machine) parts() ([]part, error) {
 	for _, s := range b.serials {
 		list = append(list, part{"serial/" + s.id, s.uart.Save, s.uart.Restore})
 	}
-	for _, d := range m.devices.list {
+	for _, d := range m.devices.virtio() {
 		list = append(list, part{"virtio/" + d.id, d.transport.Save, d.transport.Restore})
 	}
 	for _, id := range []uint32{kvm.ChipPICMaster, kvm.ChipPICSlave, kvm.ChipIOAPIC} {
@@ -110,7 +110,7 @@ func (m *Machine) shape() shape {
 	for _, p := range m.board.serials {
 		s.Serials = append(s.Serials, p.id)
 	}
-	for _, d := range m.devices.list {
+	for _, d := range m.devices.virtio() {
 		s.Virtio = append(s.Virtio, d.id+"="+d.transport.Function().Address().String())
 	}
 	return s

@@ -42,9 +42,6 @@ func (m *Machine) Save(ctx context.Context, f *os.File, devices []string) error 
 }
 
 func (m *Machine) save(ctx context.Context, held *heldState, devices []string) error {
-	if len(m.cfg.Hostdevs) > 0 {
-		return errors.New("it has devices of the host, whose state only they have")
-	}
 	ctx, end, err := m.job.begin(ctx, "save", m.mem.Size())
 	if err != nil {
 		return err
@@ -54,6 +51,9 @@ func (m *Machine) save(ctx context.Context, held *heldState, devices []string) e
 	defer m.mu.Unlock()
 	if m.held != nil {
 		return fmt.Errorf("a saved state of it waits: %w", ErrJob)
+	}
+	if m.devices.hostdevs.container != nil {
+		return errors.New("it has devices of the host, whose state only they have")
 	}
 	held.run, err = m.halt("save")
 	if err != nil {
@@ -119,7 +119,7 @@ func (m *Machine) sameDevices(described []string) error {
 	}
 	var have []string
 	for _, d := range m.devices.list {
-		if removable(d.transport.Device().ID()) {
+		if d.removable {
 			have = append(have, d.id)
 			if !slices.Contains(described, d.id) {
 				return fmt.Errorf("device %s came meanwhile; try again", d.id)

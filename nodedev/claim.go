@@ -38,8 +38,8 @@ func (h *Hostdevs) Claim(ctx context.Context, user User, want []Claim) error {
 	}
 	for _, c := range want {
 		if err := h.claim(ctx, user, c); err != nil {
-			if rerr := h.release(ctx, user); rerr != nil {
-				h.log.Error("cannot give the host's devices back after a failed start", "domain", user.Name, "error", rerr)
+			if rerr := h.release(ctx, user, with); rerr != nil {
+				h.log.Error("cannot give the host's devices back after a failure", "domain", user.Name, "error", rerr)
 			}
 			return err
 		}
@@ -118,21 +118,26 @@ func (h *Hostdevs) Adopt(user User, list []Address) {
 	}
 }
 
-// Release takes back what a domain has. Its engine has ended.
-func (h *Hostdevs) Release(ctx context.Context, user User) error {
+// Release takes back what a domain has, or the functions in list alone. Its engine has ended, or has given them up.
+func (h *Hostdevs) Release(ctx context.Context, user User, list ...Address) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.release(ctx, user)
+	return h.release(ctx, user, list)
 }
 
-func (h *Hostdevs) release(ctx context.Context, user User) error {
+// release is Release; no list means all. The caller holds mu.
+func (h *Hostdevs) release(ctx context.Context, user User, list []Address) error {
 	var errs []error
+	meant := func(a Address) bool { return len(list) == 0 || slices.Contains(list, a) }
 	for a, u := range h.users {
-		if u.UUID == user.UUID {
+		if u.UUID == user.UUID && meant(a) {
 			delete(h.users, a)
 		}
 	}
 	for _, a := range h.sortedRecords() {
+		if !meant(a) {
+			continue
+		}
 		if d := h.detached[a]; d.Domain == user.UUID {
 			errs = append(errs, h.giveBack(ctx, a))
 		} else if dev, err := h.pciPath(a); err == nil && d.Function != nil && !h.inUse(a) { // detached by hand
@@ -172,9 +177,14 @@ func (h *Hostdevs) Tidy(ctx context.Context, running func(uuid string) bool) err
 	return errors.Join(errs...)
 }
 
+// Group returns the number of the IOMMU group of a function, "" without an IOMMU.
+func (h *Hostdevs) Group(a Address) string {
+	return h.link("bus/pci/devices/"+a.String(), "iommu_group")
+}
+
 // OpenGroup opens the IOMMU group of a function, by which its device is had. Functions of one group share it: number tells.
 func (h *Hostdevs) OpenGroup(a Address) (number string, group *os.File, err error) {
-	number = h.link("bus/pci/devices/"+a.String(), "iommu_group")
+	number = h.Group(a)
 	path := filepath.Join(h.dev, "vfio", number)
 	if h.exists("bus/pci/devices/"+a.String(), "iommu_group/name") && h.attr("bus/pci/devices/"+a.String(), "iommu_group/name") == "vfio-noiommu" {
 		return number, nil, virterr.New(virterr.ConfigUnsupported, "PCI device %s has no IOMMU behind it", a)

@@ -38,8 +38,11 @@ func affectOptions() []cli.Flag {
 	}
 }
 
-// affectLive is VIR_DOMAIN_AFFECT_LIVE; affectConfig is its sibling.
-const affectLive = 1
+// VIR_DOMAIN_AFFECT_LIVE and VIR_DOMAIN_AFFECT_CONFIG.
+const (
+	affectLive   = 1
+	affectConfig = 2
+)
 
 // affected is what the flags say, 0 (VIR_DOMAIN_AFFECT_CURRENT) without any.
 func affected(c *cli.Context) uint32 {

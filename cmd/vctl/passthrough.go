@@ -12,15 +12,15 @@ import (
 func passthroughCommands() []*cli.Command {
 	return []*cli.Command{{
 		Name: "passthrough", Category: "Host", Usage: "take a PCI device from the host and put it into a domain", ArgsUsage: "DEVICE DOMAIN",
-		Description: "DEVICE is a PCI address (0000:01:00.0) or a node device (pci_0000_01_00_0). Says why when it cannot be given to a guest. The domain\n" +
-			"has it from its next start on; virtd takes it at each start and gives it back at each end.",
-		Flags:  []cli.Flag{&cli.BoolFlag{Name: "group", Usage: "take every device of its IOMMU group from the host"}},
+		Description: "DEVICE is a PCI address (0000:01:00.0) or a node device (pci_0000_01_00_0). Says why when it cannot be given to a guest. A running domain\n" +
+			"has it at once, any from its next start on; virtd takes it at each start and gives it back at each end.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "group", Usage: "take every device of its IOMMU group from the host"},
+			&cli.BoolFlag{Name: "config", Usage: "from the next start on only"},
+		},
 		Action: withSession(passthrough),
 	}}
 }
-
-// affectConfig is VIR_DOMAIN_AFFECT_CONFIG.
-const affectConfig = 2
 
 // passthrough tries the device with vfio-pci first, so that what is wrong shows now and not at the domain's start.
 func passthrough(c *cli.Context, s *session) error {
@@ -48,16 +48,19 @@ func passthrough(c *cli.Context, s *session) error {
 	}
 	xml := fmt.Sprintf("<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x%s' bus='0x%s' slot='0x%s' function='0x%s'/></source></hostdev>",
 		at[0], at[1], at[2], at[3])
-	attachErr := s.DomainAttachDeviceFlags(dom, xml, affectConfig)
-	if !c.Bool("group") { // from now on each start takes it and each end gives it back
+	if !c.Bool("group") { // the domain takes it when it needs it, and gives it back
 		if err := s.NodeDeviceReAttach(name); err != nil {
 			fmt.Fprintf(c.App.ErrWriter, "device %s stays detached: %v\n", name, err)
 		}
 	}
-	if attachErr != nil {
-		return fmt.Errorf("failed to attach device %s to domain '%s': %w", name, dom.Name, attachErr)
+	flags, when := uint32(affectConfig), "from its next start on"
+	if dom.ID >= 0 && !c.Bool("config") {
+		flags, when = affectLive|affectConfig, "now and from its next start on"
 	}
-	fmt.Fprintf(c.App.Writer, "Device %s can be given to a guest\nDevice %s attached to domain '%s' from its next start on\n", name, name, dom.Name)
+	if err := s.DomainAttachDeviceFlags(dom, xml, flags); err != nil {
+		return fmt.Errorf("failed to attach device %s to domain '%s': %w", name, dom.Name, err)
+	}
+	fmt.Fprintf(c.App.Writer, "Device %s can be given to a guest\nDevice %s attached to domain '%s' %s\n", name, name, dom.Name, when)
 	return nil
 }
 

@@ -108,6 +108,10 @@ func TestPassthroughCommand(t *testing.T) {
 		{"passthrough eth0 demo", 1, `^error: 'eth0' is not a PCI address like 0000:01:00.0`},
 		{"passthrough 09:00.0 demo", 1, `^error: could not find matching device 'pci_0000_09_00_0'`},
 		{"passthrough 02:00.0 nobody", 1, `^error: failed to get domain 'nobody'`},
+		{"start demo", 0, ``},
+		{"passthrough 01:10.0 demo", 0, `attached to domain 'demo' now and from its next start on\n$`},
+		{"device list demo", 0, `0000:01:10.0`},
+		{"passthrough 03:00.0 demo --config", 0, `attached to domain 'demo' from its next start on\n$`},
 		{"passthrough 02:00.0", 1, `^error: command 'passthrough' requires <device> and <domain>`},
 	})
 }

@@ -3,8 +3,10 @@ package kvm
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -21,8 +23,9 @@ import (
 type Hostdevs interface {
 	Claim(ctx context.Context, user nodedev.User, want []nodedev.Claim) error
 	Adopt(user nodedev.User, list []nodedev.Address)
-	Release(ctx context.Context, user nodedev.User) error
+	Release(ctx context.Context, user nodedev.User, list ...nodedev.Address) error
 	Tidy(ctx context.Context, running func(uuid string) bool) error
+	Group(a nodedev.Address) string
 	OpenGroup(a nodedev.Address) (number string, group *os.File, err error)
 	OpenContainer() (*os.File, error)
 }
@@ -68,16 +71,20 @@ func (s *starter) claim(ctx context.Context, name string, resources []Resource) 
 	for _, r := range resources {
 		if r.Kind == ResourceHostdev {
 			want = append(want, *r.Hostdev)
-			s.rec.Hostdevs = append(s.rec.Hostdevs, r.Hostdev.Address.String())
+			s.rec.Functions = merged(s.rec.Functions, map[string]string{r.Alias: r.Hostdev.Address.String()})
 		}
 	}
 	if len(want) == 0 {
 		return nil
 	}
-	if s.d.cfg.Hostdevs == nil {
+	return s.d.claim(ctx, nodedev.User{Name: name, UUID: s.cfg.UUID}, want)
+}
+
+func (d *Driver) claim(ctx context.Context, user nodedev.User, want []nodedev.Claim) error {
+	if d.cfg.Hostdevs == nil {
 		return virterr.New(virterr.ConfigUnsupported, "host doesn't support passthrough of host PCI devices: this virtd is not the system's")
 	}
-	return s.d.cfg.Hostdevs.Claim(ctx, nodedev.User{Name: name, UUID: s.cfg.UUID}, want)
+	return d.cfg.Hostdevs.Claim(ctx, user, want)
 }
 
 // hostdevTimeout bounds giving the devices of one domain back: a driver's probe can take long.
@@ -85,7 +92,7 @@ const hostdevTimeout = time.Minute
 
 // releaseHostdevs gives the devices of an engine that has ended back to the host.
 func (d *Driver) releaseHostdevs(name string, r *record) {
-	if len(r.Hostdevs) == 0 || d.cfg.Hostdevs == nil {
+	if len(r.functions()) == 0 || d.cfg.Hostdevs == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), hostdevTimeout)
@@ -97,15 +104,20 @@ func (d *Driver) releaseHostdevs(name string, r *record) {
 
 // adoptHostdevs notes what the engine of an earlier virtd has.
 func (d *Driver) adoptHostdevs(name string, r *record) {
+	if list := r.functions(); len(list) > 0 && d.cfg.Hostdevs != nil {
+		d.cfg.Hostdevs.Adopt(nodedev.User{Name: name, UUID: r.uuid()}, list)
+	}
+}
+
+// functions are those of the host that the engine has.
+func (r *record) functions() []nodedev.Address {
 	var list []nodedev.Address
-	for _, text := range r.Hostdevs {
+	for _, text := range append(slices.Sorted(maps.Values(r.Functions)), r.Hostdevs...) {
 		if a, err := nodedev.ParseAddress(text); err == nil {
 			list = append(list, a)
 		}
 	}
-	if len(list) > 0 && d.cfg.Hostdevs != nil {
-		d.cfg.Hostdevs.Adopt(nodedev.User{Name: name, UUID: r.uuid()}, list)
-	}
+	return list
 }
 
 // uuid is the domain's.

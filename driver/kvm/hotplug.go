@@ -32,6 +32,9 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	if err != nil {
 		return err
 	}
+	if a.Hostdev != nil {
+		return i.attachHostdev(ctx, client, req, a, resources)
+	}
 	cfg := hypervisor.Config{Name: i.name}
 	if a.NIC != nil {
 		cfg.NICs = append(cfg.NICs, *a.NIC)
@@ -120,17 +123,27 @@ func (i *instance) reconcile(ctx context.Context) {
 		}
 		return
 	}
-	for _, alias := range i.definition().LiveAliases() {
-		if !slices.Contains(have, alias) {
+	live := i.definition()
+	for _, alias := range live.LiveAliases() {
+		if _, ours := i.function(alias); !slices.Contains(have, alias) && (ours || !live.IsHostdev(alias)) {
 			i.removed(alias)
 		}
 	}
 }
 
-// removed notes that the engine has a device no more.
+// removed notes that the engine has a device no more. A function is the host's again before that is told.
 func (i *instance) removed(alias string) {
+	address, function := i.function(alias)
 	i.dropDevice(alias)
-	i.deliver(driver.DeviceRemoved{Alias: alias})
+	told := driver.DeviceRemoved{Alias: alias}
+	if !function {
+		i.deliver(told)
+		return
+	}
+	i.releases.Go(func() { // a driver's probe can take long
+		i.d.releaseFunction(i.name, &i.rec, address)
+		i.deliver(told)
+	})
 }
 
 // addDevice records what was opened for a device of live.
@@ -168,6 +181,7 @@ func (i *instance) dropDevice(alias string) {
 	i.rec.Runtime.Taps = without(i.rec.Runtime.Taps, alias)
 	i.rec.Runtime.NetDrivers = without(i.rec.Runtime.NetDrivers, alias)
 	i.rec.Runtime.Chains = without(i.rec.Runtime.Chains, alias)
+	i.rec.Functions = without(i.rec.Functions, alias)
 	i.rec.Runtime.NetBackends = without(i.rec.Runtime.NetBackends, alias)
 	i.rec.Runtime.NetAddresses = without(i.rec.Runtime.NetAddresses, alias)
 	i.d.freeImages(i.name, gone)

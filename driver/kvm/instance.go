@@ -22,9 +22,11 @@ type instance struct {
 	name string
 	proc *supervise.Process
 
-	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps and Runtime
+	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps, Runtime and Functions
 	live  *domain.Definition
 	rec   record
+
+	releases sync.WaitGroup // functions on their way back to the host
 
 	filterMu   sync.Mutex     // one receive filter is applied at a time
 	background sync.WaitGroup // what follows an event and must not hold the monitor up
@@ -208,6 +210,7 @@ func (i *instance) finish() {
 		exit = driver.Exit{Reason: driver.ExitKilled}
 	}
 	i.proc.Release()
+	i.releases.Wait()
 	i.recMu.Lock()
 	i.d.forget(i.name, &i.rec)
 	i.recMu.Unlock()
@@ -251,6 +254,7 @@ func (i *instance) Close() {
 	<-i.ended
 	i.d.hide(i)
 	i.background.Wait()
+	i.releases.Wait()
 	if c := i.setClient(nil); c != nil {
 		c.Close()
 	}

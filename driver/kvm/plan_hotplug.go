@@ -14,7 +14,7 @@ func PlanDevice(def *domain.Definition, alias string, facts HostFacts) (hypervis
 	for _, kind := range []struct {
 		element string
 		plan    func(*xmltree.Node) error
-	}{{"disk", p.disk}, {"interface", p.nic}, {"rng", p.rng}} {
+	}{{"disk", p.disk}, {"interface", p.nic}, {"rng", p.rng}, {"hostdev", p.hostdev}} {
 		for _, n := range def.Tree().Root.Child("devices").All(kind.element) {
 			if n.Child("alias").Attr("name") != alias {
 				continue
@@ -27,6 +27,8 @@ func PlanDevice(def *domain.Definition, alias string, facts HostFacts) (hypervis
 				a.Disk = &p.cfg.Disks[0]
 			case len(p.cfg.NICs) > 0:
 				a.NIC = &p.cfg.NICs[0]
+			case len(p.cfg.Hostdevs) > 0:
+				a.Hostdev, a.VFIO = &p.cfg.Hostdevs[0], p.cfg.VFIO
 			default:
 				a.RNG = &p.cfg.RNGs[0]
 			}

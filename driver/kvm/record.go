@@ -31,10 +31,12 @@ type record struct {
 	Images   []imageRecord     `json:"images,omitempty"`
 	Taps     map[string]string `json:"taps,omitempty"`     // alias: device
 	Sockets  []string          `json:"sockets,omitempty"`  // to remove at the end
-	Hostdevs []string          `json:"hostdevs,omitempty"` // PCI functions of the host, by address
+	Hostdevs []string          `json:"hostdevs,omitempty"` // PCI functions of the host, by address; engines that could not lose them
 	Runtime  domain.Runtime    `json:"runtime"`
 	Memory   uint64            `json:"memory"` // bytes of guest RAM
 	Warnings []string          `json:"warnings,omitempty"`
+	// Functions are PCI functions of the host: alias: address.
+	Functions map[string]string `json:"functions,omitempty"`
 }
 
 func (r *record) encode() (json.RawMessage, error) {

@@ -16,8 +16,6 @@ import (
 type Options struct {
 	Seccomp  bool
 	Landlock bool
-	// Devices are VFIO devices' descriptors, whose interrupts are set and which are reset while the guest runs.
-	Devices []int
 }
 
 // Report says what is in force after Apply, for the log and for virtd.
@@ -48,7 +46,7 @@ func Apply(o Options) (Report, error) {
 		}
 	}
 	if o.Seccomp {
-		filter := seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: policy(os.Getpid(), o.Devices)}
+		filter := seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: policy(os.Getpid())}
 		if err := seccomp.LoadFilter(filter); err != nil {
 			r.Missing = append(r.Missing, "seccomp: "+err.Error())
 		} else {

@@ -188,7 +188,7 @@ func TestExecEndsTheProcess(t *testing.T) {
 }
 
 func TestPolicyAssembles(t *testing.T) {
-	p := policy(1, []int{7})
+	p := policy(1)
 	insts, err := p.Assemble()
 	if err != nil {
 		t.Fatal(err)

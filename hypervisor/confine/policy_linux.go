@@ -30,9 +30,9 @@ const (
 	prSetVMA      = 0x53564d41 // PR_SET_VMA: the runtime names its mappings
 )
 
-// policy is the filter of a running engine with this process id and these VFIO devices. Anything not listed fails with EPERM, so that a call
+// policy is the filter of a running engine with this process id. Anything not listed fails with EPERM, so that a call
 // nobody thought of shows in the log and not as a dead guest; what only an attack would do ends the process.
-func policy(pid int, devices []int) seccomp.Policy {
+func policy(pid int) seccomp.Policy {
 	equal := func(arg uint32, v uint64) seccomp.Condition {
 		return seccomp.Condition{Argument: arg, Operation: seccomp.Equal, Value: v}
 	}
@@ -50,11 +50,6 @@ func policy(pid int, devices []int) seccomp.Policy {
 	}
 	for _, cmd := range ioctls {
 		checked = append(checked, seccomp.NameWithConditions{Name: "ioctl", Conditions: seccomp.ArgumentConditions{equal(1, cmd)}})
-	}
-	for _, fd := range devices {
-		for _, cmd := range vfioIoctls {
-			checked = append(checked, seccomp.NameWithConditions{Name: "ioctl", Conditions: seccomp.ArgumentConditions{equal(0, uint64(fd)), equal(1, cmd)}})
-		}
 	}
 	checked = append(checked,
 		seccomp.NameWithConditions{Name: "ioctl", Conditions: ioctlType(0xAE)}, // KVM
@@ -81,13 +76,14 @@ var ioctls = []uint64{
 	unix.TIOCOUTQ, unix.TIOCINQ, // how full it is
 	unix.BLKDISCARD, blkZeroOut, // discard and write-zeroes on a block device
 	unix.BLKGETSIZE64, blkSSZGet, // its size after a resize
-}
 
-// vfioIoctls are what a VFIO device is asked for while the guest runs (linux/vfio.h); the container and the groups are asked
-// for nothing more.
-var vfioIoctls = []uint64{
-	0x3b6e, // VFIO_DEVICE_SET_IRQS
-	0x3b6f, // VFIO_DEVICE_RESET
+	// What a function of the host needs that comes to a running machine, by descriptors of VFIO that virtd sends: with one
+	// the engine reaches that function, and by it its own memory, and nothing else has these requests (linux/vfio.h).
+	0x3b64, 0x3b65, 0x3b66, // VFIO_GET_API_VERSION, VFIO_CHECK_EXTENSION, VFIO_SET_IOMMU
+	0x3b67, 0x3b68, 0x3b6a, // VFIO_GROUP_GET_STATUS, VFIO_GROUP_SET_CONTAINER, VFIO_GROUP_GET_DEVICE_FD
+	0x3b6b, 0x3b6c, 0x3b6d, // VFIO_DEVICE_GET_INFO, _GET_REGION_INFO, _GET_IRQ_INFO
+	0x3b6e, 0x3b6f, // VFIO_DEVICE_SET_IRQS, VFIO_DEVICE_RESET
+	0x3b71, 0x3b72, // VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA
 }
 
 const (

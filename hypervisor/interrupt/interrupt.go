@@ -44,3 +44,26 @@ type Doorbells interface {
 	// Unbind undoes Bind with the same arguments.
 	Unbind(gpa uint64, fd int) error
 }
+
+// Level is a level-triggered interrupt that the kernel's back ends drive without the engine: a signal of FD raises its pin,
+// and at the guest's end of interrupt the pin is low again and Resample is signalled, so that a device that still asks
+// signals once more. One goroutine at a time uses it.
+type Level interface {
+	// Route connects it to the pin of global system interrupt gsi, which it shares with others; NoPin to none, which
+	// lowers its share.
+	Route(gsi int) error
+	// FD and Resample are eventfds. The Level owns them.
+	FD() int
+	Resample() int
+	// Close releases pin and eventfds.
+	Close() error
+}
+
+// NoPin is the global system interrupt of a pin that is wired to nothing.
+const NoPin = -1
+
+// Levels hands out level-triggered interrupts for the kernel's back ends. Safe for concurrent use.
+type Levels interface {
+	// NewLevel returns one that is connected to no pin.
+	NewLevel() (Level, error)
+}

@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"virtd/hypervisor/interrupt"
 	"virtd/hypervisor/kvm"
 )
 
@@ -86,6 +88,51 @@ func TestReapply(t *testing.T) {
 	}
 	if got := inputs(t, vm); got != 1<<17 {
 		t.Errorf("inputs %#x", got)
+	}
+}
+
+// A level-triggered interrupt of a back end shares its pin with lines, and is low when it leaves the pin.
+func TestLevel(t *testing.T) {
+	c, vm := newController(t)
+	l, err := c.NewLevel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal := func() {
+		if _, err := unix.Write(l.FD(), one[:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// the kernel raises the pin in a worker of its own
+	want := func(bits uint32) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); inputs(t, vm) != bits; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("inputs %#x, want %#x", inputs(t, vm), bits)
+			}
+		}
+	}
+	if err := errors.Join(l.Route(17), l.Route(17)); err != nil {
+		t.Fatal(err)
+	}
+	signal()
+	want(1 << 17)
+	c.Line(17).Set(true)
+	if err := l.Route(18); err != nil {
+		t.Fatal(err)
+	}
+	want(1 << 17) // the line's
+	signal()
+	want(1<<17 | 1<<18)
+	if err := l.Route(interrupt.NoPin); err != nil {
+		t.Fatal(err)
+	}
+	want(1 << 17)
+	if err := l.Route(Pins); err == nil {
+		t.Error("routed to a pin that does not exist")
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -55,8 +55,8 @@ func FromRegions(regions ...Region) (*Memory, error) {
 // Regions returns the regions in address order. The caller must not change the slice.
 func (m *Memory) Regions() []Region { return m.regions }
 
-// Pin says that a device of the host reaches RAM by the addresses its pages have now: Discard leaves them where they are.
-func (m *Memory) Pin() { m.pinned.Store(true) }
+// Pin says whether a device of the host reaches RAM by the addresses its pages have now: Discard leaves them where they are.
+func (m *Memory) Pin(yes bool) { m.pinned.Store(yes) }
 
 // Size returns the bytes of RAM in all regions.
 func (m *Memory) Size() uint64 {

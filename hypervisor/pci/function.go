@@ -43,7 +43,9 @@ type Function struct {
 	asserted bool // the device wants its pin active
 	onReset  func()
 
-	onCommand func(uint16) // see OnCommand
+	onCommand func(uint16)  // see OnCommand
+	onPin     func(gsi int) // see OnPin
+	unwatch   func()        // ends onPin's calls; nil when there are none
 }
 
 type hook struct {
@@ -87,6 +89,11 @@ func (f *Function) UseINTx(pin uint8) {
 	f.pin = pin
 	f.space.data[regIntPin] = pin
 }
+
+// OnPin calls call with the global system interrupt that the function's pin is wired to, interrupt.NoPin for none: when the
+// function is added, when the guest steers it elsewhere, and with NoPin when it is removed. For a device whose pin the kernel
+// drives, instead of SetINTx. It may be called with the access lock of another function held. Call it before Root.Add.
+func (f *Function) OnPin(call func(gsi int)) { f.onPin = call }
 
 // OnWrite calls call after each guest write that touches the size bytes at offset, with the offset and length of that
 // write, which may be larger than the range. The registers hold the new value. Call it before Root.Add.

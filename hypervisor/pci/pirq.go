@@ -1,6 +1,7 @@
 package pci
 
 import (
+	"slices"
 	"sync"
 
 	"virtd/hypervisor/interrupt"
@@ -14,11 +15,21 @@ type pirqRouter struct {
 	f          *Function
 	regs       []int // offset of the steering register of each input
 	apic       []interrupt.Line
+	firstGSI   int // of apic
 
 	mu    sync.Mutex
 	count []int                       // functions that drive each input
 	isa   []interrupt.Line            // the ISA line each input drives now, nil when steered nowhere
 	lines map[[2]uint8]interrupt.Line // by input and ISA interrupt, made when first steered there
+
+	watching sync.Mutex // held over calls of watchers; taken before mu
+	watchers []*pirqWatcher
+}
+
+// pirqWatcher is somebody who drives an input without this router.
+type pirqWatcher struct {
+	input, gsi int
+	tell       func(gsi int)
 }
 
 const (
@@ -33,7 +44,7 @@ const pirqAllowed = 0xdef8
 func newPIRQ(f *Function, c interrupt.Controller, regs []int, firstGSI int, pirqOf func(slot, pin uint8) int) *pirqRouter {
 	n := len(regs)
 	r := &pirqRouter{controller: c, pirqOf: pirqOf, f: f, regs: regs, count: make([]int, n),
-		isa: make([]interrupt.Line, n), lines: map[[2]uint8]interrupt.Line{}}
+		isa: make([]interrupt.Line, n), firstGSI: firstGSI, lines: map[[2]uint8]interrupt.Line{}}
 	for i, reg := range regs {
 		f.space.data[reg] = pirqDisabled
 		f.Writable(reg, pirqDisabled|pirqMask)
@@ -57,6 +68,7 @@ func (r *pirqRouter) Line(slot, pin uint8) interrupt.Line {
 
 // steer moves input i to the ISA interrupt that its register names.
 func (r *pirqRouter) steer(i int) {
+	defer r.tell()
 	v := r.f.Uint8(r.regs[i])
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,6 +85,46 @@ func (r *pirqRouter) steer(i int) {
 	}
 	if r.isa[i] = next; next != nil {
 		next.Set(r.count[i] > 0)
+	}
+}
+
+// gsi is the one pin that stands for an input: its own of the I/O APIC, if the board has one, since a guest that uses the
+// 8259s there is rare; else the ISA interrupt it is steered to.
+func (r *pirqRouter) gsi(input int) int {
+	if r.apic != nil {
+		return r.firstGSI + input
+	}
+	v := r.f.Uint8(r.regs[input])
+	if n := int(v & pirqMask); v&pirqDisabled == 0 && pirqAllowed>>n&1 != 0 {
+		return n
+	}
+	return interrupt.NoPin
+}
+
+// Watch implements Router.
+func (r *pirqRouter) Watch(slot, pin uint8, tell func(gsi int)) (end func()) {
+	w := &pirqWatcher{input: r.pirqOf(slot, pin), gsi: interrupt.NoPin, tell: tell}
+	r.watching.Lock()
+	r.watchers = append(r.watchers, w)
+	r.watching.Unlock()
+	r.tell()
+	return func() {
+		r.watching.Lock()
+		defer r.watching.Unlock()
+		r.watchers = slices.DeleteFunc(r.watchers, func(x *pirqWatcher) bool { return x == w })
+		w.tell(interrupt.NoPin)
+	}
+}
+
+// tell lets those know whose input is steered elsewhere now.
+func (r *pirqRouter) tell() {
+	r.watching.Lock()
+	defer r.watching.Unlock()
+	for _, w := range r.watchers {
+		if gsi := r.gsi(w.input); gsi != w.gsi {
+			w.gsi = gsi
+			w.tell(gsi)
+		}
 	}
 }
 

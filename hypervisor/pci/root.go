@@ -15,6 +15,9 @@ import (
 type Router interface {
 	// Line returns a new share of the line that the pin (1 is INTA#) of a slot on the root bus is wired to.
 	Line(slot, pin uint8) interrupt.Line
+	// Watch tells the global system interrupt that the pin of a slot on the root bus is wired to: now, whenever it becomes
+	// another, and interrupt.NoPin when the caller ends it. tell is called by one goroutine at a time.
+	Watch(slot, pin uint8, tell func(gsi int)) (end func())
 }
 
 // RootConfig is what the PCI hierarchy needs from the machine.
@@ -136,6 +139,10 @@ func (r *Root) Remove(f *Function) {
 	f.asserted = false
 	f.updateINTx()
 	f.mu.Unlock()
+	if f.unwatch != nil {
+		f.unwatch()
+		f.unwatch = nil
+	}
 	if f.parent != nil {
 		f.parent.presenceChanged()
 	}
@@ -149,6 +156,10 @@ func (f *Function) connect(r *Root) {
 	slot := f.address.Slot
 	if f.parent != nil {
 		slot = f.parent.f.address.Slot
+	}
+	if f.onPin != nil {
+		f.unwatch = r.router.Watch(slot, f.pin, f.onPin)
+		return
 	}
 	f.line = r.router.Line(slot, f.pin)
 }

@@ -28,10 +28,12 @@ const (
 	irqEventfd         = 1 << 0
 	setDataNone        = 1 << 0
 	setDataEventfd     = 1 << 2
+	setActionUnmask    = 1 << 4
 	setActionTrigger   = 1 << 5
 	dmaRead            = 1 << 0
 	dmaWrite           = 1 << 1
 	configRegion       = 7 // VFIO_PCI_CONFIG_REGION_INDEX; BARs are 0 to 5
+	irqINTx            = 0
 	irqMSI             = 1
 	irqMSIX            = 2
 	maxRegionInfo      = 64 << 10

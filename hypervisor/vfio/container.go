@@ -9,10 +9,9 @@ import (
 	"virtd/hypervisor/memory"
 )
 
-// Container is the DMA address space of one guest: all groups that the guest has share it. It owns its descriptors.
+// Container is the DMA address space of one guest: all groups that the guest has share it. It owns its descriptor.
 type Container struct {
 	fd     int
-	groups []int
 	mapped []memory.Range
 	iommu  bool
 }
@@ -32,9 +31,8 @@ func NewContainer(fd int) (*Container, error) {
 	return &Container{fd: fd}, nil
 }
 
-// AddGroup puts an open IOMMU group into the container and takes it over. The first one decides about the IOMMU.
+// AddGroup puts an open IOMMU group into the container; closing the group takes it out. The first one decides about the IOMMU.
 func (c *Container) AddGroup(fd int) error {
-	c.groups = append(c.groups, fd)
 	status := groupStatus{argsz: sizeOf[groupStatus]()}
 	if _, err := ioctlPtr(fd, reqGroupStatus, &status); err != nil {
 		return fmt.Errorf("look at the IOMMU group: %w", err)
@@ -81,8 +79,8 @@ func mapRemedy(err error) string {
 	return ""
 }
 
-// Close takes RAM away from the devices, which must be quiet, and closes the descriptors.
-func (c *Container) Close() error {
+// UnmapRAM takes RAM away from the devices, which must be quiet and still in the container.
+func (c *Container) UnmapRAM() error {
 	var errs []error
 	for _, r := range c.mapped {
 		d := dmaUnmap{argsz: sizeOf[dmaUnmap](), iova: r.GPA, size: r.Size}
@@ -90,9 +88,9 @@ func (c *Container) Close() error {
 			errs = append(errs, fmt.Errorf("unmap guest RAM at %#x: %w", r.GPA, err))
 		}
 	}
-	for _, g := range c.groups {
-		errs = append(errs, unix.Close(g))
-	}
-	c.mapped, c.groups = nil, nil
-	return errors.Join(append(errs, unix.Close(c.fd))...)
+	c.mapped = nil
+	return errors.Join(errs...)
 }
+
+// Close gives the address space up. Its groups are closed before.
+func (c *Container) Close() error { return unix.Close(c.fd) }

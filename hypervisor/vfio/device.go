@@ -22,8 +22,8 @@ type Area struct{ Offset, Size uint64 }
 type Device interface {
 	// Regions are the six BARs and, as the seventh, configuration space.
 	Regions() [7]Region
-	// Vectors says how many MSI and MSI-X interrupts the device has.
-	Vectors() (msi, msix int)
+	// Vectors says how many pins, MSI and MSI-X interrupts the device has that can signal.
+	Vectors() (pins, msi, msix int)
 	// Read and Write access a region by offset. What the device does not answer reads as all ones.
 	Read(region int, p []byte, offset uint64)
 	Write(region int, p []byte, offset uint64)
@@ -32,10 +32,25 @@ type Device interface {
 	Unmap(p []byte) error
 	// SetInterrupts lets the device's MSI-X (or MSI) vectors signal eventfds, from vector 0 on; none switches them off.
 	SetInterrupts(msix bool, eventfds []int) error
+	// SetINTx lets the device's pin signal an eventfd, and masks it then until unmask is signalled; -1 switches it off.
+	SetINTx(signal, unmask int) error
+	// Notifies reports whether the kernel can tell a notice of the device.
+	Notifies(n Notice) bool
+	// SetNotice lets it signal an eventfd; -1 switches it off.
+	SetNotice(n Notice, eventfd int) error
 	// Reset puts the device back to power-on, without DMA.
 	Reset() error
 	Close() error
 }
+
+// Notice is what the kernel can tell of a device by an eventfd.
+type Notice uint32
+
+// Notices: an uncorrectable error (AER), and a request to give the device up.
+const (
+	NoticeError   Notice = 3 // VFIO_PCI_ERR_IRQ_INDEX
+	NoticeRequest Notice = 4 // VFIO_PCI_REQ_IRQ_INDEX
+)
 
 // hostDevice is a Device of the kernel.
 type hostDevice struct {
@@ -43,23 +58,25 @@ type hostDevice struct {
 	address   string
 	canReset  bool
 	regions   [7]Region
+	pins      int
 	msi, msix int
+	notices   map[Notice]bool
 }
 
 // OpenDevice asks a group that is in a container for one of its devices, by its address on the host (0000:01:00.0), and
 // resets it.
-func OpenDevice(group int, address string) (Device, int, error) {
+func OpenDevice(group int, address string) (Device, error) {
 	fd, err := deviceFD(group, address)
 	if err != nil {
-		return nil, -1, fmt.Errorf("get PCI device %s from its IOMMU group (is its driver vfio-pci?): %w", address, err)
+		return nil, fmt.Errorf("get PCI device %s from its IOMMU group (is its driver vfio-pci?): %w", address, err)
 	}
 	unix.CloseOnExec(fd)
 	d := &hostDevice{fd: fd, address: address}
 	if err := d.describe(); err != nil {
 		unix.Close(fd)
-		return nil, -1, fmt.Errorf("look at PCI device %s: %w", address, err)
+		return nil, fmt.Errorf("look at PCI device %s: %w", address, err)
 	}
-	return d, fd, nil
+	return d, nil
 }
 
 func (d *hostDevice) describe() error {
@@ -87,8 +104,18 @@ func (d *hostDevice) describe() error {
 		d.regions[i] = r
 	}
 	var err error
+	if d.pins, err = d.interrupts(irqINTx); err != nil {
+		return err
+	}
 	if d.msi, err = d.interrupts(irqMSI); err == nil {
 		d.msix, err = d.interrupts(irqMSIX)
+	}
+	d.notices = map[Notice]bool{}
+	for _, n := range []Notice{NoticeError, NoticeRequest} {
+		if uint32(n) < info.irqs { // a device that is not PCI Express tells of no errors, by an error
+			count, err := d.interrupts(uint32(n))
+			d.notices[n] = err == nil && count > 0
+		}
 	}
 	return err
 }
@@ -160,7 +187,7 @@ func sparseAreas(text []byte, at uint32, size uint64) ([]Area, bool) {
 func (d *hostDevice) Regions() [7]Region { return d.regions }
 
 // Vectors implements Device.
-func (d *hostDevice) Vectors() (int, int) { return d.msi, d.msix }
+func (d *hostDevice) Vectors() (int, int, int) { return d.pins, d.msi, d.msix }
 
 // Read implements Device.
 func (d *hostDevice) Read(region int, p []byte, offset uint64) {
@@ -209,8 +236,43 @@ func (d *hostDevice) SetInterrupts(msix bool, eventfds []int) error {
 	if msix {
 		index, name = irqMSIX, "MSI-X"
 	}
-	if err := setIRQs(d.fd, index, eventfds); err != nil {
+	if err := setIRQs(d.fd, index, setActionTrigger, eventfds); err != nil {
 		return fmt.Errorf("set %d %s interrupts of PCI device %s: %w", len(eventfds), name, d.address, err)
+	}
+	return nil
+}
+
+// SetINTx implements Device.
+func (d *hostDevice) SetINTx(signal, unmask int) error {
+	if signal < 0 {
+		if err := setIRQs(d.fd, irqINTx, setActionTrigger, nil); err != nil {
+			return fmt.Errorf("switch the interrupt pin of PCI device %s off: %w", d.address, err)
+		}
+		return nil
+	}
+	err := setIRQs(d.fd, irqINTx, setActionTrigger, []int{signal})
+	if err == nil {
+		if err = setIRQs(d.fd, irqINTx, setActionUnmask, []int{unmask}); err != nil {
+			err = errors.Join(err, setIRQs(d.fd, irqINTx, setActionTrigger, nil))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("switch the interrupt pin of PCI device %s on: %w", d.address, err)
+	}
+	return nil
+}
+
+// Notifies implements Device.
+func (d *hostDevice) Notifies(n Notice) bool { return d.notices[n] }
+
+// SetNotice implements Device.
+func (d *hostDevice) SetNotice(n Notice, eventfd int) error {
+	var fds []int
+	if eventfd >= 0 {
+		fds = []int{eventfd}
+	}
+	if err := setIRQs(d.fd, uint32(n), setActionTrigger, fds); err != nil {
+		return fmt.Errorf("set notice %d of PCI device %s: %w", n, d.address, err)
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type Config struct {
 	Device     Device
 	Slots      Slots
 	Interrupts interrupt.Controller
+	Levels     interrupt.Levels
+	Notices    Notices
 	Logf       func(format string, args ...any)
 }
 
@@ -37,10 +39,15 @@ type Function struct {
 	bars   []*bar
 	msix   *pci.MSIX // nil when the device has none
 	msi    *msi      // nil when the device has MSI-X, or no MSI
+	intx   *intx     // nil when the device has no pin
 	local  []bool    // registers that are not the device's, by offset
 	size   int       // of configuration space
 	log    func(string, ...any)
 	active bool // MSI-X vectors signal
+
+	notices notices
+
+	pin sync.Mutex // what intx does: boards wire pins from other functions' hooks
 
 	logMu     sync.Mutex // BARs are mapped for other functions' sake too
 	logSecond int64
@@ -95,7 +102,13 @@ func New(c Config) (*Function, error) {
 		f.addBAR(b, regions[b.Index], c.Slots)
 	}
 	f.forward(config)
-	return f, f.addInterrupts(original, c.Interrupts)
+	if err := f.addInterrupts(original, c.Interrupts, c.Levels); err != nil {
+		return nil, err
+	}
+	if err := f.notices.listen(c.Device, c.Notices); err != nil {
+		return nil, errors.Join(err, f.notices.close(c.Device))
+	}
+	return f, nil
 }
 
 // PCI returns what the guest sees, for Root.Add.
@@ -126,6 +139,7 @@ func (f *Function) forward(config []byte) {
 		if f.msi != nil {
 			f.msi.changed()
 		}
+		f.syncINTx(command)
 	})
 	f.pci.OnRead(regStatus, 2, func(int, int) { f.refresh(regStatus, regStatus+2) })
 	f.pci.OnRead(endHeader, f.size-endHeader, func(at, n int) { f.refresh(max(at, endHeader), min(at+n, f.size)) })
@@ -173,6 +187,7 @@ func (f *Function) written(at, n int) {
 	if f.msi != nil && at < f.msi.at+f.msi.size && f.msi.at < at+n {
 		f.msi.changed()
 	}
+	f.syncINTx(f.pci.Uint16(regCommand))
 }
 
 // runs calls do for each run of registers that are the device's: at most a double word each, aligned, as configuration space
@@ -207,6 +222,7 @@ func (f *Function) syncMSIX() {
 	}
 	var fds []int
 	if f.msix.Enabled() {
+		f.intx.set(false)
 		for i := range f.msix.Len() {
 			fds = append(fds, f.msix.Vector(i).FD())
 		}
@@ -218,10 +234,15 @@ func (f *Function) syncMSIX() {
 	f.active = !f.active
 }
 
-// addInterrupts finds MSI-X, else MSI.
-func (f *Function) addInterrupts(config []byte, c interrupt.Controller) error {
+// addInterrupts finds MSI-X, else MSI, and the pin.
+func (f *Function) addInterrupts(config []byte, c interrupt.Controller, levels interrupt.Levels) error {
 	defer f.share()
-	msi, msix := f.dev.Vectors()
+	lines, msi, msix := f.dev.Vectors()
+	if pin := config[regInterruptPin]; lines > 0 && pin >= 1 && pin <= 4 {
+		if err := f.addINTx(pin, levels); err != nil {
+			return err
+		}
+	}
 	le := binary.LittleEndian
 	for _, cap := range capabilities(config) {
 		switch {
@@ -249,8 +270,8 @@ func (f *Function) addInterrupts(config []byte, c interrupt.Controller) error {
 			f.claim(cap.at, f.msi.size)
 		}
 	}
-	if f.msix == nil && f.msi == nil {
-		return errors.New("it has neither MSI-X nor MSI, and this engine cannot pass INTx on")
+	if f.msix == nil && f.msi == nil && f.intx == nil {
+		return errors.New("it has no interrupts: neither MSI-X nor MSI nor a pin that vfio-pci can signal")
 	}
 	return nil
 }
@@ -270,6 +291,7 @@ func (f *Function) reset() {
 	if f.msi != nil {
 		f.msi.changed()
 	}
+	f.intx.set(false)
 	f.dev.Write(6, []byte{0, 0}, regCommand)
 	if err := f.dev.Reset(); err != nil {
 		f.logf("%s: %v", f.name, err)
@@ -278,8 +300,9 @@ func (f *Function) reset() {
 
 // Close gives the device up: no guest can reach it any more, and it reaches no guest.
 func (f *Function) Close() error {
-	var errs []error
+	errs := []error{f.notices.close(f.dev)}
 	f.dev.Write(6, []byte{0, 0}, regCommand)
+	errs = append(errs, f.intx.close())
 	if f.active {
 		errs = append(errs, f.dev.SetInterrupts(true, nil))
 	}

@@ -16,17 +16,20 @@ import (
 // fakeDevice is a function of the host in memory: BAR 0 of 16 KiB that can be mapped, BAR 3 of 16 KiB with the MSI-X table in
 // its first page and the pending bits in its third, and configuration space.
 type fakeDevice struct {
-	config  []byte
-	regions [7]Region
-	msi     int
-	msixN   int
-	irqs    []string // calls of SetInterrupts
-	fds     []int
-	resets  int
-	mapped  int
-	writes  map[int][]byte // to configuration space, by offset
-	closed  bool
-	mapErr  error
+	config   []byte
+	regions  [7]Region
+	pins     int
+	requests bool
+	notice   int
+	msi      int
+	msixN    int
+	irqs     []string // calls of SetInterrupts
+	fds      []int
+	resets   int
+	mapped   int
+	writes   map[int][]byte // to configuration space, by offset
+	closed   bool
+	mapErr   error
 }
 
 func newFake() *fakeDevice {
@@ -54,8 +57,8 @@ func newFake() *fakeDevice {
 	return d
 }
 
-func (d *fakeDevice) Regions() [7]Region  { return d.regions }
-func (d *fakeDevice) Vectors() (int, int) { return d.msi, d.msixN }
+func (d *fakeDevice) Regions() [7]Region       { return d.regions }
+func (d *fakeDevice) Vectors() (int, int, int) { return d.pins, d.msi, d.msixN }
 func (d *fakeDevice) Read(region int, p []byte, offset uint64) {
 	for i := range p {
 		p[i] = 0xff
@@ -87,6 +90,19 @@ func (d *fakeDevice) SetInterrupts(msix bool, fds []int) error {
 		kind += " off"
 	}
 	d.irqs, d.fds = append(d.irqs, kind), slices.Clone(fds)
+	return nil
+}
+func (d *fakeDevice) SetINTx(signal, unmask int) error {
+	kind := "intx"
+	if signal < 0 {
+		kind += " off"
+	}
+	d.irqs, d.fds = append(d.irqs, kind), []int{signal, unmask}
+	return nil
+}
+func (d *fakeDevice) Notifies(n Notice) bool { return n == NoticeRequest && d.requests }
+func (d *fakeDevice) SetNotice(n Notice, fd int) error {
+	d.notice = fd
 	return nil
 }
 func (d *fakeDevice) Reset() error { d.resets++; return nil }
@@ -138,6 +154,7 @@ func (m *fakeMSI) Close() error  { return nil }
 type fakeController struct {
 	made    []*fakeMSI
 	refuses bool
+	level   *fakeLevel
 }
 
 func (c *fakeController) Line(uint32) interrupt.Line { return nil }
@@ -152,19 +169,20 @@ type rig struct {
 	dev    *fakeDevice
 	slots  *fakeSlots
 	irq    *fakeController
+	router *fakeRouter
 	f      *Function
 	memory bus.Space
 }
 
 func newRig(t *testing.T, dev *fakeDevice) *rig {
 	t.Helper()
-	r := &rig{dev: dev, slots: &fakeSlots{at: map[int][2]uint64{}}, irq: &fakeController{}}
-	f, err := New(Config{Name: "hostdev0", Device: dev, Slots: r.slots, Interrupts: r.irq, Logf: t.Logf})
+	r := &rig{dev: dev, slots: &fakeSlots{at: map[int][2]uint64{}}, irq: &fakeController{}, router: &fakeRouter{}}
+	f, err := New(Config{Name: "hostdev0", Device: dev, Slots: r.slots, Interrupts: r.irq, Levels: r.irq, Logf: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.f = f
-	root := pci.NewRoot(pci.RootConfig{Memory: &r.memory, Ports: &bus.Space{}})
+	root := pci.NewRoot(pci.RootConfig{Memory: &r.memory, Ports: &bus.Space{}, Interrupts: r.router})
 	if err := root.Add(pci.Address{Slot: 3}, f.PCI()); err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +351,7 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		{"gone", func(d *fakeDevice) { copy(d.config, []byte{0xff, 0xff, 0xff, 0xff}) }, "it is gone"},
 		{"a bridge", func(d *fakeDevice) { d.config[regHeaderType] = 1 }, "no endpoint"},
-		{"no message interrupts", func(d *fakeDevice) { d.msixN = 0 }, "cannot pass INTx on"},
+		{"no interrupts", func(d *fakeDevice) { d.msixN = 0 }, "it has no interrupts"},
 		{"odd BAR", func(d *fakeDevice) { d.regions[0].Size = 12345 }, "BAR 0 of 0x3039 bytes"},
 		{"table outside", func(d *fakeDevice) { d.config[0x75] = 0x40 }, "MSI-X table is not in one of its BARs"},
 		{"table in no BAR", func(d *fakeDevice) { d.config[0x74] = 7 }, "MSI-X table is not in one of its BARs"},
@@ -374,7 +392,9 @@ func FuzzGuest(f *testing.F) {
 	f.Add([]byte{0x04, 0, 6, 0x72, 0, 0x80, 0x10, 0, 0xe0})
 	f.Add([]byte{0x10, 0xff, 0xff, 0x04, 0x02, 0xff})
 	f.Fuzz(func(t *testing.T, ops []byte) {
-		r := newRig(t, newFake())
+		dev := newFake()
+		dev.pins, dev.config[regInterruptPin] = 1, 1
+		r := newRig(t, dev)
 		for len(ops) >= 3 {
 			at, v := int(ops[0])|int(ops[1]&0x0f)<<8, ops[2]
 			r.write(at, v, ^v)

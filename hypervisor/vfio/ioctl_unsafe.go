@@ -63,14 +63,14 @@ func regionWithCaps(fd int, r *regionInfo) ([]byte, error) {
 	return out, nil
 }
 
-// setIRQs issues VFIO_DEVICE_SET_IRQS with eventfds as data; none switches the index off.
-func setIRQs(fd int, index uint32, eventfds []int) error {
+// setIRQs issues VFIO_DEVICE_SET_IRQS with eventfds as data for an action; none switches the index off.
+func setIRQs(fd int, index, action uint32, eventfds []int) error {
 	const head = 5 // words of irqSetHeader
 	buf := make([]uint32, head+len(eventfds))
 	h := (*irqSetHeader)(unsafe.Pointer(unsafe.SliceData(buf)))
-	*h = irqSetHeader{argsz: uint32(len(buf) * 4), flags: setDataEventfd | setActionTrigger, index: index, count: uint32(len(eventfds))}
+	*h = irqSetHeader{argsz: uint32(len(buf) * 4), flags: setDataEventfd | action, index: index, count: uint32(len(eventfds))}
 	if len(eventfds) == 0 {
-		h.flags = setDataNone | setActionTrigger
+		h.flags = setDataNone | action
 	}
 	for i, e := range eventfds {
 		buf[head+i] = uint32(int32(e))

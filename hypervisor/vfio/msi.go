@@ -114,6 +114,9 @@ func (m *msi) signal(n int) error {
 		}
 		m.on = 0
 	}
+	if n > 0 {
+		m.f.intx.set(false)
+	}
 	if err := m.f.dev.SetInterrupts(false, fds); err != nil {
 		return err
 	}

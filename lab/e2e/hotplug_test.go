@@ -125,10 +125,7 @@ func (h *host) plugTraces(name, image string) int {
 	if links := h.ip("-br", "link"); strings.Contains(links, "vnet") {
 		h.t.Errorf("a tap stays:\n%s", links)
 	}
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", h.engine(name)))
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	fds := h.openFiles(name)
 	for _, fd := range fds {
 		if target, _ := os.Readlink(fd); target == image {
 			h.t.Errorf("the engine holds %s", image)
@@ -142,4 +139,14 @@ func (h *host) plugTraces(name, image string) int {
 		h.t.Errorf("a lock stays on %s:\n%s", image, locks)
 	}
 	return len(fds)
+}
+
+// openFiles are the descriptors of a domain's engine in /proc.
+func (h *host) openFiles(name string) []string {
+	h.t.Helper()
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", h.engine(name)))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return fds
 }

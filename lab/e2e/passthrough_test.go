@@ -38,6 +38,17 @@ func (h *host) labCards() {
 	}
 }
 
+// interfaceOf waits for the interface of a card of the host and returns its name.
+func (h *host) interfaceOf(address string) string {
+	h.t.Helper()
+	var names []string
+	h.until(time.Minute, "interface of "+address, func() bool {
+		names, _ = filepath.Glob("/sys/bus/pci/devices/" + address + "/net/*")
+		return len(names) == 1
+	})
+	return filepath.Base(names[0])
+}
+
 // TestLabDetachReattach: real cards go to vfio-pci and back, by virsh and by vctl, over a kill of virtd; what the host uses
 // stays.
 func TestLabDetachReattach(t *testing.T) {
@@ -83,16 +94,7 @@ func TestLabPassthrough(t *testing.T) {
 	h := startHost(t)
 	h.labCards()
 	const vf, disk, pf = "0000:01:10.0", "0000:03:00.0", "/sys/bus/pci/devices/0000:01:00.0"
-	interfaceOf := func(address string) string {
-		t.Helper()
-		var names []string
-		h.until(time.Minute, "interface of "+address, func() bool {
-			names, _ = filepath.Glob("/sys/bus/pci/devices/" + address + "/net/*")
-			return len(names) == 1
-		})
-		return filepath.Base(names[0])
-	}
-	card, peer := interfaceOf("0000:01:00.0"), interfaceOf("0000:02:00.0")
+	card, peer := h.interfaceOf("0000:01:00.0"), h.interfaceOf("0000:02:00.0")
 	h.ip("link", "set", card, "up")
 	h.ip("addr", "add", "10.77.0.1/24", "dev", peer)
 	h.ip("link", "set", peer, "up")

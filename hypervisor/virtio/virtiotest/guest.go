@@ -56,6 +56,9 @@ type wiring struct{ c *Interrupts }
 
 func (w wiring) Line(slot, pin uint8) interrupt.Line { return w.c.Line(0) }
 
+// Watch tells nobody: virtio devices drive their lines themselves.
+func (w wiring) Watch(slot, pin uint8, tell func(int)) func() { return func() {} }
+
 // Attach puts the transport's function on a bus of its own with BARs assigned and memory and bus mastering on.
 func Attach(t testing.TB, c *Interrupts, p *virtio.PCI) *Guest {
 	t.Helper()

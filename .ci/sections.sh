@@ -4,6 +4,7 @@
 OUT=out/ci
 mkdir -p "$OUT"
 PASSED=0 FAILED=0
+. .ci/clients.sh
 export CGO_ENABLED=0
 PATH=$PATH:/usr/local/go/bin
 
@@ -39,20 +40,30 @@ check() {
 
 prerequisites() {
   local p missing=()
-  for p in make:make git:git gcc:gcc flock:util-linux xz:xz-utils tar:tar; do
+  for p in make:make git:git gcc:gcc flock:util-linux unshare:util-linux xz:xz-utils tar:tar; do
     command -v "${p%%:*}" >/dev/null || missing+=("${p#*:}")
   done
   # the oracles of unit tests, which skip without them: only root can install them, others are told
-  for p in virsh:libvirt-clients xmllint:libxml2-utils iasl:acpica-tools qemu-io:qemu-utils passt:passt; do
+  for p in virsh:libvirt-clients xmllint:libxml2-utils iasl:acpica-tools qemu-io:qemu-utils gdb:gdb passt:passt; do
     command -v "${p%%:*}" >/dev/null && continue
     if [ "$(id -u)" = 0 ]; then missing+=("${p#*:}"); else say "tests that need ${p%%:*} (package ${p#*:}) will skip"; fi
   done
-  # the clients of libvirt that tests run unmodified. None of these packages starts a service; where root could install
-  # them, a test that does not find them fails (daemon/clients_test.go).
+  # the clients of libvirt that tests run unmodified. None of these packages starts a service; those that would are only
+  # unpacked, below. Where root could install them, a test that does not find them fails (daemon/clients_test.go).
   if ! command -v virt-install >/dev/null || ! /usr/bin/python3 -c 'import libvirt' 2>/dev/null; then
     if [ "$(id -u)" = 0 ]; then missing+=(virtinst python3-libvirt); else say "tests that need virtinst and python3-libvirt will skip"; fi
   fi
-  [ "$(id -u)" != 0 ] || export VIRTD_CLIENTS=1
+  # SCRAM for libvirt's clients
+  if ! compgen -G '/usr/lib/*/sasl2/libscram.so' >/dev/null; then
+    if [ "$(id -u)" = 0 ]; then missing+=(libsasl2-modules); else say "tests that need libsasl2-modules will skip"; fi
+  fi
+  # virt-manager, a display for it, and what presses its buttons
+  local ui=(virt-manager xvfb xdotool dbus-x11 at-spi2-core gir1.2-atspi-2.0)
+  for p in virt-manager Xvfb xdotool dbus-launch; do
+    command -v "$p" >/dev/null && continue
+    if [ "$(id -u)" = 0 ]; then missing+=("${ui[@]}"); else say "tests that need ${ui[*]} will skip"; fi
+    break
+  done
   # the race detector links C
   [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
   [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
@@ -62,6 +73,8 @@ prerequisites() {
     apt-get -qq update
     DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
   fi
+  clients >/dev/null || exit 1
+  [ "$(id -u)" != 0 ] || export VIRTD_CLIENTS=$CLIENTS
   command -v go >/dev/null || { echo "Go 1.26 or newer is needed: https://go.dev/dl" >&2; exit 1; }
   go version
 }

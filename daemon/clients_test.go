@@ -23,7 +23,7 @@ const interpreter = "/usr/bin/python3"
 //	$ edit FILE OLD NEW                              replaces text in a file of the testbed's directory
 func TestClients(t *testing.T) {
 	needClients(t)
-	runScripts(t, "testdata/clients/*.txt")
+	runScripts(t, "testdata/clients/*.txt", "virsh")
 }
 
 // needClients skips where the programs are not installed, unless a check of them was asked for: .ci sets VIRTD_CLIENTS
@@ -39,13 +39,36 @@ func needClients(t *testing.T) {
 	if exec.Command(interpreter, "-c", "import libvirt").Run() != nil {
 		missing = append(missing, "python3-libvirt")
 	}
-	if len(missing) == 0 {
-		return
+	if len(missing) > 0 {
+		lacks(t, missing...)
 	}
+}
+
+// lacks ends a test for want of programs or packages.
+func lacks(t *testing.T, missing ...string) {
+	t.Helper()
 	if os.Getenv("VIRTD_CLIENTS") != "" {
 		t.Fatalf("not installed, but asked for by VIRTD_CLIENTS: %s", strings.Join(missing, ", "))
 	}
 	t.Skipf("not installed: %s", strings.Join(missing, ", "))
+}
+
+// unpacked returns a program of a tree of packages that .ci/clients.sh unpacked: "bookworm" or "backports".
+func unpacked(t *testing.T, tree, program string) string {
+	t.Helper()
+	dir := os.Getenv("VIRTD_CLIENTS")
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Skip(err)
+		}
+		dir = filepath.Join(cache, "virtd-lab/clients")
+	}
+	path := filepath.Join(dir, tree, "run/bin", program)
+	if _, err := os.Stat(path); err != nil {
+		lacks(t, program+" (unpacked by .ci/clients.sh)")
+	}
+	return path
 }
 
 // client runs one command line of a program other than virsh and returns what it printed, as step does.

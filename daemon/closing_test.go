@@ -17,7 +17,7 @@ import (
 	"virtd/rpc"
 )
 
-// pythonClient is testdata/python/closing.py, run beside the test, which tells it what to do by lines.
+// pythonClient is a script run beside the test, which tells it what to do by lines.
 type pythonClient struct {
 	t   *testing.T
 	in  io.Writer
@@ -42,8 +42,20 @@ func runClosing(t *testing.T, interval time.Duration) (*pythonClient, *rpc.Serve
 		defer cancel()
 		server.Shutdown(ctx)
 	})
+	p := runPython(t, "closing.py", "qemu:///system?socket="+sock)
+	p.expect("keepalive: 0")
+	pid, ok := strings.CutPrefix(p.line(), "pid ")
+	if p.pid, err = strconv.Atoi(pid); !ok || err != nil {
+		t.Fatalf("the script did not say its pid, but %q", pid)
+	}
+	return p, server
+}
+
+// runPython starts a script of testdata/python that reads lines and prints what the test expects.
+func runPython(t *testing.T, script string, args ...string) *pythonClient {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	cmd := exec.CommandContext(ctx, interpreter, "testdata/python/closing.py", "qemu:///system?socket="+sock)
+	cmd := exec.CommandContext(ctx, interpreter, append([]string{"testdata/python/" + script}, args...)...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -59,13 +71,7 @@ func runClosing(t *testing.T, interval time.Duration) (*pythonClient, *rpc.Serve
 		cancel()
 		cmd.Wait()
 	})
-	p := &pythonClient{t: t, in: in, out: bufio.NewScanner(out)}
-	p.expect("keepalive: 0")
-	pid, ok := strings.CutPrefix(p.line(), "pid ")
-	if p.pid, err = strconv.Atoi(pid); !ok || err != nil {
-		t.Fatalf("the script did not say its pid, but %q", pid)
-	}
-	return p, server
+	return &pythonClient{t: t, in: in, out: bufio.NewScanner(out)}
 }
 
 func (p *pythonClient) line() string {

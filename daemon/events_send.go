@@ -38,6 +38,10 @@ func (d *Daemon) deliver(e manager.Event) {
 			}
 			return msg
 		})
+	case manager.EventTunable:
+		d.send(e, int32(e.Kind), rpc.ProcDomainEventCallbackTunable, func(id int32) any {
+			return &libvirt.DomainEventCallbackTunableMsg{CallbackID: id, Dom: dom, Params: typedParams(e.Tunables)}
+		})
 	case manager.EventDeviceAdded, manager.EventDeviceRemoved, manager.EventDeviceRemovalFailed:
 		d.deliverDeviceChange(e, dom)
 	case manager.EventMonitor:

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	libvirt "github.com/digitalocean/go-libvirt"
@@ -59,6 +60,12 @@ func wireLease(bridge string, l dhcp.Lease) libvirt.NetworkDhcpLease {
 	}
 	if !l.Expires.IsZero() {
 		out.Expirytime = l.Expires.Unix()
+	}
+	if l.IP.Is6() {
+		out.Type, out.Iaid = addressIPv6, libvirt.OptString{strconv.FormatUint(uint64(l.IAID), 10)}
+	}
+	if l.MAC == "" {
+		out.Mac = nil
 	}
 	if l.Name != "" {
 		out.Hostname = libvirt.OptString{l.Name}

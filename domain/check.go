@@ -77,6 +77,9 @@ func because(reason string) string {
 func (c checker) foreign(n *xmltree.Node) error {
 	const qemu = "http://libvirt.org/schemas/domain/qemu/1.0"
 	uri, _ := n.Namespace(n.Name.Prefix)
+	if c.validate && (n.Parent().Parent() != nil || !strings.HasPrefix(uri, "http://libvirt.org/schemas/domain/")) {
+		return n.Errorf(virterr.XMLInvalidSchema, "element <%s> of namespace '%s' (%s) may stand in <metadata> only", n.Name, uri, n.Path())
+	}
 	if uri != qemu || c.stored {
 		return nil
 	}
@@ -93,6 +96,9 @@ func (c checker) foreign(n *xmltree.Node) error {
 func (c checker) attributes(w *word, n *xmltree.Node) error {
 	for _, a := range n.Attrs {
 		if a.Name.Prefix != "" || a.Name.Local == "xmlns" {
+			if c.validate && a.Name.Prefix != "" && a.Name.Prefix != "xmlns" {
+				return n.Errorf(virterr.XMLInvalidSchema, "attribute %s of <%s> (%s) is of a namespace", a.Name, n.Name, n.Path())
+			}
 			continue
 		}
 		known, _ := w.attr(a.Name.Local)
@@ -116,6 +122,9 @@ func (c checker) attributes(w *word, n *xmltree.Node) error {
 }
 
 func (c checker) text(w *word, n *xmltree.Node) error {
+	if text := n.Trimmed(); c.validate && text != "" && w.treat != keep && len(w.children) > 0 {
+		return n.Errorf(virterr.XMLInvalidSchema, "text '%s' in <%s> (%s), which has only elements", text, n.Name, n.Path())
+	}
 	if w.treat == keep || w.text.kind == "" && w.text.enum == nil {
 		return nil
 	}

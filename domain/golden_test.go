@@ -92,6 +92,13 @@ func start(t *testing.T, d *Definition) *Definition {
 	if err != nil {
 		t.Fatal(err)
 	}
+	volumes := map[string]VolumeSource{}
+	for _, v := range live.Volumes() {
+		volumes[v.Alias] = VolumeSource{Path: "/pools/" + v.Pool + "/" + v.Volume, Block: v.Pool == "vg"}
+	}
+	if live, err = live.SetVolumes(volumes); err != nil {
+		t.Fatal(err)
+	}
 	ports := map[string]NetworkPort{}
 	for i, nic := range live.NetworkInterfaces() {
 		ports[nic.Alias] = NetworkPort{UUID: fmt.Sprintf("5a1e1d1e-0000-4000-8000-%012d", i), Bridge: fmt.Sprintf("virbr%d", i)}

@@ -130,7 +130,7 @@ func (d *Definition) hostdevNIC(nic *xmltree.Node) error {
 	}
 	if vlan := nic.Child("vlan"); vlan != nil {
 		tags := vlan.All("tag")
-		if len(tags) != 1 {
+		if len(tags) != 1 || vlan.Attr("trunk") == "yes" || tags[0].Attr("nativeMode") != "" {
 			return vlan.Errorf(virterr.ConfigUnsupported, "vlan trunking is not supported by SR-IOV network devices: <vlan> needs one <tag id=''/>")
 		}
 		if id, err := strconv.Atoi(tags[0].Attr("id")); err != nil || id > 4094 {
@@ -142,9 +142,6 @@ func (d *Definition) hostdevNIC(nic *xmltree.Node) error {
 
 // onlyHostdev refuses what other types of interfaces cannot have.
 func onlyHostdev(nic *xmltree.Node) error {
-	if vlan := nic.Child("vlan"); vlan != nil {
-		return vlan.Errorf(virterr.ConfigUnsupported, "an interface of type '%s' is requesting a vlan tag, but that is not supported for this type of connection", nic.Attr("type"))
-	}
 	if nic.Child("driver").Attr("name") == "vfio" {
 		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "driver name 'vfio' is for interface type='hostdev'")
 	}

@@ -123,12 +123,15 @@ func (d *Definition) SetRuntime(r Runtime) (*Definition, error) {
 // XML prints the definition.
 func (d *Definition) XML(flags XMLFlags) string {
 	live := d.opts.Live && flags&(XMLInactive|XMLMigratable) == 0
-	if (live || !d.opts.Live) && flags&XMLSecure != 0 {
+	if !d.opts.Live && flags&XMLSecure != 0 {
 		return d.doc.String()
 	}
 	doc := d.doc.Clone()
 	if !live {
 		stripLive(doc.Root)
+	}
+	for _, disk := range doc.Root.Child("devices").All("disk") {
+		stripVolume(disk)
 	}
 	if flags&XMLSecure == 0 {
 		stripSecrets(doc.Root)
@@ -156,6 +159,7 @@ func stripRun(root *xmltree.Node) {
 		switch {
 		case dev.Is("disk"):
 			stripChain(dev)
+			stripVolume(dev)
 		case dev.Is("interface"):
 			stripPort(dev)
 			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {

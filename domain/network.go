@@ -2,6 +2,7 @@ package domain
 
 import (
 	"virtd/domain/xmltree"
+	"virtd/network/portconf"
 )
 
 // NetworkInterface is an interface of a domain on a virtual network.
@@ -11,6 +12,8 @@ type NetworkInterface struct {
 	Network  string // its name
 	Group    string // portgroup
 	Isolated bool   // asked for by the interface
+	VLAN     portconf.VLAN
+	Limits   portconf.Bandwidth
 	Port     string // UUID of its port, "" before it has one
 	Tap      string // the host's end, "" before it has one
 }
@@ -25,6 +28,8 @@ type NetworkPort struct {
 	Dev, Mode string // of a direct one: the host's link, and how macvtaps on it reach each other
 	Isolated  bool
 	Trust     bool // a direct one follows the guest's receive filter, where the interface does not say
+	VLAN      portconf.VLAN
+	Limits    portconf.Bandwidth
 }
 
 // NetworkInterfaces returns the interfaces that are on virtual networks.
@@ -35,7 +40,10 @@ func (d *Definition) NetworkInterfaces() []NetworkInterface {
 		if nic.Attr("type") != "network" && !hasPort(nic) {
 			continue
 		}
+		vlan, _ := portconf.ReadVLAN(nic) // was read when the definition was made
+		limits, _ := portconf.ReadBandwidth(nic, true)
 		out = append(out, NetworkInterface{
+			VLAN: vlan, Limits: limits,
 			Alias: nic.Child("alias").Attr("name"), MAC: nic.Child("mac").Attr("address"),
 			Network: source.Attr("network"), Group: source.Attr("portgroup"), Isolated: nic.Child("port").Attr("isolated") == "yes",
 			Port: source.Attr("portid"), Tap: nic.Child("target").Attr("dev"),
@@ -73,6 +81,11 @@ func (d *Definition) SetPorts(ports map[string]NetworkPort) (*Definition, error)
 			}
 			if p.Isolated {
 				nic.Ensure("port").SetAttr("isolated", "yes")
+			}
+			for name, e := range map[string]*xmltree.Node{"vlan": p.VLAN.Node(), "bandwidth": p.Limits.Node()} {
+				if e != nil && nic.Child(name) == nil {
+					nic.Append(e)
+				}
 			}
 		}
 		return nil

@@ -47,8 +47,8 @@ func (c control) CPUs() []monitor.CPU {
 	case <-c.done:
 	}
 	var out []monitor.CPU
-	for i, v := range c.runner.cpus {
-		out = append(out, monitor.CPU{Index: i, APICID: uint32(v.v.ID()), ThreadID: v.v.TID(), Exits: v.exits.Load()})
+	for _, v := range c.runner.cpus() {
+		out = append(out, monitor.CPU{Index: v.index, APICID: uint32(v.v.ID()), ThreadID: v.v.TID(), Exits: v.exits.Load()})
 	}
 	return out
 }
@@ -83,6 +83,17 @@ func (c control) ResizeDisk(id string, bytes uint64) error {
 		}
 	}
 	return fmt.Errorf("disk %q: %w", id, monitor.ErrNotFound)
+}
+
+// SetThrottle implements monitor.Machine.
+func (c control) SetThrottle(id string, throttle json.RawMessage) error {
+	var t *Throttle
+	d := json.NewDecoder(bytes.NewReader(throttle))
+	d.DisallowUnknownFields() // a limit that this engine does not know it does not keep
+	if err := d.Decode(&t); err != nil {
+		return fmt.Errorf("throttle: %w", err)
+	}
+	return c.Machine.SetThrottle(id, t)
 }
 
 // NICs implements monitor.Machine.

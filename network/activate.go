@@ -20,7 +20,7 @@ func (m *Manager) resume() {
 		}
 		s := n.def.spec()
 		if !n.def.ownsBridge() {
-			if err := m.bringUp(s); err != nil {
+			if err := m.bringUp(n, s); err != nil {
 				m.log.Error("the host takes no part in an active network; stop and start it", "network", s.Name, "error", err)
 			}
 			continue
@@ -28,6 +28,9 @@ func (m *Manager) resume() {
 		all = append(all, s)
 		if err := m.cfg.Host.Up(s); err != nil {
 			m.log.Error("an active network is damaged and cannot be repaired; stop and start it", "network", s.Name, "error", err)
+		}
+		if err := n.shape(s); err != nil {
+			m.log.Error("an active network has not the bandwidth that its definition says; stop and start it", "network", s.Name, "error", err)
 		}
 		if err := m.cfg.Host.Serve(s); err != nil {
 			m.log.Error("an active network has no services; stop and start it", "network", s.Name, "error", err)
@@ -43,7 +46,7 @@ func (m *Manager) resume() {
 }
 
 // bringUp does everything on the host that a network needs, or nothing. The caller holds change.
-func (m *Manager) bringUp(s Spec) error {
+func (m *Manager) bringUp(n *Network, s Spec) error {
 	if !s.Mode.ownsBridge() {
 		if !s.HostLink.IsValid() {
 			return nil
@@ -53,7 +56,10 @@ func (m *Manager) bringUp(s Spec) error {
 	if err := m.cfg.Host.Up(s); err != nil {
 		return err
 	}
-	err := m.cfg.Host.Filter(append(m.activeSpecs(s.UUID), s))
+	err := n.shape(s)
+	if err == nil {
+		err = m.cfg.Host.Filter(append(m.activeSpecs(s.UUID), s))
+	}
 	if err == nil {
 		err = m.cfg.Host.Serve(s)
 	}
@@ -189,6 +195,18 @@ func (m *Manager) assign(d *definition, n *Network) (*definition, error) {
 		}
 	}
 	return nil, failure(virterr.InternalError, "Bridge generation exceeded max id %d", most)
+}
+
+// BridgeOwner returns the name of the network that makes a bridge of that name, "" for none.
+func (m *Manager) BridgeOwner(bridge string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range m.networks {
+		if n.def.ownsBridge() && n.def.bridge == bridge {
+			return n.def.name
+		}
+	}
+	return ""
 }
 
 // bridgeTaken reports whether another network makes a bridge of that name.

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/domain/xmltree"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -45,6 +46,9 @@ type definition struct {
 	mtu     int // bytes; 0: the kernel's
 	mac     net.HardwareAddr
 	isolate bool // ports do not reach each other
+	vlan    portconf.VLAN
+	limits  portconf.Bandwidth // of the bridge
+	groups  []group
 	host    *hostLink
 
 	domain    string
@@ -69,6 +73,7 @@ type ipConfig struct {
 	prefix   netip.Prefix // the host's address, with the subnet's length
 	localPtr bool
 	dhcp     *dhcpConfig
+	tftp     string // the directory that guests read files from, or ""
 }
 
 // routeConfig is one <route>: what is reached through a guest.
@@ -105,7 +110,7 @@ func build(doc *xmltree.Document) (*definition, error) {
 	}
 	root.RemoveAttr("connections")
 	d := &definition{doc: doc}
-	for _, read := range []func(*xmltree.Node) error{d.readIdentity, d.readForward, d.readBridge, d.readNames, d.readIPs, d.readRoutes, d.readDNS, d.fits} {
+	for _, read := range []func(*xmltree.Node) error{d.readIdentity, d.readForward, d.readBridge, d.readNames, d.readIPs, d.readRoutes, d.readDNS, d.readLimits, d.readGroups, d.fits} {
 		if err := read(root); err != nil {
 			return nil, err
 		}
@@ -292,7 +297,10 @@ func linkName(n *xmltree.Node, name string) error {
 // fits refuses what does not go together.
 func (d *definition) fits(root *xmltree.Node) error {
 	if d.ownsBridge() {
-		return nil
+		return d.fitsOwn(root)
+	}
+	if n := root.Child("bandwidth"); n != nil {
+		return unsupported(n, "Unsupported network-wide <bandwidth> element in network %s with forward mode='%s'", d.name, d.forward.mode)
 	}
 	if d.direct() {
 		if err := d.fitsPool(root); err != nil {

@@ -3,13 +3,13 @@
 //
 // A network of forward mode nat, route, open, or none (isolated) has a Linux bridge of its own with the host's addresses on
 // it (package bridge), rules in one nftables table (package firewall), and a child process that leases addresses and answers
-// DNS (package services). One of mode bridge lends its ports an existing bridge and does nothing else. What starting a
+// DNS, and gives files to boot from (package services). One of mode bridge lends its ports an existing bridge and does nothing else. What starting a
 // network does to the host goes through the Host interface, so that the manager is tested without one.
 //
 // A network of mode private, vepa or passthrough, or of mode bridge over links, is a pool: a port is on one of the host's links,
 // where whoever has the port makes a macvtap (direct.go).
 //
-// Left out: forward mode hostdev, QoS, VLANs and virtual ports, which are refused, and the wire protocol (package daemon).
+// Left out: forward mode hostdev and virtual ports, which are refused, and the wire protocol (package daemon).
 //
 // Start reading at Manager, then Network, then definition.
 package network

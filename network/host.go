@@ -6,8 +6,11 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/network/bridge"
 	"virtd/network/dhcp"
 	"virtd/network/dns"
+	"virtd/network/portconf"
+	"virtd/network/services"
 )
 
 // Host is what networks do to the host that they are on. The manager calls everything but Leases one at a time. Local is the
@@ -20,6 +23,8 @@ type Host interface {
 
 	// Up makes the network's bridge with its addresses and routes. What is there already is completed.
 	Up(s Spec) error
+	// Shape sets the rates of a network's bridge, and the floors that its interfaces have.
+	Shape(s Spec, floors []bridge.Floor) error
 	// Down removes the bridge. One that is gone is no error.
 	Down(s Spec) error
 	// Filter replaces the rules of all networks by those of the given ones, in one step.
@@ -59,6 +64,7 @@ type Spec struct {
 	MAC        net.HardwareAddr
 	Addresses  []netip.Prefix // of the host on the bridge, with the subnets' lengths
 	Routes     []SpecRoute
+	Limits     portconf.Bandwidth
 	Device     string // forward through this link of the host only; "" for any
 	NATIPv6    bool
 	NATSources [2]netip.Addr // translate to these; invalid: to the address of the link that a packet leaves by
@@ -67,9 +73,10 @@ type Spec struct {
 	HostLink    netip.Prefix   // address of the host in a pool of links on Device; invalid: it takes no part
 	HostLinkFor []netip.Prefix // guests that the host reaches through it
 
-	DHCP []dhcp.Config
-	DNS  *dns.Config // nil: not served
+	DHCP []dhcp.Config // one of each family at most
+	DNS  *dns.Config   // nil: not served
 	RA   []netip.Prefix
+	TFTP services.TFTP
 	IPv6 bool // guests may speak IPv6 with each other although the network has no IPv6 address
 }
 
@@ -83,7 +90,7 @@ type SpecRoute struct {
 // spec is the definition as the host has to have it.
 func (d *definition) spec() Spec {
 	s := Spec{
-		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac,
+		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac, Limits: d.limits,
 		Device: d.forward.dev, NATIPv6: d.forward.ipv6, NATSources: d.forward.sources, NATPorts: d.forward.ports,
 		IPv6: d.doc.Root.Attr("ipv6") == "yes",
 	}
@@ -98,13 +105,16 @@ func (d *definition) spec() Spec {
 	}
 	for _, ip := range d.ips {
 		s.Addresses = append(s.Addresses, ip.prefix)
-		if ip.prefix.Addr().Is6() && ip.prefix.Bits() == 64 {
+		if ip.prefix.Addr().Is6() && (ip.prefix.Bits() == 64 || ip.dhcp != nil) {
 			s.RA = append(s.RA, ip.prefix)
+		}
+		if ip.tftp != "" {
+			s.TFTP = services.TFTP{Root: ip.tftp, Addr: ip.prefix.Addr()}
 		}
 		if ip.dhcp != nil {
 			s.DHCP = append(s.DHCP, dhcp.Config{
 				Server: ip.prefix, Ranges: ip.dhcp.ranges, Hosts: ip.dhcp.hosts, Domain: d.domain, Router: d.forward.mode != ModeIsolated,
-				Resolver: s.DNS != nil, MTU: d.mtu, BootFile: ip.dhcp.bootFile, BootServer: ip.dhcp.bootServer,
+				Resolver: s.DNS != nil, MTU: d.mtu, ID: d.uuid, BootFile: ip.dhcp.bootFile, BootServer: ip.dhcp.bootServer,
 			})
 		}
 	}

@@ -141,6 +141,11 @@ func (l *Local) enable(path, network string) error {
 	return nil
 }
 
+// Shape implements Host.
+func (l *Local) Shape(s Spec, floors []bridge.Floor) error {
+	return l.Links.ShapeBridge(s.Bridge, s.Limits, floors)
+}
+
 // Down implements Host.
 func (l *Local) Down(s Spec) error { return l.Links.Delete(s.Bridge) }
 
@@ -177,10 +182,14 @@ func (l *Local) Filter(list []Spec) error {
 // Serve implements Host.
 func (l *Local) Serve(s Spec) error {
 	c := services.Config{
-		UUID: s.UUID, Name: s.Name, Bridge: s.Bridge, DNS: s.DNS, RA: s.RA, Router: s.Mode != ModeIsolated, MTU: s.MTU,
+		UUID: s.UUID, Name: s.Name, Bridge: s.Bridge, DNS: s.DNS, RA: s.RA, Router: s.Mode != ModeIsolated, MTU: s.MTU, TFTP: s.TFTP,
 	}
-	if len(s.DHCP) > 0 {
-		c.DHCP = &s.DHCP[0] // there is one at most
+	for i, d := range s.DHCP {
+		if d.Server.Addr().Is6() {
+			c.DHCP6 = &s.DHCP[i]
+		} else {
+			c.DHCP = &s.DHCP[i]
+		}
 	}
 	for _, p := range s.Addresses {
 		c.Listen = append(c.Listen, p.Addr())

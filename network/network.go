@@ -145,7 +145,7 @@ func (n *Network) activate(d *definition) error {
 		return err
 	}
 	s := d.spec()
-	if err := n.m.bringUp(s); err != nil {
+	if err := n.m.bringUp(n, s); err != nil {
 		return errors.Join(err, n.m.records.setInactive(n.id))
 	}
 	n.m.mu.Lock()

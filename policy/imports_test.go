@@ -62,6 +62,11 @@ var rules = []rule{
 		why:  "secrets know neither who asks nor what uses them",
 	},
 	{
+		from: "sasl",
+		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/driver", "virtd/hypervisor", "virtd/domain"},
+		why:  "passwords know neither how words travel nor what they open",
+	},
+	{
 		from: "network",
 		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/hypervisor", "virtd/domain/manager"},
 		why:  "networks know neither who asks nor what the domains on them run",

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/google/nftables"
+
 	"virtd/driver/kvm"
 	"virtd/network"
 	"virtd/network/bridge"
@@ -41,10 +43,8 @@ func openNetworks(cfg config, log *slog.Logger) (*network.Manager, func(), error
 		}
 	}
 	networks.Autostart()
-	ctx, stop := context.WithCancel(context.Background())
-	var watching sync.WaitGroup
-	watching.Go(func() { keepRules(ctx, networks, log) })
-	return networks, func() { stop(); watching.Wait(); networks.Close(); children.Close() }, nil
+	stop := keepTable(nftables.TableFamilyINet, "packet filter of networks", networks.Repair, log)
+	return networks, func() { stop(); networks.Close(); children.Close() }, nil
 }
 
 // openUserNets is what starts the processes behind interfaces of type user. virtd-usernet is where the engine is.
@@ -59,16 +59,22 @@ func watchLinks(ctx context.Context, drv *kvm.Driver, log *slog.Logger) {
 	}
 }
 
-// keepRules makes the packet filter of the networks again when somebody flushed it, as reloads of other filters do.
-func keepRules(ctx context.Context, networks *network.Manager, log *slog.Logger) {
-	err := firewall.Watch(ctx, func() {
-		if err := networks.Repair(); err != nil {
-			log.Error("the packet filter of the networks was removed and cannot be made again", "error", err)
+// keepTable makes one of virtd's tables of the packet filter again when somebody flushed it, as reloads of other filters do.
+// what names its content. stop ends that and waits for it.
+func keepTable(family nftables.TableFamily, what string, repair func() error, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		err := firewall.Watch(ctx, family, func() {
+			if err := repair(); err != nil {
+				log.Error("the "+what+" was removed and cannot be made again", "error", err)
+			}
+		})
+		if err != nil {
+			log.Warn("the packet filter is not watched: what others remove comes back when virtd is restarted", "of", what, "error", err)
 		}
 	})
-	if err != nil {
-		log.Warn("the packet filter is not watched: rules that others remove come back when a network starts or stops", "error", err)
-	}
+	return func() { cancel(); watching.Wait() }
 }
 
 // serveNetwork is this program as the services of one network, which its supervisor starts.

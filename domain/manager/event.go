@@ -32,6 +32,8 @@ type Event struct {
 	MetadataType MetadataType // of EventMetadata
 	MetadataURI  string       // of EventMetadata, for MetadataElement
 
+	Tunables []Param // of EventTunable: what was set, by libvirt's names of parameters of that event
+
 	// Of EventMonitor, the QEMU program's events.
 	Name string
 	Time time.Time
@@ -47,6 +49,7 @@ const (
 	EventReboot    EventKind = 1
 	EventIOError   EventKind = 4 // also sent as IO_ERROR_REASON (8) with the reason
 	EventBalloon   EventKind = 13
+	EventTunable   EventKind = 17
 	EventMetadata  EventKind = 23
 
 	EventDeviceRemoved       EventKind = 15

@@ -80,6 +80,9 @@ func (d *Domain) attachLive(ctx context.Context, dev *domain.Device) error {
 	if r == nil {
 		return notRunning()
 	}
+	if live, err = d.resolveNew(live, alias); err != nil {
+		return err
+	}
 	live, release, err := d.connectNew(live, alias)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 
 	"virtd/domain"
 	"virtd/network"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -16,6 +17,8 @@ type Networks interface {
 	Connect(network.Request) (*network.Port, error)
 	Connected(port uuid.UUID, tap string) error
 	Disconnect(port uuid.UUID) error
+	// Limit gives a port other rates.
+	Limit(port uuid.UUID, b portconf.Bandwidth) error
 }
 
 // connect gives every interface on a virtual network its port. The ports are in r.live when it returns, also on an error, and
@@ -77,7 +80,8 @@ func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain
 
 // given is what an interface becomes by its port, as libvirt shows it.
 func given(p *network.Port) domain.NetworkPort {
-	out := domain.NetworkPort{UUID: p.UUID.String(), Type: "bridge", Bridge: p.Bridge, Dev: p.Dev, Mode: p.Mode, Isolated: p.Isolated, Trust: p.Trust}
+	out := domain.NetworkPort{UUID: p.UUID.String(), Type: "bridge", Bridge: p.Bridge, Dev: p.Dev, Mode: p.Mode, Isolated: p.Isolated, Trust: p.Trust,
+		VLAN: p.VLAN, Limits: p.Limits}
 	switch {
 	case p.Dev != "":
 		out.Type = "direct"
@@ -93,6 +97,7 @@ func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) 
 	}
 	return d.m.cfg.Networks.Connect(network.Request{
 		Network: nic.Network, Owner: network.Owner{Name: d.Name(), UUID: d.uuid}, MAC: nic.MAC, Group: nic.Group, Isolated: nic.Isolated,
+		VLAN: nic.VLAN, Limits: nic.Limits,
 	})
 }
 
@@ -136,7 +141,7 @@ func (d *Domain) disconnectPort(network string, port uuid.UUID) {
 // PortsInUse returns the ports of the domains that run.
 func (m *Manager) PortsInUse() map[uuid.UUID]bool {
 	out := map[uuid.UUID]bool{}
-	for _, d := range m.all() {
+	for _, d := range m.byNames() {
 		d.mu.Lock()
 		var live *domain.Definition
 		if d.run != nil {

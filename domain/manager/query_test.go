@@ -111,7 +111,7 @@ func TestConfigAndLive(t *testing.T) {
 	if err := d.SetVCPUs(bg, 1, AffectConfig); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.SetVCPUs(bg, 1, AffectLive); !virterr.Is(err, virterr.OperationUnsupported) {
+	if err := d.SetVCPUs(bg, 1, AffectLive); !virterr.Is(err, virterr.ConfigUnsupported) {
 		t.Fatal(err)
 	}
 	if err := d.PinVCPU(bg, 1, []byte{0b1011}, AffectLive|AffectConfig); err != nil {
@@ -168,7 +168,7 @@ func TestStatsOfBackingImages(t *testing.T) {
 			{"block.2.name", "vda"}, {"block.2.path", "/img/base.raw"}, {"block.2.backingIndex", uint32(3)}},
 	} {
 		s := &statsList{}
-		s.blocks(bg, inst, live, backing)
+		s.blocks(bg, d, inst, live, backing)
 		var got []Param
 		for _, p := range s.params {
 			if p.Name == "block.count" || strings.HasSuffix(p.Name, ".name") || strings.HasSuffix(p.Name, ".path") || strings.HasSuffix(p.Name, "Index") {

@@ -2,6 +2,8 @@ package manager
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"virtd/domain"
@@ -41,34 +43,6 @@ func (d *Domain) affected(flags Affect) (*domain.Definition, error) {
 		return def, err
 	}
 	return d.definition()
-}
-
-// SetVCPUs sets how many vCPUs the domain has at its next start, or with VCPUMaximum can have.
-func (d *Domain) SetVCPUs(ctx context.Context, n int, flags Affect) error {
-	if err := checkFlags(flags, vcpuFlagsKnown, "qemuDomainSetVcpusFlags"); err != nil {
-		return err
-	}
-	if flags&VCPUGuest != 0 {
-		return virterr.New(virterr.ArgumentUnsupported, "QEMU guest agent is not configured")
-	}
-	live, _, err := d.targets(flags & affectBoth)
-	if err != nil {
-		return err
-	}
-	if live {
-		return virterr.New(virterr.OperationUnsupported,
-			"the vcpus of domain '%s' cannot change while it runs; change its configuration (--config) and start it again", d.Name())
-	}
-	return d.change(ctx, "set-vcpus", AffectConfig, func(def *domain.Definition) (*domain.Definition, error) {
-		if flags&VCPUMaximum != 0 {
-			return def.SetMaxVCPUs(n)
-		}
-		if n > def.VCPUs() {
-			return nil, virterr.New(virterr.InvalidArg,
-				"requested vcpus is greater than max allowable vcpus for the persistent domain: %d > %d", n, def.VCPUs())
-		}
-		return def.SetVCPUs(n)
-	}, nil)
 }
 
 // VCPUState is what a vCPU does (virVcpuState).
@@ -128,7 +102,15 @@ func (d *Domain) PinVCPU(ctx context.Context, vcpu int, cpus []byte, flags Affec
 		return def.SetVCPUPin(vcpu, set)
 	}
 	return d.change(ctx, "pin-vcpu", flags, edit, func(ctx context.Context, r *run) error {
-		return r.inst.PinVCPU(ctx, vcpu, cpus)
+		if slices.Contains(r.live.OnlineVCPUs(), vcpu) { // else when it comes
+			if err := r.inst.PinVCPU(ctx, vcpu, cpus); err != nil {
+				return err
+			}
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.emit(Event{Kind: EventTunable, Tunables: []Param{{fmt.Sprintf("cputune.vcpupin%d", vcpu), set}}})
+		return nil
 	})
 }
 

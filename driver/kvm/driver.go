@@ -18,6 +18,8 @@ import (
 	"virtd/driver/kvm/supervise"
 	"virtd/hypervisor"
 	"virtd/network/bridge"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -29,8 +31,19 @@ type Links interface {
 	ApplyRxFilter(name string, f bridge.RxFilter) error
 	OpenVhostNet(n int) ([]*os.File, error)
 	Attach(bridge, port string) error
+	Isolate(port string, on bool) error
+	SetVLAN(bridge, port string, v portconf.VLAN) error
+	SetBandwidth(name string, b portconf.Bandwidth) error
 	GuestStats(name string) (bridge.Stats, error)
 	Link(name string) (bridge.Link, error)
+}
+
+// Filters is what the driver needs of the packet filter for guests; firewall.Guests has it.
+type Filters interface {
+	Set(tap string, f *firewall.Filter) error
+	Remove(tap string) error
+	Keep(tap string, f *firewall.Filter)
+	Restore() error
 }
 
 // Config is what a Driver works with.
@@ -39,6 +52,8 @@ type Config struct {
 	RunDir string // for sockets and exit records of running domains; must not survive a boot
 	LogDir string // for the engines' own logs, NAME.log
 	Links  Links
+	// Filters enforces <filterref>; nil refuses interfaces that have one.
+	Filters Filters
 	// UserNets starts the processes behind interfaces of type user; nil refuses them.
 	UserNets UserNets
 	// Hostdevs takes PCI functions from the host; nil refuses domains with such devices.
@@ -189,6 +204,9 @@ func (d *Driver) Tidy(running []uuid.UUID) error {
 		if _, err := uuid.Parse(e.Name()); err == nil && !keep[e.Name()] {
 			errs = append(errs, d.clean(&record{Dir: filepath.Join(d.cfg.RunDir, e.Name())}))
 		}
+	}
+	if d.cfg.Filters != nil {
+		errs = append(errs, d.cfg.Filters.Restore())
 	}
 	if d.cfg.Hostdevs != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), hostdevTimeout)

@@ -21,6 +21,7 @@ import (
 	"virtd/domain/store"
 	"virtd/driver/kvm"
 	"virtd/network/bridge"
+	"virtd/network/portconf"
 )
 
 var bg = context.Background()
@@ -53,6 +54,12 @@ func (noLinks) ApplyRxFilter(string, bridge.RxFilter) error { return nil }
 func (noLinks) Link(string) (bridge.Link, error) { return bridge.Link{}, nil }
 
 func (noLinks) Attach(string, string) error { return nil }
+
+func (noLinks) Isolate(string, bool) error { return nil }
+
+func (noLinks) SetVLAN(string, string, portconf.VLAN) error { return nil }
+
+func (noLinks) SetBandwidth(string, portconf.Bandwidth) error { return nil }
 
 func (noLinks) GuestStats(string) (bridge.Stats, error) { return bridge.Stats{RxBytes: 5}, nil }
 

@@ -38,6 +38,8 @@ type instance struct {
 	killed  atomic.Bool // Kill was called
 	leaving atomic.Bool // Quit was called
 
+	late sync.WaitGroup // waits for answers that did not come in time; ends with ctx
+
 	restoring bool          // the engine begins with a saved state
 	ended     chan struct{} // closed when nothing of the instance runs any more
 
@@ -87,7 +89,7 @@ func (i *instance) connectFirst(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := i.pinConfigured(ctx); err != nil {
+	if err := i.pinConfigured(ctx, func(int) bool { return true }); err != nil {
 		return err
 	}
 	i.d.show(i)
@@ -213,7 +215,9 @@ func (i *instance) finish() {
 	i.releases.Wait()
 	i.recMu.Lock()
 	i.d.forget(i.name, &i.rec)
+	taps := i.rec.Taps
 	i.recMu.Unlock()
+	i.d.releaseTaps(taps)
 	i.d.releaseHostdevs(i.name, &i.rec)
 	if err := i.d.clean(&i.rec); err != nil {
 		i.d.log.Error("cannot clean up after an engine", "domain", i.name, "err", err)
@@ -251,6 +255,7 @@ func (i *instance) Close() {
 	i.closed = true
 	i.evMu.Unlock()
 	i.cancel()
+	i.late.Wait()
 	<-i.ended
 	i.d.hide(i)
 	i.background.Wait()
@@ -294,13 +299,19 @@ func (i *instance) event(e qmp.Event) {
 	case "BALLOON_CHANGE":
 		i.deliver(driver.BalloonChanged{Actual: data.Actual})
 	case "DEVICE_DELETED":
-		if data.Device != "" {
+		if vcpu, ok := vcpuNumber(data.Device); ok {
+			i.vcpuRemoved(vcpu)
+		} else if data.Device != "" {
 			i.removed(data.Device)
 		}
 	case "NIC_RX_FILTER_CHANGED":
 		i.rxFilterChanged(data.Name)
 	case "DEVICE_UNPLUG_GUEST_ERROR":
-		i.deliver(driver.DeviceKept{Alias: data.Device})
+		if vcpu, ok := vcpuNumber(data.Device); ok {
+			i.deliver(driver.VCPUKept{VCPU: vcpu})
+		} else {
+			i.deliver(driver.DeviceKept{Alias: data.Device})
+		}
 	case "BLOCK_IO_ERROR":
 		i.deliver(driver.IOFailed{Alias: data.Device, Write: data.Operation == "write", Reason: printable(data.Reason)})
 	}
@@ -319,6 +330,8 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 		if err := d.clean(rec); err != nil {
 			d.log.Error("cannot clean up after an engine", "domain", live.Name(), "err", err)
 		}
+		d.keepFilters(live, rec.Taps)
+		d.releaseTaps(rec.Taps)
 		d.releaseHostdevs(live.Name(), rec)
 		return nil, &driver.Gone{Exit: exit}
 	}
@@ -327,6 +340,7 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 	}
 	i := newInstance(d, live.Name(), live, *rec, proc)
 	d.register(i.name, &i.rec)
+	d.keepFilters(live, rec.Taps)
 	d.adoptHostdevs(i.name, &i.rec)
 	if err := i.connect(ctx); err != nil { // alive all the same: watch tries again
 		d.log.Warn("an engine is there and its monitor does not answer", "domain", i.name, "pid", rec.PID, "err", err)

@@ -27,6 +27,7 @@ type opened struct {
 	helpers []string            // aliases of interfaces behind which a process was started
 	chains  []chainFile         // backing images, which no plan can know
 	groups  map[string]*os.File // IOMMU groups by number
+	release func(taps map[string]string)
 }
 
 // close closes virtd's descriptors. The engine has its own.
@@ -44,6 +45,7 @@ func (o *opened) close() {
 // discard undoes what open did.
 func (d *Driver) discard(o *opened) error {
 	o.close()
+	o.release(o.taps)
 	var errs []error
 	for _, path := range o.sockets {
 		errs = append(errs, ignoreMissing(os.Remove(path)))
@@ -59,7 +61,7 @@ func (d *Driver) discard(o *opened) error {
 
 // open opens every resource of a plan. On an error nothing stays behind.
 func (d *Driver) open(cfg hypervisor.Config, resources []Resource, dir string) (*opened, error) {
-	o := &opened{dir: dir, name: cfg.Name, taps: map[string]string{}, runtime: domain.Runtime{
+	o := &opened{dir: dir, name: cfg.Name, taps: map[string]string{}, release: d.releaseTaps, runtime: domain.Runtime{
 		Taps: map[string]string{}, NetDrivers: map[string]string{}, TTYs: map[string]string{}, Sources: map[string]string{},
 		Chains: map[string][]domain.BackingImage{}, NetBackends: map[string]string{}, NetAddresses: map[string][]string{},
 	}}
@@ -145,11 +147,22 @@ func (d *Driver) openTap(o *opened, r Resource) ([]*os.File, error) {
 	if err != nil {
 		return nil, virterr.New(virterr.InvalidMAC, "interface %s: '%s' is no MAC address", r.Alias, r.Tap.MAC)
 	}
-	tap, err := d.cfg.Links.OpenTap(bridge.TapConfig{
+	c := bridge.TapConfig{
 		Name: r.Tap.Name, Bridge: r.Tap.Bridge, MAC: mac, MTU: r.Tap.MTU, Queues: r.Tap.Queues, Owner: -1, Unmanaged: r.Tap.Unmanaged,
 		Isolated: r.Tap.Isolated,
-	})
+	}
+	if r.Tap.VLAN != nil {
+		c.VLAN = *r.Tap.VLAN
+	}
+	if r.Tap.Bandwidth != nil {
+		c.Bandwidth = *r.Tap.Bandwidth
+	}
+	tap, err := d.cfg.Links.OpenTap(c)
 	if err != nil {
+		return nil, err
+	}
+	if err := d.setFilter(tap.Name, r.Tap.Filter); err != nil { // before the guest can send anything
+		tap.Close()
 		return nil, err
 	}
 	o.taps[r.Alias], o.runtime.Taps[r.Alias] = tap.Name, tap.Name

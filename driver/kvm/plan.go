@@ -10,6 +10,8 @@ import (
 	"virtd/hypervisor"
 	"virtd/hypervisor/memory"
 	"virtd/network/bridge"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/nodedev"
 	"virtd/virterr"
 )
@@ -83,6 +85,10 @@ type TapResource struct {
 	Queues    int    `json:"queues"`
 	Unmanaged bool   `json:"unmanaged,omitempty"` // exists and stays as it is
 	Isolated  bool   `json:"isolated,omitempty"`  // does not reach other isolated ports of its bridge
+
+	VLAN      *portconf.VLAN      `json:"vlan,omitempty"`
+	Bandwidth *portconf.Bandwidth `json:"bandwidth,omitempty"`
+	Filter    *firewall.Filter    `json:"filter,omitempty"` // what the guest may send and get
 }
 
 // MacvtapResource says what macvtap an interface gets.

@@ -8,7 +8,10 @@ import (
 	"virtd/domain"
 	"virtd/domain/xmltree"
 	"virtd/hypervisor"
+	"virtd/hypervisor/block"
 	"virtd/network/bridge"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -20,7 +23,7 @@ func (p *planner) devices() error {
 		plan    func(*xmltree.Node) error
 	}{
 		{"controller", p.controller}, {"disk", p.disk}, {"interface", p.nic}, {"hostdev", p.hostdev}, {"serial", p.serial},
-		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"panic", p.pvpanic},
+		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"input", p.keyboard}, {"panic", p.pvpanic},
 	} {
 		for _, n := range devices.All(kind.element) {
 			if err := kind.plan(n); err != nil {
@@ -83,15 +86,37 @@ func (p *planner) disk(n *xmltree.Node) error {
 	if d.Cache == "default" {
 		d.Cache = ""
 	}
+	tune, err := domain.ReadIOTune(n)
+	if err != nil {
+		return err
+	}
+	d.Throttle = planThrottle(tune)
 	p.cfg.Disks = append(p.cfg.Disks, d)
 	p.add(Resource{
 		Kind: ResourceDisk, Files: []hypervisor.FileName{d.File}, Alias: d.ID, Path: domain.DiskPath(n),
 		Disk: &DiskResource{
-			Block: n.Attr("type") == "block", ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
+			Block: domain.DiskIsBlock(n), ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
 			Direct: d.Cache == "none" || d.Cache == "directsync", Chain: planChain(d.Format, n),
 		},
 	})
 	return nil
+}
+
+// planThrottle is what the engine calls a disk's limits; nil for none.
+func planThrottle(t domain.IOTune) *hypervisor.Throttle {
+	if !t.Limited() {
+		return nil
+	}
+	rate := func(r domain.IORate) block.Rate {
+		if r.Max == 0 {
+			r.MaxLength = 0 // libvirt has one of a second here, of nothing
+		}
+		return block.Rate{PerSecond: r.Sec, Burst: r.Max, Seconds: r.MaxLength}
+	}
+	return &hypervisor.Throttle{Group: t.Group, Limits: block.Limits{
+		TotalBytes: rate(t.TotalBytes), ReadBytes: rate(t.ReadBytes), WriteBytes: rate(t.WriteBytes),
+		TotalOps: rate(t.TotalIOPS), ReadOps: rate(t.ReadIOPS), WriteOps: rate(t.WriteIOPS), OpBytes: t.SizeIOPS,
+	}}
 }
 
 // file names the descriptor of a device: disk:virtio-disk0.
@@ -129,7 +154,9 @@ func (p *planner) nic(n *xmltree.Node) error {
 	if nic.Driver, err = p.nicDriver(nic.ID, driver.Attr("name")); err != nil {
 		return err
 	}
-	p.tap(n, &nic)
+	if err := p.tap(n, &nic); err != nil {
+		return err
+	}
 	if nic.Driver == "vhost" {
 		nic.Vhosts = files("vhost", n, nic.Queues)
 		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: "/dev/vhost-net"})
@@ -139,7 +166,7 @@ func (p *planner) nic(n *xmltree.Node) error {
 }
 
 // tap plans the host's end of an interface.
-func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) {
+func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
 	source, target := n.Child("source"), n.Child("target")
 	nic.Taps = files("tap", n, nic.Queues)
 	if n.Attr("type") == "direct" {
@@ -150,16 +177,38 @@ func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) {
 				MTU: nic.MTU, Queues: nic.Queues,
 			},
 		})
-		return
+		return nil
 	}
-	p.add(Resource{
-		Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID,
-		Tap: &TapResource{
-			Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
-			Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
-			Isolated: n.Child("port").Attr("isolated") == "yes",
-		},
-	})
+	tap := &TapResource{
+		Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
+		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
+		Isolated: n.Child("port").Attr("isolated") == "yes",
+	}
+	if err := tap.limit(n); err != nil {
+		return err
+	}
+	p.add(Resource{Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID, Tap: tap})
+	return nil
+}
+
+// limit reads what a tap may carry.
+func (t *TapResource) limit(nic *xmltree.Node) error {
+	vlan, err := portconf.ReadVLAN(nic)
+	if err != nil {
+		return err
+	}
+	if vlan.Given() {
+		t.VLAN = &vlan
+	}
+	limits, err := portconf.ReadBandwidth(nic, true)
+	if err != nil {
+		return err
+	}
+	if limits.In.Floor = 0; limits.Limited() { // a floor is the network's business
+		t.Bandwidth = &limits
+	}
+	t.Filter, err = firewall.ReadFilter(nic)
+	return err
 }
 
 // userNIC plans an interface behind which is a process of its own.
@@ -305,6 +354,19 @@ func (p *planner) rng(n *xmltree.Node) error {
 		p.add(Resource{Kind: ResourceRNG, Files: []hypervisor.FileName{r.File}, Alias: r.ID, Path: path})
 	}
 	p.cfg.RNGs = append(p.cfg.RNGs, r)
+	return nil
+}
+
+// keyboard plans virtio keyboards. Other inputs are the machine's own, or kept without being provided.
+func (p *planner) keyboard(n *xmltree.Node) error {
+	if !domain.IsKeyboard(n) {
+		return nil
+	}
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	p.cfg.Keyboards = append(p.cfg.Keyboards, hypervisor.Keyboard{ID: alias(n), Address: at})
 	return nil
 }
 

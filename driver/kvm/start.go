@@ -64,6 +64,7 @@ func (s *starter) run(ctx context.Context, req driver.Request, resources []Resou
 	}
 	inst, err := s.launch(ctx, req, resources)
 	if err != nil {
+		s.d.releaseTaps(s.rec.Taps)
 		s.d.releaseHostdevs(name, &s.rec)
 	}
 	return inst, err

@@ -24,7 +24,7 @@ func TestLayout(t *testing.T) {
 	}
 	for i, r := range regions {
 		p := e.Progs[1+i]
-		if p.Type != elf.PT_LOAD || p.Paddr != r.GPA || p.Filesz != r.Size || p.Memsz != r.Size || p.Off != f.Offsets[i] || p.Off%4096 != 0 {
+		if p.Type != elf.PT_LOAD || p.Paddr != r.GPA || p.Vaddr != r.GPA || p.Filesz != r.Size || p.Memsz != r.Size || p.Off != f.Offsets[i] || p.Off%4096 != 0 {
 			t.Errorf("segment %d: %+v", i, p.ProgHeader)
 		}
 	}

@@ -72,10 +72,12 @@ func header(n int) []byte {
 	return b
 }
 
+// appendSegment appends a program header. Its virtual address is the physical one: debuggers that know no page tables
+// look memory up by it.
 func appendSegment(b []byte, kind uint32, offset, paddr, size, alignment uint64) []byte {
 	le := binary.LittleEndian
 	b = le.AppendUint32(le.AppendUint32(b, kind), 0)
-	for _, v := range []uint64{offset, 0, paddr, size, size, alignment} {
+	for _, v := range []uint64{offset, paddr, paddr, size, size, alignment} {
 		b = le.AppendUint64(b, v)
 	}
 	return b

@@ -2,7 +2,7 @@
 
 USERLAND="base-files base-passwd bash dash coreutils util-linux mount kmod iproute2 iputils-ping procps psmisc
   grep sed gawk findutils diffutils debianutils hostname less file libc-bin ncurses-base ncurses-bin
-  cpio tar gzip xz-utils zstd e2fsprogs dosfstools busybox-static
+  cpio tar gzip xz-utils zstd e2fsprogs dosfstools lvm2 busybox-static
   libvirt-clients python3-libvirt virtinst iperf3 ethtool isc-dhcp-client acpica-tools fio libxml2-utils jq socat expect
   tcpdump nftables pciutils strace passt"
 PEER="qemu-system-x86 qemu-utils seabios ipxe-qemu"

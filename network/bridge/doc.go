@@ -1,5 +1,5 @@
 // Package bridge is virtd's hand on the host's network links: Linux bridges, the tap devices of bridge and ethernet
-// interfaces, macvtap for direct ones, and the vhost-net device. It prepares a link completely (queues, vnet headers,
+// interfaces, macvtap for direct ones, the vhost-net device, VLANs of ports and rates (tc). It prepares a link completely (queues, vnet headers,
 // MTU, MAC, bridge port, up) and hands back open descriptors that the engine inherits; nothing half-made is left behind
 // when a step fails.
 //

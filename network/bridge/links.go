@@ -4,6 +4,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"virtd/network/portconf"
 )
 
 // Links is what virtd needs of the host's network links. Host is the real one; bridgetest has a fake. All methods are
@@ -29,6 +31,12 @@ type Links interface {
 	// Isolate says whether a port of a bridge is kept from reaching other such ports.
 	Isolate(port string, on bool) error
 	Detach(port string) error
+	// SetVLAN makes a port of a bridge a member of the VLANs that v says, or of the bridge's own choice.
+	SetVLAN(bridge, port string, v portconf.VLAN) error
+	// SetBandwidth limits what the guest behind a tap receives and sends.
+	SetBandwidth(name string, b portconf.Bandwidth) error
+	// ShapeBridge limits what comes into a network by its bridge and leaves it, and keeps rates free for interfaces.
+	ShapeBridge(name string, b portconf.Bandwidth, floors []Floor) error
 	// SetMTU sets the MTU of a link in bytes.
 	SetMTU(name string, mtu int) error
 	// SetUp switches the administrative state of a link.
@@ -61,6 +69,9 @@ type TapConfig struct {
 	Unmanaged bool
 	// Isolated keeps the port from reaching other isolated ports of the bridge.
 	Isolated bool
+	// VLAN is what the port of the bridge is a member of, Bandwidth what the guest may receive and send.
+	VLAN      portconf.VLAN
+	Bandwidth portconf.Bandwidth
 }
 
 // Tap is an open tap or macvtap. The caller owns the files.
@@ -131,6 +142,9 @@ type BridgeConfig struct {
 	// STP the kernel makes it 2 seconds at least.
 	STP   bool
 	Delay time.Duration
+
+	// VLANFiltering makes ports members of VLANs. A kernel without the feature refuses.
+	VLANFiltering bool
 }
 
 // Link is one network link of the host.

@@ -35,7 +35,13 @@ func (h *Host) OpenTap(c TapConfig) (*Tap, error) {
 		c.MTU = mtu
 	}
 	if c.Unmanaged {
-		return h.openExisting(c)
+		t, err := h.openExisting(c)
+		if err == nil && c.Bandwidth.Limited() {
+			if err = h.SetBandwidth(t.Name, c.Bandwidth); err != nil {
+				t.Close()
+			}
+		}
+		return t, err
 	}
 	t, created, err := h.createTap(c)
 	if err != nil {
@@ -250,6 +256,16 @@ func (h *Host) setUpTap(t *Tap, c TapConfig) error {
 			if err := h.Isolate(t.Name, true); err != nil {
 				return err
 			}
+		}
+		if c.VLAN.Given() {
+			if err := h.SetVLAN(c.Bridge, t.Name, c.VLAN); err != nil {
+				return err
+			}
+		}
+	}
+	if c.Bandwidth.Limited() {
+		if err := h.SetBandwidth(t.Name, c.Bandwidth); err != nil {
+			return err
 		}
 	}
 	if err := netlink.LinkSetUp(l); err != nil {

@@ -45,7 +45,7 @@ var (
 	}
 	serviceCalls = []string{ // packets, leases, the control socket, questions to other resolvers, resolv.conf
 		"read", "write", "readv", "writev", "pread64", "pwrite64", "fsync", "fdatasync", "ftruncate", "fstat", "newfstatat",
-		"statx", "openat", "readlinkat", "lseek", "close", "fcntl", "recvmsg", "sendmsg", "recvfrom", "sendto", "accept4",
+		"statx", "openat", "openat2", "readlinkat", "lseek", "close", "fcntl", "recvmsg", "sendmsg", "recvfrom", "sendto", "accept4",
 		"connect", "bind", "listen", "shutdown", "getsockname", "getpeername", "getsockopt", "setsockopt",
 	}
 )

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/network"
+	"virtd/network/bridge"
 	"virtd/network/dhcp"
 )
 
@@ -21,6 +22,7 @@ type Fake struct {
 	served map[uuid.UUID]network.Spec
 	filter []string
 	plugs  []string
+	shapes map[string]string // by bridge
 	leases map[uuid.UUID][]dhcp.Lease
 
 	// Fail, when set, is asked before each call with the method's and the network's name; an error is returned as is.
@@ -73,6 +75,9 @@ func (f *Fake) State() []string {
 	}
 	for _, name := range f.filter {
 		out = append(out, "filters "+name)
+	}
+	for bridge, shape := range f.shapes {
+		out = append(out, "shapes "+bridge+" "+shape)
 	}
 	out = append(out, f.plugs...)
 	slices.Sort(out)
@@ -157,6 +162,23 @@ func (f *Fake) Up(s network.Spec) error {
 	return nil
 }
 
+// Shape implements network.Host.
+func (f *Fake) Shape(s network.Spec, floors []bridge.Floor) error {
+	err := f.enter("Shape", s.Name)
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if f.shapes == nil {
+		f.shapes = map[string]string{}
+	}
+	f.shapes[s.Bridge] = fmt.Sprintf("in %d out %d", s.Limits.In.Average, s.Limits.Out.Average)
+	for _, l := range floors {
+		f.shapes[s.Bridge] += fmt.Sprintf(" %d:%s=%d", l.Class, l.MAC, l.Rate)
+	}
+	return nil
+}
+
 // Down implements network.Host.
 func (f *Fake) Down(s network.Spec) error {
 	err := f.enter("Down", s.Name)
@@ -166,6 +188,7 @@ func (f *Fake) Down(s network.Spec) error {
 	}
 	delete(f.up, s.Bridge)
 	delete(f.links, s.Bridge)
+	delete(f.shapes, s.Bridge)
 	f.plugs = slices.DeleteFunc(f.plugs, func(p string) bool { return p[:len(s.Bridge)] == s.Bridge })
 	return nil
 }

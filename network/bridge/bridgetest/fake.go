@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/network/bridge"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -29,6 +30,9 @@ type Fake struct {
 	Fail func(method, name string) error
 	// Stats are what GuestStats returns, by name.
 	Stats map[string]bridge.Stats
+	// VLANs and Bandwidths are what SetVLAN and SetBandwidth were told, by name.
+	VLANs      map[string]portconf.VLAN
+	Bandwidths map[string]portconf.Bandwidth
 	// Filters are what ApplyRxFilter was last called with, by name.
 	Filters map[string]bridge.RxFilter
 }
@@ -253,6 +257,33 @@ func (f *Fake) Isolate(port string, on bool) error {
 // Detach implements bridge.Links.
 func (f *Fake) Detach(port string) error {
 	return f.change("Detach", port, func(l *bridge.Link) error { l.Bridge = ""; return nil })
+}
+
+// SetVLAN implements bridge.Links.
+func (f *Fake) SetVLAN(_, port string, v portconf.VLAN) error {
+	return f.change("SetVLAN", port, func(l *bridge.Link) error {
+		if f.VLANs == nil {
+			f.VLANs = map[string]portconf.VLAN{}
+		}
+		f.VLANs[l.Name] = v
+		return nil
+	})
+}
+
+// SetBandwidth implements bridge.Links.
+func (f *Fake) SetBandwidth(name string, b portconf.Bandwidth) error {
+	return f.change("SetBandwidth", name, func(l *bridge.Link) error {
+		if f.Bandwidths == nil {
+			f.Bandwidths = map[string]portconf.Bandwidth{}
+		}
+		f.Bandwidths[l.Name] = b
+		return nil
+	})
+}
+
+// ShapeBridge implements bridge.Links.
+func (f *Fake) ShapeBridge(name string, b portconf.Bandwidth, _ []bridge.Floor) error {
+	return f.SetBandwidth(name, b)
 }
 
 // SetMTU implements bridge.Links.

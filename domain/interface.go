@@ -78,7 +78,7 @@ func (d *Definition) nicSource(nic *xmltree.Node) error {
 		return nil
 	}
 	source, target := nic.Child("source"), nic.Child("target")
-	if t := nic.Attr("type"); !d.opts.Live && source != nil && (t == "bridge" || t == typeDirect) {
+	if t := nic.Attr("type"); !d.opts.Live && source != nil && (t == "bridge" || t == typeDirect || t == typeHostdev) {
 		for _, attr := range []string{"network", "portgroup", "portid"} { // a copy of what a running domain had from a network
 			source.RemoveAttr(attr)
 		}

@@ -120,6 +120,10 @@ func (d *Definition) SetRuntime(r Runtime) (*Definition, error) {
 	})
 }
 
+// Record returns the document with all that is known of the running domain, also what XML does not tell, for Parse with
+// Options.Live and Options.Stored.
+func (d *Definition) Record() string { return d.doc.String() }
+
 // XML prints the definition.
 func (d *Definition) XML(flags XMLFlags) string {
 	live := d.opts.Live && flags&(XMLInactive|XMLMigratable) == 0
@@ -127,7 +131,9 @@ func (d *Definition) XML(flags XMLFlags) string {
 		return d.doc.String()
 	}
 	doc := d.doc.Clone()
-	if !live {
+	if live {
+		hidePorts(doc.Root)
+	} else {
 		stripLive(doc.Root)
 	}
 	for _, disk := range doc.Root.Child("devices").All("disk") {

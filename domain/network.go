@@ -1,8 +1,11 @@
 package domain
 
 import (
+	"strings"
+
 	"virtd/domain/xmltree"
 	"virtd/network/portconf"
+	"virtd/virterr"
 )
 
 // NetworkInterface is an interface of a domain on a virtual network.
@@ -22,10 +25,12 @@ type NetworkInterface struct {
 type NetworkPort struct {
 	UUID string
 	// Type is what the interface is while it has the port: network, on a bridge of the network's own; bridge, on one that
-	// the host has; or direct, a macvtap. "" is network.
+	// the host has; direct, a macvtap; or hostdev, a virtual function. "" is network.
 	Type      string
 	Bridge    string
-	Dev, Mode string // of a direct one: the host's link, and how macvtaps on it reach each other
+	Dev, Mode string            // of a direct one: the host's link, and how macvtaps on it reach each other
+	Function  portconf.Function // of a hostdev: where it is on the host
+	Managed   bool              // it is taken from its driver for the domain
 	Isolated  bool
 	Trust     bool // a direct one follows the guest's receive filter, where the interface does not say
 	VLAN      portconf.VLAN
@@ -71,6 +76,11 @@ func (d *Definition) SetPorts(ports map[string]NetworkPort) (*Definition, error)
 			}
 			source := nic.Ensure("source")
 			source.SetAttr("portid", p.UUID)
+			if p.Type == typeHostdev {
+				if err := d.becomeHostdev(root, nic, p); err != nil {
+					return err
+				}
+			}
 			for _, a := range [][2]string{{"bridge", p.Bridge}, {"dev", p.Dev}, {"mode", p.Mode}} {
 				if a[1] != "" {
 					source.SetAttr(a[0], a[1])
@@ -92,11 +102,54 @@ func (d *Definition) SetPorts(ports map[string]NetworkPort) (*Definition, error)
 	})
 }
 
+// becomeHostdev makes an interface the virtual function that its port is. Its alias becomes one of a host device, unless the
+// user chose it. What a virtual function cannot have is refused only now, because a definition does not say what its network is.
+func (d *Definition) becomeHostdev(root, nic *xmltree.Node, p NetworkPort) error {
+	mac := nic.Child("mac").Attr("address")
+	if nic.Child("driver").Attr("queues") != "" {
+		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "interface %s - multiqueue is not supported for network interfaces of type hostdev", mac)
+	}
+	nic.SetAttr("managed", map[bool]string{true: "yes", false: "no"}[p.Managed])
+	source := nic.Child("source")
+	source.RemoveAll("address")
+	p.Function.Write(source.Append(xmltree.New("address", "type", "pci")))
+	for _, name := range []string{"model", "target", "driver"} {
+		nic.RemoveAll(name)
+	}
+	nic.Append(xmltree.New("driver", "name", "vfio"))
+	if err := nicFilter(nic); err != nil {
+		return err
+	}
+	if err := d.hostdevNIC(nic); err != nil {
+		return err
+	}
+	if alias := nic.Child("alias"); !strings.HasPrefix(alias.Attr("name"), "ua-") {
+		alias.SetAttr("name", freeAlias(root.Child("devices"), nic))
+	}
+	return nil
+}
+
+// hidePorts removes what libvirt's documents do not tell of an interface that is a virtual function: which network it is of.
+func hidePorts(root *xmltree.Node) {
+	for _, nic := range root.Child("devices").All("interface") {
+		if nic.Attr("type") == typeHostdev && hasPort(nic) {
+			for _, attr := range []string{"network", "portgroup", "portid"} {
+				nic.Child("source").RemoveAttr(attr)
+			}
+		}
+	}
+}
+
 // stripPort removes what a virtual network gave an interface.
 func stripPort(nic *xmltree.Node) {
 	source := nic.Child("source")
 	if source == nil || nic.Attr("type") != "network" && !hasPort(nic) {
 		return
+	}
+	if nic.Attr("type") == typeHostdev {
+		nic.RemoveAttr("managed")
+		nic.RemoveAll("driver")
+		source.RemoveAll("address")
 	}
 	nic.SetAttr("type", "network")
 	for _, attr := range []string{"portid", "bridge", "dev", "mode"} {

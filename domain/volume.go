@@ -58,9 +58,6 @@ func stripVolume(disk *xmltree.Node) {
 	}
 }
 
-// Record returns the document with all that is known of the running domain, for Parse with Options.Live and Options.Stored.
-func (d *Definition) Record() string { return d.doc.String() }
-
 // Disk is what a disk is called by and made of.
 type Disk struct {
 	Alias  string // "" unless the domain runs

@@ -129,6 +129,10 @@ func (m *Manager) replug(n *Network) {
 
 // collides refuses to start a network that would take from the host, or from another network, a subnet or a name.
 func (m *Manager) collides(d *definition) error {
+	if d.functions() {
+		_, err := m.functionsOf(d)
+		return err
+	}
 	if d.direct() {
 		_, err := m.candidates(d)
 		return err

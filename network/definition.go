@@ -31,6 +31,8 @@ const (
 	ModeVEPA        Mode = "vepa"
 	ModePrivate     Mode = "private"
 	ModePassthrough Mode = "passthrough"
+
+	ModeHostdev Mode = "hostdev" // virtual functions of the host's cards
 )
 
 // definition is what a network's XML says. It is immutable: doc is the truth, the fields are what starting it needs.
@@ -60,10 +62,16 @@ type definition struct {
 
 // forward is <forward>.
 type forward struct {
-	mode    Mode
-	dev     string   // only through this interface of the host
-	devs    []string // the links of a pool
-	ipv6    bool     // IPv6 is translated too
+	mode Mode
+	dev  string   // only through this interface of the host
+	devs []string // the links of a pool
+
+	// A pool of virtual functions: those of a card, by the name of its interface, or some.
+	pf        string
+	functions []portconf.Function
+	managed   bool // virtd takes them from their drivers
+
+	ipv6    bool // IPv6 is translated too
 	sources [2]netip.Addr
 	ports   [2]uint16
 }
@@ -87,7 +95,7 @@ type routeConfig struct {
 func (d *definition) ownsBridge() bool { return d.forward.mode.ownsBridge() }
 
 func (m Mode) ownsBridge() bool {
-	return m != ModeBridge && m != ModeVEPA && m != ModePrivate && m != ModePassthrough
+	return m != ModeBridge && m != ModeVEPA && m != ModePrivate && m != ModePassthrough && m != ModeHostdev
 }
 
 // parse reads a network's XML. A UUID that is missing is made up.
@@ -151,7 +159,7 @@ func (d *definition) readForward(root *xmltree.Node) error {
 	}
 	mode, given := n.LookupAttr("mode")
 	switch mode {
-	case "nat", "route", "open", "bridge", "private", "vepa", "passthrough":
+	case "nat", "route", "open", "bridge", "private", "vepa", "passthrough", "hostdev":
 	case "none":
 		n.Remove()
 		return nil
@@ -161,8 +169,6 @@ func (d *definition) readForward(root *xmltree.Node) error {
 		}
 		mode = "nat"
 		n.SetAttr("mode", mode)
-	case "hostdev":
-		return unsupported(n, "forward mode '%s' is not supported; there are nat, route, open, bridge, private, vepa, passthrough, and none", mode)
 	default:
 		return malformed(n, "unknown forwarding type '%s'", mode)
 	}
@@ -181,6 +187,12 @@ func (d *definition) readForward(root *xmltree.Node) error {
 
 // readForwardInterfaces reads the long form of dev=.
 func (d *definition) readForwardInterfaces(n *xmltree.Node) error {
+	if d.functions() {
+		return d.readFunctions(n)
+	}
+	if err := d.onlyFunctions(n); err != nil {
+		return err
+	}
 	if !d.ownsBridge() {
 		return d.readPool(n)
 	}
@@ -302,7 +314,11 @@ func (d *definition) fits(root *xmltree.Node) error {
 	if n := root.Child("bandwidth"); n != nil {
 		return unsupported(n, "Unsupported network-wide <bandwidth> element in network %s with forward mode='%s'", d.name, d.forward.mode)
 	}
-	if d.direct() {
+	if d.functions() {
+		if err := d.fitsFunctions(root); err != nil {
+			return err
+		}
+	} else if d.direct() {
 		if err := d.fitsPool(root); err != nil {
 			return err
 		}
@@ -366,15 +382,22 @@ func (d *definition) edit(f func(root *xmltree.Node) error) (*definition, error)
 	return build(doc)
 }
 
-// xml prints the document, with how many ports a running network has.
-func (d *definition) xml(ports []*Port) string {
-	if len(ports) == 0 {
-		return d.doc.String()
+// xml prints the document as it is stored.
+func (d *definition) xml() string { return d.doc.String() }
+
+// liveXML prints the document of a running network, with how many ports it has and, of a pool of them, its functions.
+func (d *definition) liveXML(ports []*Port, pool []portconf.Function) string {
+	if len(ports)+len(pool) == 0 {
+		return d.xml()
 	}
 	doc := d.doc.Clone()
 	n := strconv.Itoa(len(ports))
-	doc.Root.Attrs = slices.Insert(doc.Root.Attrs, 0, xmltree.Attr{Name: xmltree.Name{Local: "connections"}, Value: n})
-	if d.direct() {
+	if len(ports) > 0 {
+		doc.Root.Attrs = slices.Insert(doc.Root.Attrs, 0, xmltree.Attr{Name: xmltree.Name{Local: "connections"}, Value: n})
+	}
+	if d.functions() {
+		listFunctions(doc.Root.Child("forward"), pool, ports)
+	} else if d.direct() {
 		on := map[string]int{}
 		for _, p := range ports {
 			on[p.Dev]++

@@ -6,10 +6,10 @@
 // DNS, and gives files to boot from (package services). One of mode bridge lends its ports an existing bridge and does nothing else. What starting a
 // network does to the host goes through the Host interface, so that the manager is tested without one.
 //
-// A network of mode private, vepa or passthrough, or of mode bridge over links, is a pool: a port is on one of the host's links,
-// where whoever has the port makes a macvtap (direct.go).
+// A network of mode private, vepa or passthrough, or of mode bridge over links, is a pool of links: a port is on one of them, where
+// whoever has the port makes a macvtap (direct.go). One of mode hostdev is a pool of virtual functions (function.go).
 //
-// Left out: forward mode hostdev and virtual ports, which are refused, and the wire protocol (package daemon).
+// Left out: virtual ports of other switches, which are refused, and the wire protocol (package daemon).
 //
 // Start reading at Manager, then Network, then definition.
 package network

@@ -13,7 +13,7 @@ import (
 	"virtd/network/services"
 )
 
-// Host is what networks do to the host that they are on. The manager calls everything but Leases one at a time. Local is the
+// Host is what networks do to the host that they are on. The manager makes changes one at a time, and asks at any time. Local is the
 // real one; networktest has a fake.
 type Host interface {
 	// LinkExists reports whether the host has a network link of that name.
@@ -37,6 +37,10 @@ type Host interface {
 	// there already is completed, one that is gone is no error.
 	HostLinkUp(s Spec) error
 	HostLinkDown(s Spec) error
+	// Functions returns the virtual functions of the card with that interface, in the order of their numbers.
+	Functions(pf string) ([]portconf.Function, error)
+	// FunctionFree says why a virtual function can be given to no guest now, nil if it can. managed: also from its driver.
+	FunctionFree(f portconf.Function, managed bool) error
 	// Plug makes a tap a port of a bridge.
 	Plug(bridge, tap string, isolated bool) error
 	// Leases returns the leases of a network that is being served.

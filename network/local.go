@@ -14,7 +14,9 @@ import (
 	"virtd/network/bridge"
 	"virtd/network/dhcp"
 	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/network/services"
+	"virtd/nodedev"
 	"virtd/virterr"
 )
 
@@ -23,6 +25,7 @@ type Local struct {
 	Links    *bridge.Host
 	Services *services.Supervisor
 	Log      *slog.Logger
+	Hostdevs Hostdevs // nil: this virtd can take no devices from the host
 
 	told sync.Map // obstacles that the log has had
 }
@@ -41,6 +44,35 @@ func (l *Local) LinkExists(name string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Hostdevs is what networks need of the host's PCI functions; *nodedev.Hostdevs has it.
+type Hostdevs interface {
+	// VirtualFunctions returns those of the card with that interface.
+	VirtualFunctions(pf string) ([]nodedev.Address, error)
+	// Claimable says why a virtual function can be claimed by nobody now.
+	Claimable(a nodedev.Address, managed bool) error
+}
+
+// Functions implements Host.
+func (l *Local) Functions(pf string) ([]portconf.Function, error) {
+	if l.Hostdevs == nil {
+		return nil, virterr.New(virterr.ConfigUnsupported, "host doesn't support passthrough of host PCI devices: this virtd is not the system's")
+	}
+	list, err := l.Hostdevs.VirtualFunctions(pf)
+	out := make([]portconf.Function, 0, len(list))
+	for _, a := range list {
+		out = append(out, portconf.Function{Domain: uint16(a.Domain), Bus: a.Bus, Slot: a.Device, Number: a.Function})
+	}
+	return out, err
+}
+
+// FunctionFree implements Host.
+func (l *Local) FunctionFree(f portconf.Function, managed bool) error {
+	if l.Hostdevs == nil {
+		return virterr.New(virterr.ConfigUnsupported, "host doesn't support passthrough of host PCI devices: this virtd is not the system's")
+	}
+	return l.Hostdevs.Claimable(nodedev.Address{Domain: uint32(f.Domain), Bus: f.Bus, Device: f.Slot, Function: f.Number}, managed)
 }
 
 // Routes implements Host.

@@ -26,6 +26,8 @@ type Port struct {
 	Mode     string    `json:"mode,omitempty"`     // with Dev: how macvtaps on it reach each other
 	Trust    bool      `json:"trust,omitempty"`    // the macvtap follows the guest's receive filter
 	Tap      string    `json:"tap,omitempty"`      // the host's end, once the domain has it
+	Function string    `json:"function,omitempty"` // in a pool of virtual functions: the one that the port is, 0000:01:10.0
+	Managed  bool      `json:"managed,omitempty"`  // with Function: it is taken from its driver for the domain, and given back
 
 	VLAN   portconf.VLAN      `json:"vlan"`
 	Limits portconf.Bandwidth `json:"limits"`
@@ -61,11 +63,14 @@ func (m *Manager) Connect(req Request) (*Port, error) {
 		}
 		m.log.Info("a network was started because a domain needs it", "network", req.Network, "domain", req.Owner.Name)
 	}
+	if n.ofFunctions() {
+		return m.connectFunction(n, req)
+	}
 	devs, err := m.pool(n)
 	if err != nil {
 		return nil, err
 	}
-	p, err := n.connect(req, devs)
+	p, err := n.connect(req, placement{links: devs})
 	if err != nil || p.Limits.In.Floor == 0 {
 		return p, err
 	}
@@ -75,8 +80,21 @@ func (m *Manager) Connect(req Request) (*Port, error) {
 	return p, nil
 }
 
-// connect puts a port on record, in a pool of links on one of devs.
-func (n *Network) connect(req Request, devs []string) (*Port, error) {
+// ofFunctions reports whether the network is a pool of virtual functions.
+func (n *Network) ofFunctions() bool {
+	n.m.mu.Lock()
+	defer n.m.mu.Unlock()
+	return n.def.functions()
+}
+
+// placement is where a port of a pool can be: on one of some links, or a function.
+type placement struct {
+	links    []string
+	function string
+}
+
+// connect puts a port on record, in a pool at the given place.
+func (n *Network) connect(req Request, at placement) (*Port, error) {
 	m := n.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -90,10 +108,18 @@ func (n *Network) connect(req Request, devs []string) (*Port, error) {
 	if err := n.def.settle(p, req); err != nil {
 		return nil, err
 	}
-	if n.def.direct() {
-		if err := n.placePort(p, devs); err != nil {
-			return nil, err
-		}
+	if n.def.functions() != (at.function != "") {
+		return nil, failure(virterr.OperationInvalid, "network '%s' was changed at this moment; try again", n.def.name)
+	}
+	var err error
+	switch {
+	case at.function != "":
+		err = n.placeFunction(p, req, at.function)
+	case n.def.direct():
+		err = n.placePort(p, at.links)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := n.reserve(p); err != nil {
 		return nil, err
@@ -258,6 +284,8 @@ func (p *Port) XML() string {
 	}
 	plug := xmltree.New("plug", "type", "bridge", "bridge", p.Bridge)
 	switch {
+	case p.Function != "":
+		plug = p.functionPlug()
 	case p.Dev != "":
 		plug = xmltree.New("plug", "type", "direct", "dev", p.Dev, "mode", p.Mode)
 	case p.Own:

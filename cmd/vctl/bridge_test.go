@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -68,6 +69,13 @@ func (f *fakeBridges) Confirm(port string) error {
 	return nil
 }
 
+// seen returns which ports were confirmed, and how long the last was waited for.
+func (f *fakeBridges) seen() ([]string, time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.confirmed), f.waits
+}
+
 func testLinks() ([]bridge.Link, error) {
 	mac := net.HardwareAddr{0xfe, 0x54, 0, 0, 0, 1}
 	return []bridge.Link{{Name: "eth0", Kind: "device"}, {Name: "vnet0", Kind: "tuntap", MTU: 1500, MAC: mac, Up: true, Bridge: "br0"}}, nil
@@ -90,7 +98,7 @@ func TestBridgeCommands(t *testing.T) {
 		{"bridge delete br0", 1, `^error: failed to delete bridge 'br0': .*no bridge 'br0'`},
 		{"bridge nonsense", 1, `^error: unknown command: 'bridge nonsense'`},
 	})
-	if got := fmt.Sprint(b.bridges.confirmed, b.bridges.waits); got != "[eth0] 7s" {
+	if got := fmt.Sprint(b.bridges.seen()); got != "[eth0] 7s" {
 		t.Errorf("confirmed and waited: %s", got)
 	}
 }
@@ -102,11 +110,13 @@ func TestBridgeConfirm(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	_, stderr, status := b.run("", "bridge", "add-port", "br0", "eth0")
-	if status != 1 || !strings.Contains(stderr, "Press Enter within 30 seconds") || !strings.Contains(stderr, "is not confirmed and is taken back") || len(b.bridges.confirmed) != 0 {
-		t.Errorf("without a line: %d %s %v", status, stderr, b.bridges.confirmed)
+	confirmed, _ := b.bridges.seen()
+	if status != 1 || !strings.Contains(stderr, "Press Enter within 30 seconds") || !strings.Contains(stderr, "is not confirmed and is taken back") || len(confirmed) != 0 {
+		t.Errorf("without a line: %d %s %v", status, stderr, confirmed)
 	}
 	stdout, stderr, status := b.run("\n", "bridge", "add-port", "br0", "eth0")
-	if status != 0 || stdout != "'eth0' is a port of bridge 'br0'\n" || len(b.bridges.confirmed) != 1 {
-		t.Errorf("with a line: %d %s%s %v", status, stdout, stderr, b.bridges.confirmed)
+	confirmed, _ = b.bridges.seen()
+	if status != 0 || stdout != "'eth0' is a port of bridge 'br0'\n" || len(confirmed) != 1 {
+		t.Errorf("with a line: %d %s%s %v", status, stdout, stderr, confirmed)
 	}
 }

@@ -37,6 +37,7 @@ type bed struct {
 	dir    string
 	server *rpc.Server
 
+	nets    *network.Manager
 	netHost *networktest.Fake
 	bridges fakeBridges
 }
@@ -55,6 +56,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.nets = nets
 	mgr, err := manager.New(manager.Config{Driver: b.driver, Store: st, Networks: nets, Log: log, QuitTimeout: time.Second,
 		SaveDir: filepath.Join(b.dir, "save")})
 	if err != nil {

@@ -15,11 +15,12 @@ import (
 	"virtd/network/firewall"
 	"virtd/network/services"
 	"virtd/network/usernet"
+	"virtd/nodedev"
 )
 
 // openNetworks finds the virtual networks and starts those that are marked for it. This comes before domains are adopted or
 // started, which have ports on them. A host on which none can be started still has their definitions.
-func openNetworks(cfg config, log *slog.Logger) (*network.Manager, func(), error) {
+func openNetworks(cfg config, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*network.Manager, func(), error) {
 	state, run := filepath.Join(cfg.StateDir, "networks"), filepath.Join(cfg.RunDir, "networks")
 	program, err := os.Executable()
 	if err != nil {
@@ -32,6 +33,9 @@ func openNetworks(cfg config, log *slog.Logger) (*network.Manager, func(), error
 		return nil, nil, err
 	}
 	host := &network.Local{Links: &bridge.Host{}, Services: children, Log: log}
+	if hostdevs != nil { // a nil pointer in an interface is not nil
+		host.Hostdevs = hostdevs
+	}
 	networks, err := network.Open(network.Config{State: state, Run: run, Host: host, Log: log})
 	if err != nil {
 		children.Close()

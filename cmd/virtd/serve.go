@@ -46,7 +46,7 @@ func serve(cfg config, log *slog.Logger) error {
 	}
 	defer lock.Close()
 	hostdevs := openHostdevs(ctx, cfg, log)
-	networks, closeNetworks, err := openNetworks(cfg, log)
+	networks, closeNetworks, err := openNetworks(cfg, hostdevs, log)
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func (d *Domain) attachLive(ctx context.Context, dev *domain.Device) error {
 	if live, err = d.resolveNew(live, alias); err != nil {
 		return err
 	}
-	live, release, err := d.connectNew(live, alias)
+	live, alias, release, err := d.connectNew(live, alias)
 	if err != nil {
 		return err
 	}

@@ -56,26 +56,31 @@ func (d *Domain) connect(r *run) error {
 	return failed
 }
 
-// connectNew gives the device that is about to be attached its port, when it is an interface on a virtual network. release
-// takes the port back.
-func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain.Definition, release func(), err error) {
+// connectNew gives the device that is about to be attached its port, when it is an interface on a virtual network. The port may
+// change the alias. release takes the port back.
+func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain.Definition, now string, release func(), err error) {
 	for _, nic := range live.NetworkInterfaces() {
 		if nic.Alias != alias || nic.Port != "" {
 			continue
 		}
 		p, err := d.connectOne(nic)
 		if err != nil {
-			return nil, nil, err
+			return nil, "", nil, err
 		}
 		release := func() { d.disconnectPort(nic.Network, p.UUID) }
 		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: given(p)})
 		if err != nil {
 			release()
-			return nil, nil, err
+			return nil, "", nil, err
 		}
-		return with, release, nil
+		for _, nic := range with.NetworkInterfaces() {
+			if nic.Port == p.UUID.String() {
+				alias = nic.Alias
+			}
+		}
+		return with, alias, release, nil
 	}
-	return live, func() {}, nil
+	return live, alias, func() {}, nil
 }
 
 // given is what an interface becomes by its port, as libvirt shows it.
@@ -83,6 +88,9 @@ func given(p *network.Port) domain.NetworkPort {
 	out := domain.NetworkPort{UUID: p.UUID.String(), Type: "bridge", Bridge: p.Bridge, Dev: p.Dev, Mode: p.Mode, Isolated: p.Isolated, Trust: p.Trust,
 		VLAN: p.VLAN, Limits: p.Limits}
 	switch {
+	case p.Function != "":
+		out.Type, out.Managed = "hostdev", p.Managed
+		out.Function, _ = portconf.ParseFunction(p.Function) // the network wrote it
 	case p.Dev != "":
 		out.Type = "direct"
 	case p.Own:

@@ -50,10 +50,10 @@ type Dir struct {
 	serial   atomic.Uint64 // for names of temporary files
 
 	settling    sync.Mutex      // one settle at a time; taken before the others
-	commitMu    sync.Mutex      // one batch at a time, and guards the next five; taken before mu
+	commitMu    sync.Mutex      // one batch at a time, and guards what follows; taken before mu
 	journal     *journal        // nil: the next change begins one
 	journals    []string        // whose changes are not all in files yet, oldest first
-	damaged     map[string]bool // of them
+	damaged     map[string]bool // of them; as Open found them
 	lastJournal uint64
 	record      []byte // being written
 

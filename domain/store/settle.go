@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -171,8 +172,12 @@ func (d *Dir) removeJournals(paths []string) (left []string, err error) {
 
 // readJournals takes over what an earlier process left in journals.
 func (d *Dir) readJournals(names []string) {
+	for _, name := range names { // the names of damaged ones are not taken again
+		if n, ok := journalNumber(strings.TrimSuffix(name, damagedExt)); ok {
+			d.lastJournal = max(d.lastJournal, n)
+		}
+	}
 	for _, n := range journalsIn(names) {
-		d.lastJournal = n
 		path := d.journalPath(n)
 		data, err := d.fs.ReadFile(path, maxJournal)
 		if err == nil {

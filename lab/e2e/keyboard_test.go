@@ -48,7 +48,8 @@ func TestLabKeyboard(t *testing.T) {
 	h.virsh("send-key", name, "--codeset", "usb", "4") // A
 	h.virsh("send-key", name, "--codeset", "atset1", "0x1c", "--holdtime", "400")
 	h.until(60*time.Second, "the keys arrive: "+want, func() bool { got, _ := keys(t, h.output(name)); return got == want })
-	if _, held := keys(t, h.output(name)); held < 400*time.Millisecond {
+	// by the guest's clock, which sees the press as late as its CPU lets it
+	if _, held := keys(t, h.output(name)); held < 200*time.Millisecond {
 		t.Errorf("the last key was held for %v", held)
 	}
 	if testing.Short() {

@@ -11,6 +11,7 @@ import (
 	"virtd/network"
 	"virtd/network/bridge"
 	"virtd/network/dhcp"
+	"virtd/network/portconf"
 )
 
 // Fake keeps what networks do to a host in memory. The zero value is a host with nothing on it. Safe for concurrent use.
@@ -24,6 +25,8 @@ type Fake struct {
 	plugs  []string
 	shapes map[string]string // by bridge
 	leases map[uuid.UUID][]dhcp.Lease
+	cards  map[string][]portconf.Function // by their interfaces
+	busy   map[portconf.Function]error
 
 	// Fail, when set, is asked before each call with the method's and the network's name; an error is returned as is.
 	Fail func(method, name string) error
@@ -117,6 +120,47 @@ func (f *Fake) HostLinkDown(s network.Spec) error {
 		})
 	}
 	return err
+}
+
+// SetFunctions says which virtual functions a card with that interface has.
+func (f *Fake) SetFunctions(pf string, list ...portconf.Function) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cards == nil {
+		f.cards = map[string][]portconf.Function{}
+	}
+	f.cards[pf] = list
+}
+
+// SetFunctionBusy says why the host cannot spare a virtual function, nil that it can.
+func (f *Fake) SetFunctionBusy(a portconf.Function, why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.busy == nil {
+		f.busy = map[portconf.Function]error{}
+	}
+	f.busy[a] = why
+}
+
+// Functions implements network.Host.
+func (f *Fake) Functions(pf string) ([]portconf.Function, error) {
+	err := f.enter("Functions", pf)
+	defer f.mu.Unlock()
+	list, ok := f.cards[pf]
+	if err == nil && !ok {
+		err = fmt.Errorf("the host has no PCI card with the interface '%s'", pf)
+	}
+	return slices.Clone(list), err
+}
+
+// FunctionFree implements network.Host.
+func (f *Fake) FunctionFree(a portconf.Function, _ bool) error {
+	err := f.enter("FunctionFree", a.String())
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return f.busy[a]
 }
 
 func (f *Fake) enter(method, name string) error {

@@ -407,42 +407,42 @@ func TestHostLinkReachesGuests(t *testing.T) {
 	device, err := netlink.LinkByName("wire0")
 	ok(t, err)
 	t.Cleanup(func() { netlink.LinkDel(device) })
-	ok(t, netlink.AddrAdd(device, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(24, 32)}}))
-	outside.address(t, "192.0.2.9/24")
+	ok(t, netlink.AddrAdd(device, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(203, 0, 113, 1), Mask: net.CIDRMask(24, 32)}}))
+	outside.address(t, "203.0.113.9/24")
 	tellWho(t, outside, ":80")
-	macvlan := newMacvlanGuest(t, device, "192.0.2.200/24")
+	macvlan := newMacvlanGuest(t, device, "203.0.113.200/24")
 	tellWho(t, macvlan, ":80")
 	l, err := net.Listen("tcp", ":8080")
 	ok(t, err)
 	defer l.Close()
 	go answerWho(l)
 
-	if _, err := macvlan.tcp("192.0.2.1:8080"); err == nil {
+	if _, err := macvlan.tcp("203.0.113.1:8080"); err == nil {
 		t.Fatal("the guest reaches its host without any help: nothing to show here")
 	}
 	m := openManager(t, host, t.TempDir())
-	text := strings.Replace(poolXML("lan", "bridge", "wire0"), "<forward", hostMetadata("192.0.2.5/24", "192.0.2.192/26")+"<forward", 1)
+	text := strings.Replace(poolXML("lan", "bridge", "wire0"), "<forward", hostMetadata("203.0.113.5/24", "203.0.113.192/26")+"<forward", 1)
 	n, err := m.Create(text)
 	ok(t, err)
 	link := network.HostLinkName(n.UUID())
 	for range 2 { // and again, as the next virtd does
-		if who, err := macvlan.tcp("192.0.2.5:8080"); err != nil || who != "192.0.2.200" {
+		if who, err := macvlan.tcp("203.0.113.5:8080"); err != nil || who != "203.0.113.200" {
 			t.Errorf("guest to host: %q, %v", who, err)
 		}
-		if who, err := dialWho("192.0.2.200:80"); err != nil || who != "192.0.2.5" {
+		if who, err := dialWho("203.0.113.200:80"); err != nil || who != "203.0.113.5" {
 			t.Errorf("host to guest: %q, %v", who, err)
 		}
-		if who, err := dialWho("192.0.2.9:80"); err != nil || who != "192.0.2.1" {
+		if who, err := dialWho("203.0.113.9:80"); err != nil || who != "203.0.113.1" {
 			t.Errorf("the host's own connection: %q, %v", who, err)
 		}
-		if who, err := outside.tcp("192.0.2.1:8080"); err != nil || who != "192.0.2.9" {
+		if who, err := outside.tcp("203.0.113.1:8080"); err != nil || who != "203.0.113.9" {
 			t.Errorf("outside to host: %q, %v", who, err)
 		}
-		if who, err := macvlan.tcp("192.0.2.9:80"); err != nil || who != "192.0.2.200" {
+		if who, err := macvlan.tcp("203.0.113.9:80"); err != nil || who != "203.0.113.200" {
 			t.Errorf("guest to outside: %q, %v", who, err)
 		}
-		ok(t, host.HostLinkUp(network.Spec{UUID: n.UUID(), Device: "wire0", HostLink: netip.MustParsePrefix("192.0.2.5/24"),
-			HostLinkFor: []netip.Prefix{netip.MustParsePrefix("192.0.2.192/26")}}))
+		ok(t, host.HostLinkUp(network.Spec{UUID: n.UUID(), Device: "wire0", HostLink: netip.MustParsePrefix("203.0.113.5/24"),
+			HostLinkFor: []netip.Prefix{netip.MustParsePrefix("203.0.113.192/26")}}))
 	}
 	rules, err := netlink.RuleList(netlink.FAMILY_V4)
 	ok(t, err)
@@ -453,10 +453,10 @@ func TestHostLinkReachesGuests(t *testing.T) {
 	if now, err := netlink.RuleList(netlink.FAMILY_V4); err != nil || len(now) != len(rules)-1 {
 		t.Errorf("%d routing rules, with the network %d, %v", len(now), len(rules), err)
 	}
-	if who, err := dialWho("192.0.2.9:80"); err != nil || who != "192.0.2.1" {
+	if who, err := dialWho("203.0.113.9:80"); err != nil || who != "203.0.113.1" {
 		t.Errorf("the host's own connection afterwards: %q, %v", who, err)
 	}
-	if _, err := m.Create(strings.Replace(text, "192.0.2.5", "192.0.2.1", 1)); err == nil || !strings.Contains(err.Error(), "192.0.2.1 is an address of wire0 already") {
+	if _, err := m.Create(strings.Replace(text, "203.0.113.5", "203.0.113.1", 1)); err == nil || !strings.Contains(err.Error(), "203.0.113.1 is an address of wire0 already") {
 		t.Errorf("an address that the host has: %v", err)
 	}
 	if list := m.List(network.ListActive); len(list) != 0 {

@@ -64,6 +64,7 @@ func policy(pid int) seccomp.Policy {
 		{Name: "mmap", Conditions: noExec}, {Name: "mprotect", Conditions: noExec},
 		{Name: "tgkill", Conditions: equal(0, uint64(pid))},
 		{Name: "clone", Conditions: equal(0, threadFlags)}, {Name: "clone", Conditions: equal(0, threadFlags|unix.CLONE_SETTLS)},
+		{Name: "clone", Conditions: equal(0, threadFlags|unix.CLONE_SETTLS|unix.CLONE_PARENT_SETTID|unix.CLONE_CHILD_CLEARTID)}, // glibc's threads
 		{Name: "prctl", Conditions: equal(0, unix.PR_SET_NAME)}, {Name: "prctl", Conditions: equal(0, prSetVMA)},
 		{Name: "socket", Conditions: equal(0, unix.AF_INET)}, {Name: "socket", Conditions: equal(0, unix.AF_INET6)},
 	}
@@ -71,6 +72,9 @@ func policy(pid int) seccomp.Policy {
 		DefaultAction: seccomp.ActionErrno,
 		Syscalls: []seccomp.SyscallGroup{
 			{Action: seccomp.ActionKillProcess, Names: []string{"execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev"}},
+			// The C library, which programs have that are built for the race detector, falls back to clone then and only then: it
+			// would be left without threads, and stand still.
+			{Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: []string{"clone3"}},
 			{Action: seccomp.ActionAllow, Names: append(append([]string(nil), runtimeCalls...), serviceCalls...)},
 			{Action: seccomp.ActionAllow, NamesWithCondtions: checked}, // last: see hypervisor/confine
 		},

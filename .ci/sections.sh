@@ -44,7 +44,7 @@ prerequisites() {
     command -v "${p%%:*}" >/dev/null || missing+=("${p#*:}")
   done
   # the oracles of unit tests, which skip without them: only root can install them, others are told
-  for p in virsh:libvirt-clients xmllint:libxml2-utils iasl:acpica-tools qemu-io:qemu-utils gdb:gdb; do
+  for p in virsh:libvirt-clients xmllint:libxml2-utils iasl:acpica-tools qemu-io:qemu-utils gdb:gdb passt:passt; do
     command -v "${p%%:*}" >/dev/null && continue
     if [ "$(id -u)" = 0 ]; then missing+=("${p#*:}"); else say "tests that need ${p%%:*} (package ${p#*:}) will skip"; fi
   done
@@ -52,6 +52,10 @@ prerequisites() {
   # unpacked, below. Where root could install them, a test that does not find them fails (daemon/clients_test.go).
   if ! command -v virt-install >/dev/null || ! /usr/bin/python3 -c 'import libvirt' 2>/dev/null; then
     if [ "$(id -u)" = 0 ]; then missing+=(virtinst python3-libvirt); else say "tests that need virtinst and python3-libvirt will skip"; fi
+  fi
+  # SCRAM for libvirt's clients
+  if ! compgen -G '/usr/lib/*/sasl2/libscram.so' >/dev/null; then
+    if [ "$(id -u)" = 0 ]; then missing+=(libsasl2-modules); else say "tests that need libsasl2-modules will skip"; fi
   fi
   # virt-manager, a display for it, and what presses its buttons
   local ui=(virt-manager xvfb xdotool dbus-x11 at-spi2-core gir1.2-atspi-2.0)

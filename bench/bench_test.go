@@ -10,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	libvirt "github.com/digitalocean/go-libvirt"
 	"golang.org/x/sys/unix"
+
+	"virtd/domain"
 )
 
 // The idle benchmark reports small numbers, so it must be shown to see a thread that does wake.
@@ -93,5 +96,40 @@ func TestRatesInGuestOutput(t *testing.T) {
 	}
 	if m := iops.FindAllStringSubmatch("        \"iops\" : 1207.519,\r\n        \"iops\" : 0.000000,\r\n", -1); len(m) != 2 || m[0][1] != "1207.519" {
 		t.Errorf("fio: %q", m)
+	}
+}
+
+// The processor time of a daemon is that of its threads, and grows as they work.
+func TestProcessorTime(t *testing.T) {
+	d := &daemon{pid: os.Getpid()}
+	before, err := d.cpu()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var use, now unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &use); err != nil {
+		t.Fatal(err)
+	}
+	for now = use; now.Utime.Nano()-use.Utime.Nano() < int64(30*time.Millisecond); {
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after, err := d.cpu()
+	if err != nil || after-before < 20*time.Millisecond {
+		t.Errorf("30 ms of work count as %v, %v", after-before, err)
+	}
+}
+
+// The document must say the same to both daemons but for the type.
+func TestSameDocumentForBoth(t *testing.T) {
+	dom := libvirt.Domain{Name: "d", UUID: libvirt.UUID{1}}
+	ours := (&side{kind: virtdDaemon("virtd")}).document(dom)
+	peers := (&side{kind: libvirtdDaemon()}).document(dom)
+	if strings.Replace(ours, "type='kvm'", "type='qemu'", 1) != peers {
+		t.Errorf("%s\n%s", ours, peers)
+	}
+	if _, err := domain.Parse(ours, domain.Options{}); err != nil {
+		t.Error(err)
 	}
 }

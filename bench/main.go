@@ -18,23 +18,46 @@ type host struct {
 	images string // the lab's folder of guest images
 	vmm    string // our engine, in memory, where a program starts fast
 	onDisk string // our engine in a file system whose pages are clean once read, as installed programs are
-	qemu   string // the peer
+	qemu   string // the peer of the engine
 	dir    string // scratch, in memory
+
+	virtd    string // our daemon
+	libvirtd string // a tree with the peer of the daemon
+	out      string // results, and scratch on disk
 }
 
-// A benchmark measures both engines and returns its results; it leaves nothing running.
+// A benchmark measures us and a peer and returns its results; it leaves nothing running.
 type benchmark struct {
 	name string
 	run  func(host) ([]ab.Result, error)
+	peer func(host) string // what the peer calls itself
 }
 
 var benchmarks = []benchmark{
-	{"start", benchStart},
-	{"memory", benchMemory},
-	{"idle", benchIdle},
-	{"disk", benchDisk},
-	{"network", benchNetwork},
-	{"start-variants", benchStartVariants},
+	engines("start", benchStart),
+	engines("memory", benchMemory),
+	engines("idle", benchIdle),
+	engines("disk", benchDisk),
+	engines("network", benchNetwork),
+	engines("start-variants", benchStartVariants),
+	{"libvirtd", benchLibvirtd, func(h host) string { return firstLine("chroot", h.libvirtd, "libvirtd", "--version") }},
+}
+
+// engines is a benchmark of our engine and QEMU.
+func engines(name string, run func(host) ([]ab.Result, error)) benchmark {
+	return benchmark{
+		name: name,
+		run: func(h host) (r []ab.Result, err error) {
+			if h.onDisk, err = filepath.Abs(h.vmm); err != nil {
+				return nil, err
+			}
+			if h.vmm, err = h.copyIn(h.vmm); err != nil {
+				return nil, err
+			}
+			return run(h)
+		},
+		peer: func(h host) string { return firstLine(h.qemu, "--version") + " q35" },
+	}
 }
 
 func main() {
@@ -43,9 +66,11 @@ func main() {
 	flag.StringVar(&h.images, "images", "/opt/lab/guest", "folder of guest images")
 	flag.StringVar(&h.vmm, "vmm", "bin/virtd-vmm", "our engine")
 	flag.StringVar(&h.qemu, "peer", "qemu-system-x86_64", "QEMU")
-	out := flag.String("o", ".", "folder for the results, one NAME.json each")
+	flag.StringVar(&h.virtd, "virtd", "bin/virtd", "our daemon")
+	flag.StringVar(&h.libvirtd, "libvirtd", "", "tree with the peer's daemon, as lab/lab.sh libvirtd makes it")
+	flag.StringVar(&h.out, "o", ".", "folder for the results, one NAME.json each")
 	flag.Parse()
-	missed, err := run(h, *out, flag.Args())
+	missed, err := run(h, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
@@ -56,17 +81,14 @@ func main() {
 	}
 }
 
-func run(h host, out string, names []string) (missed int, err error) {
+func run(h host, names []string) (missed int, err error) {
+	if h.out, err = filepath.Abs(h.out); err != nil {
+		return 0, err
+	}
 	if h.dir, err = os.MkdirTemp("/tmp", "bench"); err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(h.dir)
-	if h.onDisk, err = filepath.Abs(h.vmm); err != nil {
-		return 0, err
-	}
-	if h.vmm, err = h.copyIn(h.vmm); err != nil {
-		return 0, err
-	}
 	for _, b := range benchmarks {
 		if len(names) > 0 && !contains(names, b.name) {
 			continue
@@ -76,8 +98,8 @@ func run(h host, out string, names []string) (missed int, err error) {
 			return missed, fmt.Errorf("%s: %w", b.name, err)
 		}
 		r := ab.Report{Machine: machine(), Revision: os.Getenv("BENCH_REVISION"), Date: time.Now().UTC().Format(time.RFC3339),
-			Peer: firstLine(h.qemu, "--version") + " q35", Results: results}
-		if err := save(filepath.Join(out, b.name+".json"), r); err != nil {
+			Peer: b.peer(h), Results: results}
+		if err := save(filepath.Join(h.out, b.name+".json"), r); err != nil {
 			return missed, err
 		}
 		if err := r.WriteTable(os.Stdout); err != nil {

@@ -1,11 +1,12 @@
 #!/bin/bash
-# run.sh [-n ROUNDS] [BENCHMARK...] - run the benchmarks against QEMU in the lab, one lab boot each, and print their
-# tables. Results are in out/bench/. Exit status 1 when a bound was missed, 2 on errors.
+# run.sh [-n ROUNDS] [BENCHMARK...] - run the benchmarks against QEMU in the lab, one lab boot each, and the one against
+# libvirtd on this machine (as root), and print their tables. Results are in out/bench/. Exit status 1 when a bound was
+# missed, 2 on errors.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 rounds=7
 [ "${1:-}" != -n ] || { rounds=$2; shift 2; }
-[ $# -gt 0 ] || set -- start memory idle disk network start-variants
+[ $# -gt 0 ] || set -- start memory idle disk network start-variants libvirtd
 out=out/bench
 mkdir -p "$out"
 export CGO_ENABLED=0
@@ -15,6 +16,13 @@ revision=$(git describe --always --dirty)
 worst=0
 for b in "$@"; do
   rc=0
+  if [ "$b" = libvirtd ]; then
+    go build -trimpath -o "$out/virtd" ./cmd/virtd
+    tree=$(lab/lab.sh libvirtd)
+    BENCH_REVISION=$revision "$out/bench" -n "$rounds" -o "$out" -virtd "$out/virtd" -libvirtd "$tree" libvirtd || rc=$?
+    [ $rc -le $worst ] || worst=$rc
+    continue
+  fi
   # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have. (With one,
   # the emulated host stopped for good while fio ran in our guest, three times of three; why is not known.)
   case $b in disk | network) smp=2 ;; *) smp=1 ;; esac

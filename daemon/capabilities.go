@@ -163,11 +163,8 @@ func formatList(ids []int) string {
 	return strings.Join(parts, ",")
 }
 
-// machines are the machine types; the short name stands for the versioned one.
-var machines = []struct{ short, canonical string }{
-	{"pc", domain.MachinePC},
-	{"q35", domain.MachineQ35},
-}
+// shortMachines are the names that stand for the newest versioned machine types.
+var shortMachines = map[string]string{domain.MachinePC: "pc", domain.MachineQ35: "q35"}
 
 // addGuest describes what domains can be.
 func (d *Daemon) addGuest(root *xmltree.Node) {
@@ -176,10 +173,12 @@ func (d *Daemon) addGuest(root *xmltree.Node) {
 	arch := guest.Append(xmltree.New("arch", "name", "x86_64"))
 	arch.Append(xmltree.NewText("wordsize", "64"))
 	arch.Append(xmltree.NewText("emulator", d.cfg.Emulator))
-	for _, m := range machines {
+	for _, m := range domain.MachineTypes {
 		max := strconv.Itoa(domain.MaxVCPUs)
-		arch.Append(xmltree.NewText("machine", m.canonical, "maxCpus", max))
-		arch.Append(xmltree.NewText("machine", m.short, "canonical", m.canonical, "maxCpus", max))
+		arch.Append(xmltree.NewText("machine", m.Name, "maxCpus", max))
+		if short := shortMachines[m.Name]; short != "" {
+			arch.Append(xmltree.NewText("machine", short, "canonical", m.Name, "maxCpus", max))
+		}
 	}
 	arch.Append(xmltree.New("domain", "type", "kvm"))
 	features := guest.Append(xmltree.New("features"))

@@ -23,8 +23,7 @@ const (
 )
 
 func (d *Daemon) registerConnect(reg *rpc.Registry) {
-	on(reg, rpc.ProcAuthList, d.authList)
-	on(reg, rpc.ProcAuthPolkit, d.authPolkit)
+	rpc.HandleAuth(reg)
 	on(reg, rpc.ProcConnectOpen, d.connectOpen)
 	on(reg, rpc.ProcConnectClose, d.connectClose)
 	on(reg, rpc.ProcConnectSupportsFeature, d.supportsFeature)
@@ -37,16 +36,6 @@ func (d *Daemon) registerConnect(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectSetIdentity, d.connectSetIdentity)
 	on(reg, rpc.ProcConnectRegisterCloseCallback, d.nothing)
 	on(reg, rpc.ProcConnectUnregisterCloseCallback, d.nothing)
-}
-
-// authList says that nothing needs to be proved: the kernel told who the peer is when it connected.
-func (d *Daemon) authList(context.Context, *rpc.Call, *none) (*libvirt.AuthListRet, error) {
-	return &libvirt.AuthListRet{Types: []libvirt.AuthType{0}}, nil
-}
-
-// authPolkit answers clients that ask although nothing was offered.
-func (d *Daemon) authPolkit(context.Context, *rpc.Call, *none) (*libvirt.AuthPolkitRet, error) {
-	return nil, virterr.NewFrom(virterr.FromRPC, virterr.AuthFailed, "polkit is not used here; access is by the socket's group")
 }
 
 // connectOpen looks at one flag only: libvirt's library sends its own remote driver's along (2 one user's daemon, 4 started
@@ -120,9 +109,9 @@ func (d *Daemon) connectGetHostname(context.Context, *rpc.Call, *none) (*libvirt
 	return &libvirt.ConnectGetHostnameRet{Hostname: d.node.Hostname()}, nil
 }
 
-// connectIsSecure is about eavesdroppers: a unix socket has none.
-func (d *Daemon) connectIsSecure(context.Context, *rpc.Call, *none) (*libvirt.ConnectIsSecureRet, error) {
-	return &libvirt.ConnectIsSecureRet{Secure: 1}, nil
+// connectIsSecure is about eavesdroppers: a unix socket has none, nor has TLS.
+func (d *Daemon) connectIsSecure(_ context.Context, c *rpc.Call, _ *none) (*libvirt.ConnectIsSecureRet, error) {
+	return &libvirt.ConnectIsSecureRet{Secure: boolean(c.Conn.Secure())}, nil
 }
 
 // connectSetIdentity is what a proxy says of its client. Access is decided by who holds the socket, so it is taken as said.

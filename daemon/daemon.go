@@ -15,6 +15,7 @@ import (
 	"virtd/domain/manager"
 	"virtd/hostcheck"
 	"virtd/network"
+	"virtd/network/bridge"
 	"virtd/network/hostif"
 	"virtd/nodedev"
 	"virtd/rpc"
@@ -44,6 +45,8 @@ type Config struct {
 	Secrets  *secret.Manager   // nil: no procedures for secrets
 	// Interfaces lists the host's network interfaces; nil: no procedures for them.
 	Interfaces func() ([]*hostif.Interface, error)
+	Bridges    Bridges                                // of the host, to change; nil: not supported
+	Links      func() ([]bridge.Link, error)          // of the host; nil: TAP_LIST is not supported
 	HostCheck  func(context.Context) hostcheck.Report // nil: HOST_CHECK is not supported
 	Log        *slog.Logger                           // nil: slog.Default
 
@@ -125,11 +128,13 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerVCPUs(reg)
 	d.registerStats(reg)
 	d.registerTuning(reg)
+	d.registerIOTune(reg)
 	d.registerQueries(reg)
 	d.registerSnapshots(reg)
 	d.registerAgent(reg)
 	d.registerDevices(reg)
 	d.registerConsole(reg)
+	d.registerGraphics(reg)
 	d.registerEvents(reg)
 	d.registerStoragePools(reg)
 	d.registerStorageVolumes(reg)
@@ -139,14 +144,14 @@ func (d *Daemon) Register(reg *rpc.Registry) {
 	d.registerQEMU(reg)
 	d.registerAbsent(reg)
 	d.registerPrivate(reg)
+	d.registerBridges(reg)
 	reg.OnClose(d.closed)
 }
 
 // session is what the daemon keeps for one open connection.
 type session struct {
 	mu          sync.Mutex
-	closed      bool
-	autodestroy map[uuid.UUID]bool // domains to destroy when the connection ends
+	autodestroy map[uuid.UUID]int // domains to destroy when the connection ends, and the id of the life that ends then
 }
 
 // closed runs after a connection's last call.
@@ -157,23 +162,22 @@ func (d *Daemon) closed(c *rpc.Conn) {
 		return
 	}
 	s.mu.Lock()
-	s.closed = true
 	doomed := s.autodestroy
 	s.autodestroy = nil
 	s.mu.Unlock()
-	for id := range doomed {
-		dom, err := d.mgr.LookupByUUID(id)
+	for name, id := range doomed {
+		dom, err := d.mgr.LookupByUUID(name)
 		if err != nil {
 			continue // it is gone already
 		}
-		if err := dom.Destroy(context.Background(), 0); err != nil && !virterr.Is(err, virterr.OperationInvalid) && !virterr.Is(err, virterr.NoDomain) {
+		if err := dom.Autodestroy(context.Background(), id); err != nil && !virterr.Is(err, virterr.OperationInvalid) && !virterr.Is(err, virterr.NoDomain) {
 			d.log.Error("cannot destroy a domain whose client left", "domain", dom.Name(), "error", err)
 		}
 	}
 }
 
-// autodestroy notes that a domain lives no longer than the connection.
-func (d *Daemon) autodestroy(c *rpc.Conn, id uuid.UUID) {
+// autodestroy notes that the life that a domain has now lasts no longer than the connection.
+func (d *Daemon) autodestroy(c *rpc.Conn, dom *manager.Domain) {
 	s, ok := c.Session().(*session)
 	if !ok {
 		return
@@ -181,9 +185,9 @@ func (d *Daemon) autodestroy(c *rpc.Conn, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.autodestroy == nil {
-		s.autodestroy = map[uuid.UUID]bool{}
+		s.autodestroy = map[uuid.UUID]int{}
 	}
-	s.autodestroy[id] = true
+	s.autodestroy[dom.UUID()] = dom.Ref().ID
 }
 
 // domain finds the domain that a call is about.
@@ -210,6 +214,11 @@ func onlyFlags(flags, known uint32, function string) error {
 // on registers a procedure of the remote program.
 func on[A, R any](reg *rpc.Registry, number uint32, fn func(context.Context, *rpc.Call, *A) (*R, error)) {
 	rpc.Handle(reg, rpc.ProgramRemote, number, fn)
+}
+
+// onQuick registers one that is answered from memory: see rpc.HandleQuick.
+func onQuick[A, R any](reg *rpc.Registry, number uint32, fn func(context.Context, *rpc.Call, *A) (*R, error)) {
+	rpc.HandleQuick(reg, rpc.ProgramRemote, number, fn)
 }
 
 // none is what procedures without arguments or result have.

@@ -21,6 +21,7 @@ func (d *Daemon) registerDevices(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainUpdateDeviceFlags, d.domainUpdateDeviceFlags)
 	on(reg, rpc.ProcDomainBlockResize, d.domainBlockResize)
 	on(reg, rpc.ProcDomainInjectNmi, d.domainInjectNMI)
+	on(reg, rpc.ProcDomainSendKey, d.domainSendKey)
 	on(reg, rpc.ProcDomainInterfaceAddresses, d.domainInterfaceAddresses)
 }
 

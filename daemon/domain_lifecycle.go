@@ -45,7 +45,7 @@ func (d *Daemon) start(ctx context.Context, c *rpc.Call, ref libvirt.Domain, fla
 		return nil, err
 	}
 	if flags&manager.StartAutodestroy != 0 {
-		d.autodestroy(c.Conn, dom.UUID())
+		d.autodestroy(c.Conn, dom)
 	}
 	return dom, nil
 }
@@ -57,7 +57,7 @@ func (d *Daemon) domainCreateXML(ctx context.Context, c *rpc.Call, a *libvirt.Do
 		return nil, err
 	}
 	if flags&manager.StartAutodestroy != 0 {
-		d.autodestroy(c.Conn, dom.UUID())
+		d.autodestroy(c.Conn, dom)
 	}
 	return &libvirt.DomainCreateXMLRet{Dom: wire(dom.Ref())}, nil
 }

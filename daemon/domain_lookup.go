@@ -12,19 +12,19 @@ import (
 )
 
 func (d *Daemon) registerDomains(reg *rpc.Registry) {
-	on(reg, rpc.ProcDomainLookupByName, d.lookupByName)
-	on(reg, rpc.ProcDomainLookupByUUID, d.lookupByUUID)
-	on(reg, rpc.ProcDomainLookupByID, d.lookupByID)
-	on(reg, rpc.ProcConnectListAllDomains, d.listAllDomains)
-	on(reg, rpc.ProcConnectListDomains, d.listDomains)
-	on(reg, rpc.ProcConnectNumOfDomains, d.numOfDomains)
-	on(reg, rpc.ProcConnectListDefinedDomains, d.listDefinedDomains)
-	on(reg, rpc.ProcConnectNumOfDefinedDomains, d.numOfDefinedDomains)
+	onQuick(reg, rpc.ProcDomainLookupByName, d.lookupByName)
+	onQuick(reg, rpc.ProcDomainLookupByUUID, d.lookupByUUID)
+	onQuick(reg, rpc.ProcDomainLookupByID, d.lookupByID)
+	onQuick(reg, rpc.ProcConnectListAllDomains, d.listAllDomains)
+	onQuick(reg, rpc.ProcConnectListDomains, d.listDomains)
+	onQuick(reg, rpc.ProcConnectNumOfDomains, d.numOfDomains)
+	onQuick(reg, rpc.ProcConnectListDefinedDomains, d.listDefinedDomains)
+	onQuick(reg, rpc.ProcConnectNumOfDefinedDomains, d.numOfDefinedDomains)
 	on(reg, rpc.ProcDomainGetInfo, d.domainGetInfo)
-	on(reg, rpc.ProcDomainGetState, d.domainGetState)
+	onQuick(reg, rpc.ProcDomainGetState, d.domainGetState)
 	on(reg, rpc.ProcDomainGetOsType, d.domainGetOSType)
-	on(reg, rpc.ProcDomainIsActive, d.domainIsActive)
-	on(reg, rpc.ProcDomainIsPersistent, d.domainIsPersistent)
+	onQuick(reg, rpc.ProcDomainIsActive, d.domainIsActive)
+	onQuick(reg, rpc.ProcDomainIsPersistent, d.domainIsPersistent)
 	on(reg, rpc.ProcDomainIsUpdated, d.domainIsUpdated)
 	on(reg, rpc.ProcDomainGetAutostart, d.domainGetAutostart)
 	on(reg, rpc.ProcDomainSetAutostart, d.domainSetAutostart)
@@ -63,22 +63,20 @@ func (d *Daemon) listAllDomains(_ context.Context, _ *rpc.Call, a *libvirt.Conne
 	if err := onlyFlags(uint32(a.Flags), known, "virConnectListAllDomains"); err != nil {
 		return nil, err
 	}
-	list := d.mgr.List(manager.ListFlags(a.Flags))
+	list := manager.ListAs(d.mgr, manager.ListFlags(a.Flags), func(_ *manager.Domain, ref manager.Ref) libvirt.Domain { return wire(ref) })
 	ret := &libvirt.ConnectListAllDomainsRet{Ret: uint32(len(list))}
 	if a.NeedResults != 0 {
-		ret.Domains = make([]libvirt.Domain, len(list))
-		for i, dom := range list {
-			ret.Domains[i] = wire(dom.Ref())
-		}
+		ret.Domains = list
 	}
 	return ret, nil
 }
 
 func (d *Daemon) listDomains(_ context.Context, _ *rpc.Call, a *libvirt.ConnectListDomainsArgs) (*libvirt.ConnectListDomainsRet, error) {
 	ret := &libvirt.ConnectListDomainsRet{}
-	for _, dom := range d.mgr.List(manager.ListActive) {
-		if id := dom.Ref().ID; id > 0 && len(ret.Ids) < int(a.Maxids) {
-			ret.Ids = append(ret.Ids, int32(id))
+	ids := manager.ListAs(d.mgr, manager.ListActive, func(_ *manager.Domain, ref manager.Ref) int32 { return int32(ref.ID) })
+	for _, id := range ids {
+		if id > 0 && len(ret.Ids) < int(a.Maxids) {
+			ret.Ids = append(ret.Ids, id)
 		}
 	}
 	return ret, nil
@@ -89,13 +87,8 @@ func (d *Daemon) numOfDomains(context.Context, *rpc.Call, *none) (*libvirt.Conne
 }
 
 func (d *Daemon) listDefinedDomains(_ context.Context, _ *rpc.Call, a *libvirt.ConnectListDefinedDomainsArgs) (*libvirt.ConnectListDefinedDomainsRet, error) {
-	ret := &libvirt.ConnectListDefinedDomainsRet{}
-	for _, dom := range d.mgr.List(manager.ListInactive) {
-		if len(ret.Names) < int(a.Maxnames) {
-			ret.Names = append(ret.Names, dom.Name())
-		}
-	}
-	return ret, nil
+	names := manager.ListAs(d.mgr, manager.ListInactive, func(_ *manager.Domain, ref manager.Ref) string { return ref.Name })
+	return &libvirt.ConnectListDefinedDomainsRet{Names: names[:min(len(names), max(0, int(a.Maxnames)))]}, nil
 }
 
 func (d *Daemon) numOfDefinedDomains(context.Context, *rpc.Call, *none) (*libvirt.ConnectNumOfDefinedDomainsRet, error) {

@@ -8,9 +8,7 @@ import (
 	"syscall"
 
 	libvirt "github.com/digitalocean/go-libvirt"
-	"libvirt.org/go/libvirtxml"
 
-	"virtd/domain"
 	"virtd/domain/manager"
 	"virtd/hypervisor/block/qcow2"
 	"virtd/rpc"
@@ -194,46 +192,11 @@ func (d *Daemon) domainGetBlockInfo(ctx context.Context, _ *rpc.Call, a *libvirt
 		}
 		return &libvirt.DomainGetBlockInfoRet{Allocation: s.Allocation, Capacity: s.Capacity, Physical: s.Physical}, nil
 	}
-	source, format, err := diskSource(dom, a.Path)
+	disk, err := dom.StoredDisk(a.Path)
 	if err != nil {
 		return nil, err
 	}
-	return imageInfo(source, format)
-}
-
-// diskSource finds image and format of a domain's disk by its target or by the image itself.
-func diskSource(dom *manager.Domain, path string) (source, format string, err error) {
-	text, err := dom.XML(domain.XMLInactive)
-	if err != nil {
-		return "", "", err
-	}
-	var def libvirtxml.Domain
-	if err := def.Unmarshal(text); err != nil {
-		return "", "", err
-	}
-	if def.Devices != nil {
-		for _, disk := range def.Devices.Disks {
-			source := sourceOf(disk.Source)
-			if source != "" && (source == path || disk.Target != nil && disk.Target.Dev == path) {
-				if disk.Driver != nil {
-					format = disk.Driver.Type
-				}
-				return source, format, nil
-			}
-		}
-	}
-	return "", "", virterr.New(virterr.InvalidArg, "invalid path %s not assigned to domain", path)
-}
-
-func sourceOf(s *libvirtxml.DomainDiskSource) string {
-	switch {
-	case s == nil:
-	case s.File != nil:
-		return s.File.File
-	case s.Block != nil:
-		return s.Block.Dev
-	}
-	return ""
+	return imageInfo(disk.Path, disk.Format)
 }
 
 // imageInfo measures an image or device that no guest uses.

@@ -11,12 +11,11 @@ import (
 	"virtd/domain/manager"
 	"virtd/domain/xmltree"
 	"virtd/rpc"
-	"virtd/virterr"
 )
 
-// registerTuning answers what limits a domain has. Those of a running domain are what is in force, which is none: a definition
-// that asks for hard limits is refused (domain/schema.txt), and weights are kept without being applied. A configuration shows
-// what it says. Setting limits is not supported.
+// registerTuning answers what limits a domain has. Those of a running domain are what is in force: its disks' (see
+// registerIOTune) and no others, since a definition that asks for other hard limits is refused (domain/schema.txt), and weights
+// are kept without being applied. A configuration shows what it says.
 func (d *Daemon) registerTuning(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainGetSchedulerType, d.domainGetSchedulerType)
 	on(reg, rpc.ProcDomainGetSchedulerParameters, d.domainGetSchedulerParameters)
@@ -25,7 +24,7 @@ func (d *Daemon) registerTuning(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainGetBlkioParameters, d.domainGetBlkioParameters)
 	on(reg, rpc.ProcDomainGetNumaParameters, d.domainGetNumaParameters)
 	on(reg, rpc.ProcDomainGetInterfaceParameters, d.domainGetInterfaceParameters)
-	on(reg, rpc.ProcDomainGetBlockIOTune, d.domainGetBlockIOTune)
+	on(reg, rpc.ProcDomainSetInterfaceParameters, d.domainSetInterfaceParameters)
 	on(reg, rpc.ProcDomainGetPerfEvents, d.domainGetPerfEvents)
 	on(reg, rpc.ProcDomainGetIothreadInfo, d.domainGetIOThreadInfo)
 	on(reg, rpc.ProcDomainGetEmulatorPinInfo, d.domainGetEmulatorPinInfo)
@@ -169,61 +168,6 @@ func (d *Daemon) domainGetNumaParameters(_ context.Context, _ *rpc.Call, a *libv
 	ret.Params, ret.Nparams = twoPass([]libvirt.TypedParam{
 		{Field: "numa_mode", Value: *libvirt.NewTypedParamValueInt(int32(mode))}, stringParam("numa_nodeset", memory.Attr("nodeset")),
 	}, a.Nparams, a.Flags)
-	return ret, nil
-}
-
-func (d *Daemon) domainGetInterfaceParameters(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetInterfaceParametersArgs) (*libvirt.DomainGetInterfaceParametersRet, error) {
-	def, _, err := d.tuned(a.Dom, uint32(a.Flags), "virDomainGetInterfaceParameters")
-	if err != nil {
-		return nil, err
-	}
-	found := slices.ContainsFunc(def.Tree().Root.Child("devices").All("interface"), func(n *xmltree.Node) bool {
-		return a.Device != "" && (n.Child("target").Attr("dev") == a.Device || n.Child("mac").Attr("address") == a.Device)
-	})
-	if !found {
-		return nil, virterr.New(virterr.InvalidArg, "Can't find device %s", a.Device)
-	}
-	var params []libvirt.TypedParam
-	for _, name := range []string{"inbound.average", "inbound.peak", "inbound.burst", "inbound.floor", "outbound.average", "outbound.peak", "outbound.burst"} {
-		params = append(params, uintParam(name, 0))
-	}
-	ret := &libvirt.DomainGetInterfaceParametersRet{}
-	ret.Params, ret.Nparams = twoPass(params, a.Nparams, uint32(a.Flags))
-	return ret, nil
-}
-
-// blockLimits are the names of the numbers that virDomainGetBlockIoTune tells, around the one that is a string.
-var blockLimits = [2][]string{
-	{
-		"total_bytes_sec", "read_bytes_sec", "write_bytes_sec", "total_iops_sec", "read_iops_sec", "write_iops_sec",
-		"total_bytes_sec_max", "read_bytes_sec_max", "write_bytes_sec_max", "total_iops_sec_max", "read_iops_sec_max", "write_iops_sec_max",
-		"size_iops_sec",
-	},
-	{
-		"total_bytes_sec_max_length", "read_bytes_sec_max_length", "write_bytes_sec_max_length",
-		"total_iops_sec_max_length", "read_iops_sec_max_length", "write_iops_sec_max_length",
-	},
-}
-
-func (d *Daemon) domainGetBlockIOTune(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetBlockIOTuneArgs) (*libvirt.DomainGetBlockIOTuneRet, error) {
-	def, _, err := d.tuned(a.Dom, a.Flags, "virDomainGetBlockIoTune")
-	if err != nil {
-		return nil, err
-	}
-	// without a disk it is the first pass, which is only about the number
-	if name := optional(a.Disk); name != "" && !hasDisk(def, name) {
-		return nil, virterr.New(virterr.InvalidArg, "disk '%s' was not found in the domain config", name)
-	}
-	var params []libvirt.TypedParam
-	for _, name := range blockLimits[0] {
-		params = append(params, ullongParam(name, 0))
-	}
-	params = append(params, stringParam("group_name", ""))
-	for _, name := range blockLimits[1] {
-		params = append(params, ullongParam(name, 0))
-	}
-	ret := &libvirt.DomainGetBlockIOTuneRet{}
-	ret.Params, ret.Nparams = twoPass(params, a.Nparams, a.Flags)
 	return ret, nil
 }
 

@@ -14,6 +14,7 @@ import (
 func (d *Daemon) registerVCPUs(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainSetVcpus, d.domainSetVcpus)
 	on(reg, rpc.ProcDomainSetVcpusFlags, d.domainSetVcpusFlags)
+	on(reg, rpc.ProcDomainSetVcpu, d.domainSetVcpu)
 	on(reg, rpc.ProcDomainGetVcpusFlags, d.domainGetVcpusFlags)
 	on(reg, rpc.ProcDomainGetMaxVcpus, d.domainGetMaxVcpus)
 	on(reg, rpc.ProcDomainGetVcpus, d.domainGetVcpus)
@@ -39,6 +40,21 @@ func (d *Daemon) setVCPUs(ctx context.Context, ref libvirt.Domain, n uint32, fla
 		return virterr.New(virterr.InvalidArg, "requested vcpus is greater than max allowable vcpus for the domain: %d > %d", n, domain.MaxVCPUs)
 	}
 	return dom.SetVCPUs(ctx, int(n), flags)
+}
+
+func (d *Daemon) domainSetVcpu(ctx context.Context, _ *rpc.Call, a *libvirt.DomainSetVcpuArgs) (*none, error) {
+	dom, err := d.domain(a.Dom)
+	if err != nil {
+		return nil, err
+	}
+	if a.State != 0 && a.State != 1 {
+		return nil, virterr.New(virterr.InvalidArg, "unsupported state value")
+	}
+	vcpus, err := domain.ParseCPUSet(a.Cpumap)
+	if err != nil {
+		return nil, err
+	}
+	return nil, dom.SetVCPU(ctx, vcpus, a.State == 1, manager.Affect(a.Flags))
 }
 
 func (d *Daemon) domainGetVcpusFlags(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetVcpusFlagsArgs) (*libvirt.DomainGetVcpusFlagsRet, error) {

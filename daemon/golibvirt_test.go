@@ -100,7 +100,7 @@ func TestGoLibvirt(t *testing.T) {
 	if on, err := l.DomainGetAutostart(dom); err != nil || on != 1 {
 		t.Errorf("autostart %d, %v", on, err)
 	}
-	if caps, err := l.ConnectGetCapabilities(); err != nil || !strings.Contains(caps, "canonical='pc-q35-virtd-1.0'") {
+	if caps, err := l.ConnectGetCapabilities(); err != nil || !strings.Contains(caps, "canonical='pc-q35-virtd-1.1'") {
 		t.Errorf("capabilities: %v\n%s", err, caps)
 	}
 	check("destroy", l.DomainDestroy(dom))

@@ -38,7 +38,7 @@ func (b *testbed) writeNetworks(t testing.TB) {
 	b.write(t, "net-clash.xml", strings.Replace(networkXML, "33333333-", "44444444-", 1))
 	b.write(t, "net-renamed.xml", strings.Replace(networkXML, ">lab<", ">other<", 1))
 	b.write(t, "net-bridge.xml", "<network><name>host</name><forward mode='bridge'/><bridge name='br0'/></network>\n")
-	b.write(t, "net-macvtap.xml", "<network><name>tap</name><forward mode='bridge'><interface dev='eth0'/></forward></network>\n")
+	b.write(t, "net-virtualport.xml", "<network><name>tap</name><forward mode='bridge'/><bridge name='br0'/><virtualport type='openvswitch'/></network>\n")
 	b.write(t, "net-brief.xml", "<network><name>brief</name><uuid>55555555-4444-4555-8666-777777777777</uuid></network>\n")
 	demo, err := os.ReadFile(filepath.Join(b.dir, "demo.xml"))
 	if err != nil {

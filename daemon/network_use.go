@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	libvirt "github.com/digitalocean/go-libvirt"
@@ -59,6 +60,12 @@ func wireLease(bridge string, l dhcp.Lease) libvirt.NetworkDhcpLease {
 	}
 	if !l.Expires.IsZero() {
 		out.Expirytime = l.Expires.Unix()
+	}
+	if l.IP.Is6() {
+		out.Type, out.Iaid = addressIPv6, libvirt.OptString{strconv.FormatUint(uint64(l.IAID), 10)}
+	}
+	if l.MAC == "" {
+		out.Mac = nil
 	}
 	if l.Name != "" {
 		out.Hostname = libvirt.OptString{l.Name}
@@ -122,10 +129,13 @@ func (d *Daemon) networkPortGetXMLDesc(_ context.Context, _ *rpc.Call, a *libvir
 // leasedAddresses answers where a domain's interfaces are by what their networks lease.
 func (d *Daemon) leasedAddresses(nics []manager.Interface) []libvirt.DomainInterface {
 	var out []libvirt.DomainInterface
-	if d.cfg.Networks == nil {
-		return nil
-	}
 	for _, nic := range nics {
+		if row, ok := userAddresses(nic); ok {
+			out = append(out, row)
+		}
+		if d.cfg.Networks == nil {
+			continue
+		}
 		n, err := d.cfg.Networks.LookupByName(nic.Network)
 		if nic.Network == "" || err != nil {
 			continue
@@ -146,6 +156,17 @@ func (d *Daemon) leasedAddresses(nics []manager.Interface) []libvirt.DomainInter
 		}
 	}
 	return out
+}
+
+// userAddresses are those that the process behind an interface of type user gives its guest.
+func userAddresses(nic manager.Interface) (libvirt.DomainInterface, bool) {
+	row := libvirt.DomainInterface{Name: nic.Host, Hwaddr: libvirt.OptString{nic.MAC}}
+	for _, text := range nic.Addresses {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			row.Addrs = append(row.Addrs, wireAddress(p.Addr(), p.Bits()))
+		}
+	}
+	return row, len(row.Addrs) > 0
 }
 
 func wireAddress(a netip.Addr, bits int) libvirt.DomainIPAddr {

@@ -7,9 +7,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	libvirt "github.com/digitalocean/go-libvirt"
+
+	"virtd/network/portconf"
 )
 
 // schemas is where the distribution's package libvirt0 puts libvirt's RELAX NG schemas; LIBVIRT_SCHEMAS names others.
@@ -75,4 +78,52 @@ func forSchema(t *testing.T, schema, text string) string {
 		return regexp.MustCompile(` cluster_id='\d+'`).ReplaceAllString(text, "")
 	}
 	return text
+}
+
+// TestFunctionPoolSchemas: what clients read of a pool of virtual functions in use is valid by libvirt's own schemas.
+func TestFunctionPoolSchemas(t *testing.T) {
+	xmllint, err := exec.LookPath("xmllint")
+	if err != nil {
+		t.Skip("xmllint is not installed (package libxml2-utils)")
+	}
+	if _, err := os.Stat(schemas); err != nil {
+		t.Skip("libvirt's schemas are not installed (package libvirt0)")
+	}
+	b := newTestbed(t)
+	b.netHost.SetFunctions("enp1s0", portconf.Function{Bus: 1, Slot: 16}, portconf.Function{Bus: 1, Slot: 16, Number: 2})
+	l := b.libvirt(t)
+	n, err := l.NetworkCreateXML("<network><name>lab</name><forward mode='hostdev' managed='yes'><driver name='vfio'/><pf dev='enp1s0'/></forward><vlan><tag id='42'/></vlan></network>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.writeXML(t)
+	b.writeNetworks(t)
+	text, err := os.ReadFile(filepath.Join(b.dir, "on-lab.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dom, err := l.DomainCreateXML(string(text), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents := map[string]string{}
+	if documents["domain"], err = l.DomainGetXMLDesc(dom, 0); err != nil {
+		t.Fatal(err)
+	}
+	if documents["network"], err = l.NetworkGetXMLDesc(n, 0); err != nil {
+		t.Fatal(err)
+	}
+	ports, _, err := l.NetworkListAllPorts(n, 1, 0)
+	if err != nil || len(ports) != 1 {
+		t.Fatalf("ports: %v, %v", ports, err)
+	}
+	if documents["networkport"], err = l.NetworkPortGetXMLDesc(ports[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	for schema, want := range map[string]string{"domain": "<interface type='hostdev' managed='yes'>", "network": "function='0x0' connections='1'/>", "networkport": "<plug type='hostdev-pci' managed='yes'>"} {
+		if !strings.Contains(documents[schema], want) {
+			t.Errorf("no %q in:\n%s", want, documents[schema])
+		}
+	}
+	b.validate(t, xmllint, documents)
 }

@@ -22,6 +22,7 @@ func (d *Daemon) registerStoragePools(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectNumOfDefinedStoragePools, d.numOfDefinedStoragePools)
 	on(reg, rpc.ProcConnectListDefinedStoragePools, d.listDefinedStoragePools)
 	on(reg, rpc.ProcConnectGetStoragePoolCapabilities, d.storagePoolCapabilities)
+	on(reg, rpc.ProcConnectFindStoragePoolSources, d.findStoragePoolSources)
 	on(reg, rpc.ProcStoragePoolLookupByName, d.storagePoolLookupByName)
 	on(reg, rpc.ProcStoragePoolLookupByUUID, d.storagePoolLookupByUUID)
 	on(reg, rpc.ProcStoragePoolLookupByVolume, d.storagePoolLookupByVolume)
@@ -108,7 +109,19 @@ func (d *Daemon) storagePoolCapabilities(_ context.Context, _ *rpc.Call, a *libv
 	if err := noFlags(a.Flags, "virConnectGetStoragePoolCapabilities"); err != nil {
 		return nil, err
 	}
-	return &libvirt.ConnectGetStoragePoolCapabilitiesRet{Capabilities: storage.Capabilities}, nil
+	return &libvirt.ConnectGetStoragePoolCapabilitiesRet{Capabilities: d.cfg.Storage.Capabilities()}, nil
+}
+
+// findStoragePoolSources lists what pools could be made of. A specification is for the types of pools that ask a server.
+func (d *Daemon) findStoragePoolSources(_ context.Context, _ *rpc.Call, a *libvirt.ConnectFindStoragePoolSourcesArgs) (*libvirt.ConnectFindStoragePoolSourcesRet, error) {
+	if err := noFlags(a.Flags, "virConnectFindStoragePoolSources"); err != nil {
+		return nil, err
+	}
+	xml, err := d.cfg.Storage.FindSources(a.Type)
+	if err != nil {
+		return nil, err
+	}
+	return &libvirt.ConnectFindStoragePoolSourcesRet{XML: xml}, nil
 }
 
 func (d *Daemon) storagePoolLookupByName(_ context.Context, _ *rpc.Call, a *libvirt.StoragePoolLookupByNameArgs) (*libvirt.StoragePoolLookupByNameRet, error) {
@@ -168,10 +181,7 @@ func (d *Daemon) storagePoolCreate(_ context.Context, _ *rpc.Call, a *libvirt.St
 }
 
 func (d *Daemon) storagePoolBuild(_ context.Context, _ *rpc.Call, a *libvirt.StoragePoolBuildArgs) (*none, error) {
-	if err := noFlags(uint32(a.Flags), "virStoragePoolBuild"); err != nil {
-		return nil, err
-	}
-	return d.poolDo(a.Pool, (*storage.Pool).Build)
+	return d.poolDo(a.Pool, func(p *storage.Pool) error { return p.Build(storage.BuildFlags(a.Flags)) })
 }
 
 func (d *Daemon) storagePoolDestroy(_ context.Context, _ *rpc.Call, a *libvirt.StoragePoolDestroyArgs) (*none, error) {

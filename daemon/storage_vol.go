@@ -40,7 +40,7 @@ func (d *Daemon) volume(ref libvirt.StorageVol) (storage.Volume, error) {
 }
 
 func wireVolume(v storage.Volume) libvirt.StorageVol {
-	return libvirt.StorageVol{Pool: v.Pool, Name: v.Name, Key: v.Path}
+	return libvirt.StorageVol{Pool: v.Pool, Name: v.Name, Key: v.Key}
 }
 
 // volumes lists those of the pool that a call is about.
@@ -123,7 +123,7 @@ func (d *Daemon) storageVolCreateXMLFrom(ctx context.Context, _ *rpc.Call, a *li
 	return &libvirt.StorageVolCreateXMLFromRet{Vol: wireVolume(v)}, err
 }
 
-func (d *Daemon) storageVolDelete(_ context.Context, _ *rpc.Call, a *libvirt.StorageVolDeleteArgs) (*none, error) {
+func (d *Daemon) storageVolDelete(ctx context.Context, _ *rpc.Call, a *libvirt.StorageVolDeleteArgs) (*none, error) {
 	if err := noFlags(uint32(a.Flags), "virStorageVolDelete"); err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func (d *Daemon) storageVolDelete(_ context.Context, _ *rpc.Call, a *libvirt.Sto
 	if err != nil {
 		return nil, err
 	}
-	return nil, v.Delete()
+	return nil, v.Delete(ctx)
 }
 
 func (d *Daemon) storageVolWipe(ctx context.Context, _ *rpc.Call, a *libvirt.StorageVolWipeArgs) (*none, error) {
@@ -165,13 +165,20 @@ func (d *Daemon) storageVolResize(ctx context.Context, _ *rpc.Call, a *libvirt.S
 	return nil, v.Resize(ctx, a.Capacity, storage.ResizeFlags(a.Flags))
 }
 
+func wireType(i storage.VolumeInfo) int8 {
+	if i.Block {
+		return int8(libvirt.StorageVolBlock)
+	}
+	return int8(libvirt.StorageVolFile)
+}
+
 func (d *Daemon) storageVolGetInfo(_ context.Context, _ *rpc.Call, a *libvirt.StorageVolGetInfoArgs) (*libvirt.StorageVolGetInfoRet, error) {
 	v, err := d.volume(a.Vol)
 	if err != nil {
 		return nil, err
 	}
 	i, err := v.Info()
-	return &libvirt.StorageVolGetInfoRet{Type: int8(libvirt.StorageVolFile), Capacity: i.Capacity, Allocation: i.Allocation}, err
+	return &libvirt.StorageVolGetInfoRet{Type: wireType(i), Capacity: i.Capacity, Allocation: i.Allocation}, err
 }
 
 func (d *Daemon) storageVolGetInfoFlags(_ context.Context, _ *rpc.Call, a *libvirt.StorageVolGetInfoFlagsArgs) (*libvirt.StorageVolGetInfoFlagsRet, error) {
@@ -184,7 +191,7 @@ func (d *Daemon) storageVolGetInfoFlags(_ context.Context, _ *rpc.Call, a *libvi
 		return nil, err
 	}
 	i, err := v.Info()
-	ret := &libvirt.StorageVolGetInfoFlagsRet{Type: int8(libvirt.StorageVolFile), Capacity: i.Capacity, Allocation: i.Allocation}
+	ret := &libvirt.StorageVolGetInfoFlagsRet{Type: wireType(i), Capacity: i.Capacity, Allocation: i.Allocation}
 	if a.Flags&physical != 0 {
 		ret.Allocation = i.Physical
 	}

@@ -26,6 +26,7 @@ import (
 	"virtd/rpc/client"
 	"virtd/secret"
 	"virtd/storage"
+	"virtd/storage/storagetest"
 )
 
 // testbed is a daemon over engines in memory, on a socket.
@@ -102,7 +103,12 @@ func newTestbed(t testing.TB) *testbed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Networks: b.nets, Log: log, QuitTimeout: time.Second,
+	b.pools, err = storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log,
+		Host: b.storageHost(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mgr, err = manager.New(manager.Config{Driver: b.driver, Store: st, Networks: b.nets, Volumes: b.pools, Log: log, QuitTimeout: time.Second,
 		SaveDir: filepath.Join(b.dir, "save")})
 	if err != nil {
 		t.Fatal(err)
@@ -111,10 +117,6 @@ func newTestbed(t testing.TB) *testbed {
 		t.Fatal(err)
 	}
 	devices := b.devices(t, log)
-	b.pools, err = storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
 	secrets, err := secret.Open(secret.Config{State: filepath.Join(b.dir, "state/secrets"), Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -264,6 +266,26 @@ const poolXML = `<pool type='dir'>
 </pool>
 `
 
+// storageHost is a host with the block devices sdb and sdc, which are empty, and sdd, which is not.
+func (b *testbed) storageHost(t testing.TB) storage.Host {
+	t.Helper()
+	h := storagetest.New(filepath.Join(b.dir, "storage-host"))
+	for _, name := range []string{"sdb", "sdc", "sdd"} {
+		if _, err := h.Device(name, 128<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.OpenFile(h.Path("/dev/sdd"), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte("XFSB"), 0)
+		f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
 // writeXML puts documents and an image into the testbed's directory, for scripts.
 func (b *testbed) writeXML(t testing.TB) {
 	t.Helper()
@@ -280,6 +302,9 @@ func (b *testbed) writeXML(t testing.TB) {
 	if err := os.Chmod(filepath.Join(b.dir, "editor.sh"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	b.write(t, "disk-tuned.xml", "<disk type='file' device='disk'><source file='/srv/c.img'/><target dev='vdc' bus='virtio'/>"+
+		"<iotune><total_iops_sec>5</total_iops_sec><group_name>bulk</group_name></iotune></disk>\n")
+	b.write(t, "keyboard.xml", "<input type='keyboard' bus='virtio'/>\n")
 	b.write(t, "disk-b.xml", "<disk type='file' device='disk'><source file='/srv/b.img'/><target dev='vdb' bus='virtio'/></disk>\n")
 	b.write(t, "rng.xml", "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\n")
 	b.write(t, "hostdev.xml", "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>\n")
@@ -287,7 +312,16 @@ func (b *testbed) writeXML(t testing.TB) {
 	b.write(t, "graphics.xml", "<graphics type='vnc'/>\n")
 	b.write(t, "nic-other-bridge.xml", "<interface type='bridge'><mac address='52:54:00:12:34:56'/><source bridge='br9'/><model type='virtio'/></interface>\n")
 	b.write(t, "pool.xml", replace(poolXML, "POOL", filepath.Join(b.dir, "vms")))
-	b.write(t, "pool-logical.xml", "<pool type='logical'><name>vg</name><target><path>/dev/vg</path></target></pool>\n")
+	b.write(t, "pool-netfs.xml", "<pool type='netfs'><name>nas</name><source><host name='nas'/><dir path='/x'/></source><target><path>/mnt/nas</path></target></pool>\n")
+	b.write(t, "pool-logical.xml", "<pool type='logical'><name>lvm</name><uuid>22222222-3333-4444-8555-777777777777</uuid>"+
+		"<source><device path='/dev/sdb'/><name>vg</name></source></pool>\n")
+	b.write(t, "pool-fs.xml", "<pool type='fs' xmlns:fs='http://libvirt.org/schemas/storagepool/fs/1.0'><name>disk</name><uuid>22222222-3333-4444-8555-888888888888</uuid>"+
+		"<source><device path='/dev/sdc'/><format type='ext4'/></source><target><path>"+filepath.Join(b.dir, "disk")+"</path></target>"+
+		"<fs:mount_opts><fs:option name='noatime'/></fs:mount_opts></pool>\n")
+	b.write(t, "on-volume.xml", "<domain type='kvm'><name>guest</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices>"+
+		"<disk type='volume'><driver name='qemu' type='raw'/><source pool='lvm' volume='root'/><target dev='vda' bus='virtio'/></disk></devices></domain>\n")
+	b.write(t, "disk-volume.xml", "<disk type='volume'><driver name='qemu' type='raw'/><source pool='lvm' volume='data'/><target dev='vdb' bus='virtio'/></disk>\n")
+	b.write(t, "disk-no-volume.xml", "<disk type='volume'><driver name='qemu' type='raw'/><source pool='lvm' volume='nobody'/><target dev='vdc' bus='virtio'/></disk>\n")
 	b.write(t, "vol.xml", "<volume><name>fromxml.img</name><capacity unit='MiB'>3</capacity><allocation>0</allocation></volume>\n")
 	b.write(t, "vol-qed.xml", "<volume><name>q.qed</name><capacity>1024</capacity><target><format type='qed'/></target></volume>\n")
 	b.write(t, "vol-qcow2.xml", "<volume><name>q.qcow2</name><capacity>1024</capacity><target><format type='qcow2'/><compat>0.10</compat></target></volume>\n")

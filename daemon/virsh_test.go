@@ -28,6 +28,7 @@ var update = flag.Bool("update", false, "write what virsh printed into testdata/
 //	$ EDITOR=x virsh edit ... sets the editor, a file in the testbed's directory
 //	! guest ACTION DOMAIN     makes the guest do something
 //	! wait STATE DOMAIN       waits for a state
+//	! typed DOMAIN            prints what was typed at the guest's keyboard
 //	! same FILE TEXT          the file in the testbed's directory holds that
 func TestVirsh(t *testing.T) {
 	if _, err := exec.LookPath("virsh"); err != nil {
@@ -157,6 +158,8 @@ func (b *testbed) step(t *testing.T, s step) string {
 			t.Errorf("line %d: %s holds %q (%v), want %q", s.line, fields[2], got, err, fields[3])
 		}
 		return ""
+	case fields[0] == "!" && fields[1] == "typed":
+		return strings.Join(b.driver.Engine(fields[2]).Typed(), "\n") + "\n\n"
 	case fields[0] == "!":
 		b.wait(t, fields[2], fields[3])
 		return ""

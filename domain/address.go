@@ -70,7 +70,13 @@ func (p *places) pciDevices() []*xmltree.Node {
 			out = append(out, b)
 		}
 	}
-	return append(out, p.devices.All("rng")...)
+	out = append(out, p.devices.All("rng")...)
+	for _, in := range p.devices.All("input") {
+		if IsKeyboard(in) {
+			out = append(out, in)
+		}
+	}
+	return out
 }
 
 // reserveGiven takes the addresses that the document gives.

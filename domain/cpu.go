@@ -143,8 +143,8 @@ func (d *Definition) checkTopology(n *xmltree.Node) error {
 			break
 		}
 	}
-	if product != d.vcpus {
-		return n.Errorf(virterr.ConfigUnsupported, "CPU topology doesn't match maximum vcpu count: %d CPUs, %d vCPUs", product, d.vcpus)
+	if product != d.VCPUs() {
+		return n.Errorf(virterr.ConfigUnsupported, "CPU topology doesn't match maximum vcpu count: %d CPUs, %d vCPUs", product, d.VCPUs())
 	}
 	return nil
 }

@@ -34,8 +34,7 @@ type Definition struct {
 	uuid   uuid.UUID
 	memory uint64 // KiB
 	curMem uint64 // KiB
-	vcpus  int
-	curCPU int
+	vcpus  []VCPU // by number
 }
 
 // XMLFlags are libvirt's virDomainXMLFlags.
@@ -61,12 +60,6 @@ func (d *Definition) Memory() uint64 { return d.memory }
 // CurrentMemory returns <currentMemory> in KiB: the balloon's target, at most Memory.
 func (d *Definition) CurrentMemory() uint64 { return d.curMem }
 
-// VCPUs returns how many vCPUs the domain can have.
-func (d *Definition) VCPUs() int { return d.vcpus }
-
-// CurrentVCPUs returns how many vCPUs are present at boot, at most VCPUs.
-func (d *Definition) CurrentVCPUs() int { return d.curCPU }
-
 // Title returns <title>, or "".
 func (d *Definition) Title() string { return d.doc.Root.Child("title").Content() }
 
@@ -76,7 +69,7 @@ func (d *Definition) Description() string { return d.doc.Root.Child("description
 // OSType returns what virDomainGetOSType answers: hvm.
 func (d *Definition) OSType() string { return d.doc.Root.Child("os", "type").Trimmed() }
 
-// View returns the typed view. The caller must not change it.
+// View returns the typed view, without the text of metadata. The caller must not change it.
 func (d *Definition) View() *libvirtxml.Domain { return d.view }
 
 // Tree returns a copy of the document; changes to it change nothing else.

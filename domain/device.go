@@ -97,46 +97,6 @@ func (d *Definition) UpdateDevice(v *Device) (*Definition, error) {
 	})
 }
 
-// LiveUpdate is how an interface of a running domain changes.
-type LiveUpdate struct {
-	MAC    string // of the interface
-	Link   bool   // the document says something about the cable, or about nothing at all
-	Bridge string // the other bridge that it is to be on, "" for none
-}
-
-// LiveUpdate finds the interface of d that v describes and tells whether v differs only in what can change while a domain
-// runs: whether its cable is plugged in, and its bridge. DeviceMissing if d has no such interface.
-func (d *Definition) LiveUpdate(v *Device) (change LiveUpdate, only bool, err error) {
-	n, err := v.find(d.doc.Root.Child("devices"))
-	if err != nil {
-		return change, false, err
-	}
-	said := v.node.Clone()
-	stripLiveDevice(said)
-	said.RemoveAll("link")
-	change.MAC = n.Child("mac").Attr("address")
-	have := n.Child("source").Attr("bridge")
-	if want := said.Child("source").Attr("bridge"); want != "" && want != have && have != "" && n.Attr("type") == "bridge" {
-		change.Bridge = want
-		said.Child("source").SetAttr("bridge", have)
-	}
-	change.Link = change.Bridge == "" || v.node.Child("link") != nil
-	return change, says(said, n), nil
-}
-
-// SetBridge returns the definition in which the interface with that MAC address is on another bridge.
-func (d *Definition) SetBridge(mac, bridge string) (*Definition, error) {
-	return d.edit(func(root *xmltree.Node) error {
-		for _, nic := range root.Child("devices").All("interface") {
-			if nic.Child("mac").Attr("address") == mac {
-				nic.Ensure("source").SetAttr("bridge", bridge)
-				return nil
-			}
-		}
-		return virterr.New(virterr.DeviceMissing, "no device matching MAC address %s found", mac)
-	})
-}
-
 // rebuild returns the definition with f's changes to <devices>, read as strictly as what a user defines.
 func (d *Definition) rebuild(f func(devices *xmltree.Node) error) (*Definition, error) {
 	doc := d.doc.Clone()

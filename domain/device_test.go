@@ -73,25 +73,50 @@ func TestUpdateKeepsTheAddress(t *testing.T) {
 
 func TestLiveUpdate(t *testing.T) {
 	d := deviceFixture(t)
-	for text, want := range map[string]string{
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><link state='down'/></interface>`:                           "true true ",
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br0'/><link state='up'/></interface>`:       "true true ",
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br1'/><link state='down'/></interface>`:     "true true br1",
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br1'/><target dev='vnet9'/></interface>`:    "true false br1",
-		`<interface type='bridge'><mac address='52:54:00:00:00:02'/><mtu size='9000'/><link state='down'/></interface>`:         "false true ",
-		`<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/><link state='up'/></interface>`: "false true ",
+	const nic = `<interface type='bridge'><mac address='52:54:00:00:00:02'/>`
+	for text, want := range map[string]string{ // only, link, host
+		nic + `<link state='down'/></interface>`:                                                                                "true true false",
+		nic + `<source bridge='br0'/><link state='up'/></interface>`:                                                            "true true false",
+		nic + `<source bridge='br1'/><link state='down'/></interface>`:                                                          "true true true",
+		nic + `<source bridge='br1'/><target dev='vnet9'/></interface>`:                                                         "true false true",
+		nic + `<mtu size='9000'/><link state='down'/></interface>`:                                                              "false true false",
+		nic + `<bandwidth><inbound average='5'/></bandwidth></interface>`:                                                       "true false true",
+		nic + `<source bridge='br0'/><vlan><tag id='5'/></vlan></interface>`:                                                    "true false true",
+		nic + `<source bridge='br0'/><filterref filter='clean-traffic'/><link state='up'/></interface>`:                         "true true true",
+		nic + `<source bridge='br0'/><port isolated='yes'/><mtu size='9000'/></interface>`:                                      "false false true",
+		`<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/><link state='up'/></interface>`: "false true false",
 	} {
 		got, only, err := d.LiveUpdate(device(t, text))
-		if said := fmt.Sprint(only, got.Link, got.Bridge); err != nil || strings.ReplaceAll(want, " ", "") != strings.ReplaceAll(said, " ", "") ||
-			got.MAC != "52:54:00:00:00:02" {
-			t.Errorf("%s: %q of %s, %v", text, said, got.MAC, err)
+		if said := fmt.Sprint(only, got.Link, got.Host); err != nil || want != said || got.MAC != "52:54:00:00:00:02" {
+			t.Errorf("%s: %q of %s, want %q, %v", text, said, got.MAC, want, err)
 		}
 	}
-	moved, err := d.SetBridge("52:54:00:00:00:02", "br1")
-	if err != nil || moved.View().Devices.Interfaces[1].Source.Bridge.Bridge != "br1" {
-		t.Errorf("moved: %v", err)
+	for text, says := range map[string]string{
+		`<bandwidth><inbound floor='5'/></bandwidth>`: "floor attribute is not supported for this config",
+		`<vlan/>`:      "missing tag id",
+		`<filterref/>`: "needs the name of a filter",
+		`<bandwidth><outbound burst='5'/></bandwidth>`: "Missing mandatory average",
+	} {
+		if _, _, err := d.LiveUpdate(device(t, nic+text+"</interface>")); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
-	if _, err := d.SetBridge("52:54:00:00:00:77", "br1"); !virterr.Is(err, virterr.DeviceMissing) {
+	limited, err := d.SetHostEnd("52:54:00:00:00:02", device(t, nic+`<source bridge='br1'/><bandwidth><inbound average='5'/></bandwidth><vlan><tag id='7'/></vlan></interface>`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := limited.View().Devices.Interfaces[1]
+	if n.Source.Bridge.Bridge != "br1" || *n.Bandwidth.Inbound.Average != 5 || n.VLan.Tags[0].ID != 7 {
+		t.Errorf("changed: %+v", n)
+	}
+	less, err := limited.SetHostEnd("52:54:00:00:00:02", device(t, nic+`<source bridge='br1'/></interface>`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := less.View().Devices.Interfaces[1]; n.Source.Bridge.Bridge != "br1" || n.Bandwidth != nil || n.VLan != nil {
+		t.Errorf("taken away: %+v", n)
+	}
+	if _, err := d.SetHostEnd("52:54:00:00:00:77", device(t, nic+"</interface>")); !virterr.Is(err, virterr.DeviceMissing) {
 		t.Errorf("nobody's: %v", err)
 	}
 }

@@ -118,6 +118,9 @@ func (d *Definition) readIdle(devices *xmltree.Node) error {
 		if in.Attr("bus") == "" {
 			in.SetAttr("bus", "ps2")
 		}
+		if in.Attr("type") == "mouse" && in.Attr("bus") == "virtio" {
+			return in.Errorf(virterr.ConfigUnsupported, "input of type 'mouse' on bus 'virtio' is not supported: there is no display; virtio inputs are keyboards")
+		}
 	}
 	for _, c := range devices.All("controller") {
 		if c.Attr("type") == "usb" {

@@ -27,7 +27,7 @@ func (d *Definition) readDisks(devices *xmltree.Node) error {
 	for _, disk := range devices.All("disk") {
 		setDefault(disk, "type", "file")
 		setDefault(disk, "device", "disk")
-		for _, step := range []func(*xmltree.Node) error{d.diskSource, d.diskTarget, d.diskDriver, d.diskDetails} {
+		for _, step := range []func(*xmltree.Node) error{d.diskSource, d.diskTarget, d.diskDriver, d.diskDetails, d.diskIOTune} {
 			if err := step(disk); err != nil {
 				return err
 			}
@@ -35,23 +35,36 @@ func (d *Definition) readDisks(devices *xmltree.Node) error {
 		name := disk.Child("target").Attr("dev")
 		if first := targets[name]; first != nil {
 			return disk.Errorf(virterr.XMLError, "target '%s' duplicated for disk sources '%s' and '%s'",
-				name, DiskPath(first), DiskPath(disk))
+				name, sourceText(first), sourceText(disk))
 		}
 		targets[name] = disk
 	}
-	return nil
+	return d.checkIOGroups(devices)
 }
 
-// DiskPath returns the path of a disk's image or block device.
+// DiskPath returns the path of a disk's image or block device; of a volume, "" before SetVolumes.
 func DiskPath(disk *xmltree.Node) string {
-	if disk.Attr("type") == "block" {
+	if DiskIsBlock(disk) {
 		return disk.Child("source").Attr("dev")
 	}
 	return disk.Child("source").Attr("file")
 }
 
+// DiskIsBlock reports whether a disk's image is a block device; of a volume, false before SetVolumes.
+func DiskIsBlock(disk *xmltree.Node) bool {
+	_, dev := disk.Child("source").LookupAttr("dev")
+	return disk.Attr("type") == "block" || disk.Attr("type") == typeVolume && dev
+}
+
+// sourceText names what a disk is made of in an error.
+func sourceText(disk *xmltree.Node) string {
+	if source := disk.Child("source"); disk.Attr("type") == typeVolume {
+		return source.Attr("pool") + "/" + source.Attr("volume")
+	}
+	return DiskPath(disk)
+}
+
 func (d *Definition) diskSource(disk *xmltree.Node) error {
-	attr := map[string]string{"file": "file", "block": "dev"}[disk.Attr("type")]
 	source := disk.Child("source")
 	if source != nil && !d.opts.Live {
 		source.RemoveAttr("index") // number of a node in a running domain's image chain
@@ -59,6 +72,24 @@ func (d *Definition) diskSource(disk *xmltree.Node) error {
 	if d.opts.Stored {
 		return nil
 	}
+	if err := checkSource(disk, source); err != nil {
+		return err
+	}
+	if policy := source.Attr("startupPolicy"); policy != "" && policy != "mandatory" {
+		return source.Errorf(virterr.ConfigUnsupported, "startupPolicy='%s' is not supported: a disk without its image stops the start", policy)
+	}
+	return d.readChain(disk)
+}
+
+// checkSource refuses a source that cannot be what the disk's type says.
+func checkSource(disk, source *xmltree.Node) error {
+	if disk.Attr("type") == typeVolume {
+		if source.Attr("pool") == "" || source.Attr("volume") == "" {
+			return disk.Errorf(virterr.XMLError, "missing source: disk of type 'volume' needs <source pool= volume=>")
+		}
+		return nil
+	}
+	attr := map[string]string{"file": "file", "block": "dev"}[disk.Attr("type")]
 	switch path := source.Attr(attr); {
 	case path == "":
 		return disk.Errorf(virterr.XMLError, "missing source: disk of type '%s' needs <source %s=>", disk.Attr("type"), attr)
@@ -67,17 +98,14 @@ func (d *Definition) diskSource(disk *xmltree.Node) error {
 	case strings.ContainsAny(path, "\n"):
 		return source.Errorf(virterr.XMLError, "disk path %q contains a line end", path)
 	}
-	if policy := source.Attr("startupPolicy"); policy != "" && policy != "mandatory" {
-		return source.Errorf(virterr.ConfigUnsupported, "startupPolicy='%s' is not supported: a disk without its image stops the start", policy)
-	}
-	return d.readChain(disk)
+	return nil
 }
 
 func (d *Definition) diskTarget(disk *xmltree.Node) error {
 	target := disk.Child("target")
 	name := target.Attr("dev")
 	if name == "" {
-		return disk.Errorf(virterr.XMLError, "missing target: disk '%s' needs <target dev='vda' bus='virtio'/>", DiskPath(disk))
+		return disk.Errorf(virterr.XMLError, "missing target: disk '%s' needs <target dev='vda' bus='virtio'/>", sourceText(disk))
 	}
 	if !diskName.MatchString(name) {
 		return target.Errorf(virterr.XMLError, "unknown disk name '%s'; use vda, vdb and so on", name)

@@ -56,40 +56,6 @@ func setSize(n *xmltree.Node, kib uint64) {
 	n.SetContent(strconv.FormatUint(kib, 10))
 }
 
-// SetVCPUs returns the definition with that many vCPUs present at boot.
-func (d *Definition) SetVCPUs(n int) (*Definition, error) {
-	if n < 1 || n > d.vcpus {
-		return nil, virterr.New(virterr.InvalidArg,
-			"requested vcpus is greater than max allowable vcpus for the domain %q: %d > %d", d.name, n, d.vcpus)
-	}
-	return d.edit(func(root *xmltree.Node) error {
-		root.RemoveAll("vcpus") // names single vCPUs; the count below replaces it
-		v := root.Ensure("vcpu")
-		if v.RemoveAttr("current"); n != d.vcpus {
-			v.SetAttr("current", strconv.Itoa(n))
-		}
-		return nil
-	})
-}
-
-// SetMaxVCPUs returns the definition that can have n vCPUs. It fails when a <topology> says otherwise.
-func (d *Definition) SetMaxVCPUs(n int) (*Definition, error) {
-	if n < 1 || n > MaxVCPUs {
-		return nil, virterr.New(virterr.InvalidArg, "domain %q can have 1 to %d vcpus, not %d", d.name, MaxVCPUs, n)
-	}
-	return d.edit(func(root *xmltree.Node) error {
-		root.RemoveAll("vcpus")
-		v := root.Ensure("vcpu")
-		v.SetContent(strconv.Itoa(n))
-		if d.curCPU >= n {
-			v.RemoveAttr("current")
-		} else {
-			v.SetAttr("current", strconv.Itoa(d.curCPU))
-		}
-		return nil
-	})
-}
-
 // balloonEdit changes the virtio memory balloon, which must exist.
 func (d *Definition) balloonEdit(f func(balloon *xmltree.Node)) (*Definition, error) {
 	return d.edit(func(root *xmltree.Node) error {
@@ -306,8 +272,8 @@ func (d *Definition) SetLinkState(mac string, up bool) (*Definition, error) {
 
 // SetVCPUPin returns the definition whose vCPU is bound to those host CPUs (see ParseCPUSet); "" removes the binding.
 func (d *Definition) SetVCPUPin(vcpu int, cpus string) (*Definition, error) {
-	if vcpu < 0 || vcpu >= d.vcpus {
-		return nil, virterr.New(virterr.InvalidArg, "vcpu %d is out of range of live cpu count %d", vcpu, d.vcpus)
+	if vcpu < 0 || vcpu >= d.VCPUs() {
+		return nil, virterr.New(virterr.InvalidArg, "vcpu %d is out of range of live cpu count %d", vcpu, d.VCPUs())
 	}
 	return d.edit(func(root *xmltree.Node) error {
 		number := strconv.Itoa(vcpu)

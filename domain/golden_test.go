@@ -71,8 +71,13 @@ func fakeRuntime(d *Definition) Runtime {
 	for i, dev := range d.doc.Root.Child("devices").Elements() {
 		alias := dev.Child("alias").Attr("name")
 		switch {
+		case dev.Is("interface") && dev.Attr("type") == typeUser:
+			r.NetDrivers[alias] = "qemu"
 		case dev.Is("interface") && dev.Child("target") == nil:
 			r.Taps[alias] = fmt.Sprintf("vnet%d", i)
+			if dev.Attr("type") == typeDirect {
+				r.Taps[alias] = fmt.Sprintf("macvtap%d", i)
+			}
 			r.NetDrivers[alias] = "vhost"
 		case dev.Attr("type") == "pty":
 			r.TTYs[alias] = "/dev/pts/" + strings.TrimLeft(alias, "abcdefghijklmnopqrstuvwxyz")
@@ -87,9 +92,19 @@ func start(t *testing.T, d *Definition) *Definition {
 	if err != nil {
 		t.Fatal(err)
 	}
+	volumes := map[string]VolumeSource{}
+	for _, v := range live.Volumes() {
+		volumes[v.Alias] = VolumeSource{Path: "/pools/" + v.Pool + "/" + v.Volume, Block: v.Pool == "vg"}
+	}
+	if live, err = live.SetVolumes(volumes); err != nil {
+		t.Fatal(err)
+	}
 	ports := map[string]NetworkPort{}
 	for i, nic := range live.NetworkInterfaces() {
 		ports[nic.Alias] = NetworkPort{UUID: fmt.Sprintf("5a1e1d1e-0000-4000-8000-%012d", i), Bridge: fmt.Sprintf("virbr%d", i)}
+		if nic.Network == "pool" { // of devices
+			ports[nic.Alias] = NetworkPort{UUID: ports[nic.Alias].UUID, Type: typeDirect, Dev: "eth5", Mode: "bridge"}
+		}
 	}
 	if live, err = live.SetPorts(ports); err != nil {
 		t.Fatal(err)

@@ -1,11 +1,10 @@
 package domain
 
 import (
-	"fmt"
 	"strconv"
-	"strings"
 
 	"virtd/domain/xmltree"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -74,38 +73,15 @@ func (d *Definition) hostdevSource(h *xmltree.Node) error {
 		}
 		return h.Errorf(virterr.XMLError, "Missing <address> element in hostdev device: <source><address domain='0' bus='1' slot='0' function='0'/></source>")
 	}
-	parts, err := hostdevParts(n)
+	f, err := portconf.ReadFunction(n)
 	if err != nil {
 		if d.opts.Stored {
 			return nil
 		}
 		return err
 	}
-	for i, attr := range []string{"domain", "bus", "slot", "function"} {
-		n.SetAttr(attr, fmt.Sprintf([]string{"0x%04x", "0x%02x", "0x%02x", "0x%x"}[i], parts[i]))
-	}
+	f.Write(n)
 	return nil
-}
-
-func hostdevParts(n *xmltree.Node) (out [4]uint64, err error) {
-	for i, f := range []struct {
-		attr  string
-		limit uint64
-	}{{"domain", 0xffff}, {"bus", maxBus}, {"slot", maxSlot}, {"function", maxFunction}} {
-		text, ok := n.LookupAttr(f.attr)
-		if !ok {
-			continue
-		}
-		v, err := strconv.ParseUint(strings.TrimSpace(text), 0, 32)
-		if err != nil {
-			return out, n.Errorf(virterr.XMLError, "PCI address: cannot read %s='%s'", f.attr, text)
-		}
-		if v > f.limit {
-			return out, n.Errorf(virterr.XMLError, "Invalid PCI address %s='%s', must be <= 0x%x", f.attr, text, f.limit)
-		}
-		out[i] = v
-	}
-	return out, nil
 }
 
 // HostdevAddress returns a host device's address on the host, as sysfs writes it: 0000:01:00.0.
@@ -114,8 +90,8 @@ func HostdevAddress(h *xmltree.Node) (string, error) {
 	if n == nil {
 		return "", h.Errorf(virterr.XMLError, "Missing <address> element in hostdev device")
 	}
-	p, err := hostdevParts(n)
-	return fmt.Sprintf("%04x:%02x:%02x.%x", p[0], p[1], p[2], p[3]), err
+	f, err := portconf.ReadFunction(n)
+	return f.String(), err
 }
 
 // hostdevNIC checks an interface that is a virtual function.
@@ -130,7 +106,7 @@ func (d *Definition) hostdevNIC(nic *xmltree.Node) error {
 	}
 	if vlan := nic.Child("vlan"); vlan != nil {
 		tags := vlan.All("tag")
-		if len(tags) != 1 {
+		if len(tags) != 1 || vlan.Attr("trunk") == "yes" || tags[0].Attr("nativeMode") != "" {
 			return vlan.Errorf(virterr.ConfigUnsupported, "vlan trunking is not supported by SR-IOV network devices: <vlan> needs one <tag id=''/>")
 		}
 		if id, err := strconv.Atoi(tags[0].Attr("id")); err != nil || id > 4094 {
@@ -142,9 +118,6 @@ func (d *Definition) hostdevNIC(nic *xmltree.Node) error {
 
 // onlyHostdev refuses what other types of interfaces cannot have.
 func onlyHostdev(nic *xmltree.Node) error {
-	if vlan := nic.Child("vlan"); vlan != nil {
-		return vlan.Errorf(virterr.ConfigUnsupported, "an interface of type '%s' is requesting a vlan tag, but that is not supported for this type of connection", nic.Attr("type"))
-	}
 	if nic.Child("driver").Attr("name") == "vfio" {
 		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "driver name 'vfio' is for interface type='hostdev'")
 	}

@@ -47,7 +47,7 @@ func (d *Definition) AttachLive(v *Device) (live *Definition, alias string, err 
 	devices := d.doc.Root.Child("devices")
 	if other := d.disk(d.doc.Root, v.diskTarget()); v.diskTarget() != "" && other != nil {
 		return nil, "", virterr.New(virterr.XMLError, "target '%s' duplicated for disk sources '%s' and '%s'",
-			v.diskTarget(), DiskPath(other), DiskPath(node))
+			v.diskTarget(), sourceText(other), sourceText(node))
 	}
 	if isHostdev(node) {
 		at, err := HostdevAddress(node)

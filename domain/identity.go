@@ -10,9 +10,6 @@ import (
 	"virtd/virterr"
 )
 
-// MaxVCPUs is how many vCPUs one domain can have.
-const MaxVCPUs = 64
-
 // identity reads and completes what names and sizes a domain.
 func (d *Definition) identity() error {
 	for _, step := range []func(root *xmltree.Node) error{
@@ -64,9 +61,11 @@ func (d *Definition) readUUID(root *xmltree.Node) error {
 	return nil
 }
 
+var uuidSeparators = strings.NewReplacer("-", "", " ", "")
+
 // parseUUID reads what libvirt reads: 32 hexadecimal digits with hyphens or spaces anywhere between them.
 func parseUUID(s string) (uuid.UUID, error) {
-	plain := strings.NewReplacer("-", "", " ", "").Replace(s)
+	plain := uuidSeparators.Replace(s)
 	if len(plain) != 32 {
 		return uuid.UUID{}, strconv.ErrSyntax
 	}
@@ -106,65 +105,12 @@ func (d *Definition) readMemory(root *xmltree.Node) (err error) {
 	return nil
 }
 
-func (d *Definition) readVCPU(root *xmltree.Node) error {
-	n := root.Child("vcpu")
-	if n == nil {
-		n = root.Append(xmltree.NewText("vcpu", "1"))
-	}
-	count, err := strconv.ParseUint(n.Trimmed(), 10, 32)
-	if err != nil || count == 0 {
-		return n.Errorf(virterr.XMLError, "vCPU count must be an integer from 1 to %d, not '%s'", MaxVCPUs, n.Trimmed())
-	}
-	if count > MaxVCPUs {
-		return n.Errorf(virterr.ConfigUnsupported, "%d vCPUs are more than the machine's limit of %d", count, MaxVCPUs)
-	}
-	d.vcpus, d.curCPU = int(count), int(count)
-	n.SetContent(strconv.Itoa(d.vcpus))
-	if n.Attr("placement") == "" {
-		n.SetAttr("placement", "static")
-	}
-	if set := n.Attr("cpuset"); set != "" {
-		if _, err := ParseCPUSet(set); err != nil {
-			return n.Errorf(virterr.XMLError, "<vcpu cpuset='%s'>: %s", set, virterr.As(err).Message)
-		}
-	}
-	if current, ok := n.LookupAttr("current"); ok {
-		count, err := strconv.ParseUint(strings.TrimSpace(current), 10, 32)
-		if err != nil || count == 0 {
-			return n.Errorf(virterr.XMLError, "<vcpu current='%s'> must be an integer above 0", current)
-		}
-		if int(count) > d.vcpus {
-			return n.Errorf(virterr.XMLError, "maxvcpus must not be less than current vcpus (%d < %d)", d.vcpus, count)
-		}
-		if d.curCPU = int(count); d.curCPU == d.vcpus {
-			n.RemoveAttr("current")
-		}
-	}
-	return d.readVCPUs(root.Child("vcpus"))
-}
-
-// readVCPUs checks that a list of single vCPUs, as libvirt prints it when some are offline, says what <vcpu current=>
-// says: the first ones are online.
-func (d *Definition) readVCPUs(list *xmltree.Node) error {
-	for _, v := range list.All("vcpu") {
-		id, err := strconv.Atoi(v.Attr("id"))
-		if err != nil || id < 0 || id >= d.vcpus {
-			return v.Errorf(virterr.XMLError, "vcpu id '%s' is not one of the domain's %d", v.Attr("id"), d.vcpus)
-		}
-		if enabled := v.Attr("enabled") != "no"; enabled != (id < d.curCPU) && !d.opts.Stored {
-			return v.Errorf(virterr.ConfigUnsupported, "vcpu %d with enabled='%s' is not supported: the first %d vCPUs are the ones online",
-				id, v.Attr("enabled"), d.curCPU)
-		}
-	}
-	return nil
-}
-
 func (d *Definition) readTuning(root *xmltree.Node) error {
 	seen := map[string]bool{}
 	for _, pin := range root.Child("cputune").All("vcpupin") {
 		vcpu, set := pin.Attr("vcpu"), pin.Attr("cpuset")
-		if n, err := strconv.Atoi(vcpu); err != nil || n >= d.vcpus {
-			return pin.Errorf(virterr.XMLError, "vcpupin for vcpu '%s', but the domain has %d", vcpu, d.vcpus)
+		if n, err := strconv.Atoi(vcpu); err != nil || n >= len(d.vcpus) {
+			return pin.Errorf(virterr.XMLError, "vcpupin for vcpu '%s', but the domain has %d", vcpu, len(d.vcpus))
 		}
 		if seen[vcpu] {
 			return pin.Errorf(virterr.XMLError, "duplicate vcpupin for vcpu '%s'", vcpu)

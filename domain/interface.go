@@ -18,12 +18,23 @@ const (
 	maxLinkName     = 15 // IFNAMSIZ less the terminating zero
 )
 
+// Types of interfaces that more than one place knows.
+const (
+	typeDirect = "direct" // a macvtap on a network link of the host
+	typeUser   = "user"   // a network in a process of its own, without privileges
+)
+
 func (d *Definition) readInterfaces(devices *xmltree.Node) error {
 	for _, nic := range devices.All("interface") {
 		if nic.Attr("type") == "" {
-			return nic.Errorf(virterr.XMLError, "interface without type; use type='bridge'")
+			for _, attr := range []string{"bridge", "network"} { // forgotten rather than left to the default
+				if source := nic.Child("source"); source.Attr(attr) != "" {
+					return nic.Errorf(virterr.XMLError, "interface with <source %s=> and without type; use type='%s'", attr, attr)
+				}
+			}
+			nic.SetAttr("type", typeUser) // libvirt's default
 		}
-		for _, step := range []func(*xmltree.Node) error{d.nicMAC, d.nicSource, d.nicModel, d.nicDriver, d.nicDetails} {
+		for _, step := range []func(*xmltree.Node) error{d.nicMAC, d.nicSource, d.nicModel, d.nicDriver, d.nicDetails, d.nicPort, d.nicUser} {
 			if err := step(nic); err != nil {
 				return err
 			}
@@ -67,6 +78,11 @@ func (d *Definition) nicSource(nic *xmltree.Node) error {
 		return nil
 	}
 	source, target := nic.Child("source"), nic.Child("target")
+	if t := nic.Attr("type"); !d.opts.Live && source != nil && (t == "bridge" || t == typeDirect || t == typeHostdev) {
+		for _, attr := range []string{"network", "portgroup", "portid"} { // a copy of what a running domain had from a network
+			source.RemoveAttr(attr)
+		}
+	}
 	if nic.Attr("type") != typeHostdev {
 		if err := onlyHostdev(nic); err != nil {
 			return err
@@ -92,6 +108,21 @@ func (d *Definition) nicSource(nic *xmltree.Node) error {
 		}
 		if target.Attr("managed") != "" {
 			return target.Errorf(virterr.ConfigUnsupported, "attribute 'managed' is only for interface type='ethernet'")
+		}
+	case typeDirect:
+		if source.Attr("dev") == "" {
+			return nic.Errorf(virterr.XMLError, "No <source> 'dev' attribute specified with <interface type='direct'/>")
+		}
+		if err := linkName(source, "source", source.Attr("dev")); err != nil {
+			return err
+		}
+		if target.Attr("managed") != "" {
+			return target.Errorf(virterr.ConfigUnsupported, "attribute 'managed' is only for interface type='ethernet'")
+		}
+		setDefault(source, "mode", "vepa")
+	case typeUser:
+		if dev := target.Attr("dev"); dev != "" {
+			target.RemoveAttr("dev") // there is none on the host
 		}
 	case "ethernet":
 		if target.Attr("managed") == "no" && target.Attr("dev") == "" {

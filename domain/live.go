@@ -34,6 +34,10 @@ type Runtime struct {
 	Sources    map[string]string // serial1: path of a unix socket that we chose
 	// Chains are the images below a disk's own, the nearest first. A disk that is not named stays as it is.
 	Chains map[string][]BackingImage `json:",omitempty"`
+	// NetBackends are the programs behind interfaces of type user that a document can name: passt. NetAddresses are the
+	// addresses, with the lengths of their subnets, that the guest has there.
+	NetBackends  map[string]string   `json:",omitempty"`
+	NetAddresses map[string][]string `json:",omitempty"`
 }
 
 // Start returns the definition of the domain as it is about to run: with its id, aliases, and host-model expanded by
@@ -96,6 +100,9 @@ func (d *Definition) SetRuntime(r Runtime) (*Definition, error) {
 			if tap := r.Taps[alias]; tap != "" && link {
 				dev.Ensure("target").SetAttr("dev", tap)
 			}
+			if backend := r.NetBackends[alias]; backend != "" && link {
+				dev.Ensure("backend").SetAttr("type", backend)
+			}
 			if driver := r.NetDrivers[alias]; driver != "" && link {
 				dev.Ensure("driver").SetAttr("name", driver)
 			}
@@ -113,15 +120,24 @@ func (d *Definition) SetRuntime(r Runtime) (*Definition, error) {
 	})
 }
 
+// Record returns the document with all that is known of the running domain, also what XML does not tell, for Parse with
+// Options.Live and Options.Stored.
+func (d *Definition) Record() string { return d.doc.String() }
+
 // XML prints the definition.
 func (d *Definition) XML(flags XMLFlags) string {
 	live := d.opts.Live && flags&(XMLInactive|XMLMigratable) == 0
-	if (live || !d.opts.Live) && flags&XMLSecure != 0 {
+	if !d.opts.Live && flags&XMLSecure != 0 {
 		return d.doc.String()
 	}
 	doc := d.doc.Clone()
-	if !live {
+	if live {
+		hidePorts(doc.Root)
+	} else {
 		stripLive(doc.Root)
+	}
+	for _, disk := range doc.Root.Child("devices").All("disk") {
+		stripVolume(disk)
 	}
 	if flags&XMLSecure == 0 {
 		stripSecrets(doc.Root)
@@ -149,6 +165,7 @@ func stripRun(root *xmltree.Node) {
 		switch {
 		case dev.Is("disk"):
 			stripChain(dev)
+			stripVolume(dev)
 		case dev.Is("interface"):
 			stripPort(dev)
 			if target := dev.Child("target"); target != nil && generatedTap(target.Attr("dev")) {

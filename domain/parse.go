@@ -1,8 +1,6 @@
 package domain
 
 import (
-	"encoding/xml"
-
 	"libvirt.org/go/libvirtxml"
 
 	"virtd/domain/xmltree"
@@ -68,7 +66,7 @@ func tidy(root *xmltree.Node) {
 // retype reads the typed view from the tree.
 func (d *Definition) retype() error {
 	view := &libvirtxml.Domain{}
-	if err := xml.Unmarshal([]byte(d.doc.String()), view); err != nil {
+	if err := d.doc.Decode(view); err != nil {
 		return virterr.NewFrom(virterr.FromDomain, virterr.XMLError, "cannot read domain %q: %w", d.name, err)
 	}
 	d.view = view

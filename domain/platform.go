@@ -1,18 +1,11 @@
 package domain
 
 import (
-	"regexp"
 	"strconv"
 	"strings"
 
 	"virtd/domain/xmltree"
 	"virtd/virterr"
-)
-
-// The canonical machine types. Everything the guest sees is a function of the version in them.
-const (
-	MachineQ35 = "pc-q35-virtd-1.0"
-	MachinePC  = "pc-i440fx-virtd-1.0"
 )
 
 // DefaultCPUModel is the CPU of a domain whose XML names none, with defaultFeatures added: what x86-64-v2 asks for, so
@@ -33,14 +26,6 @@ func (d *Definition) platform() error {
 	}
 	return nil
 }
-
-// IsQ35 reports whether the machine has PCI Express.
-func (d *Definition) IsQ35() bool {
-	return d.doc.Root.Child("os", "type").Attr("machine") == MachineQ35
-}
-
-// Machine returns the canonical machine type.
-func (d *Definition) Machine() string { return d.doc.Root.Child("os", "type").Attr("machine") }
 
 func (d *Definition) readOS(root *xmltree.Node) error {
 	os := root.Child("os")
@@ -76,31 +61,6 @@ func (d *Definition) readOS(root *xmltree.Node) error {
 		}
 	}
 	return d.readBootOrder(root, os)
-}
-
-// canonical machine names of QEMU, whatever the distribution put behind the prefix
-var foreignMachine = regexp.MustCompile(`^pc-(q35|i440fx)-[A-Za-z0-9][A-Za-z0-9._-]*$`)
-
-// CanonicalMachine returns the versioned machine type that a name stands for: q35, pc, ours, or QEMU's versioned names,
-// which all mean the newest we have. The empty name is pc, as in libvirt.
-func CanonicalMachine(name string) (string, bool) {
-	switch name {
-	case "q35", MachineQ35:
-		return MachineQ35, true
-	case "", "pc", MachinePC:
-		return MachinePC, true
-	}
-	if strings.Contains(name, "-virtd-") {
-		return name, false
-	}
-	m := foreignMachine.FindStringSubmatch(name)
-	switch {
-	case m == nil:
-		return name, false
-	case m[1] == "q35":
-		return MachineQ35, true
-	}
-	return MachinePC, true
 }
 
 // readBootOrder fills in <boot dev='hd'/> as libvirt does and refuses two ways of saying the order.

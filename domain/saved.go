@@ -40,10 +40,12 @@ func (d *Definition) CheckSameMachine(other *Definition) error {
 		return differ("domain name", "'"+other.name+"'", "'"+d.name+"'")
 	case d.memory != other.memory:
 		return differ("domain max memory", other.memory, d.memory)
-	case d.vcpus != other.vcpus:
-		return differ("domain vCPU max", other.vcpus, d.vcpus)
-	case d.curCPU != other.curCPU:
-		return differ("domain vCPU count", other.curCPU, d.curCPU)
+	case d.VCPUs() != other.VCPUs():
+		return differ("domain vCPU max", other.VCPUs(), d.VCPUs())
+	case d.CurrentVCPUs() != other.CurrentVCPUs():
+		return differ("domain vCPU count", other.CurrentVCPUs(), d.CurrentVCPUs())
+	case !slices.Equal(d.OnlineVCPUs(), other.OnlineVCPUs()):
+		return differ("domain online vCPUs", other.OnlineVCPUs(), d.OnlineVCPUs())
 	case d.Machine() != other.Machine():
 		return differ("domain OS type", other.Machine(), d.Machine())
 	}

@@ -82,7 +82,7 @@ func TestCheckSameMachine(t *testing.T) {
 		">65536</memory>":    ">131072</memory>",
 		">2</vcpu>":          ">3</vcpu>",
 		"slot='0x00'":        "slot='0x01'",
-		"pc-q35-virtd-1.0":   "pc-i440fx-virtd-1.0",
+		"pc-q35-virtd-1.1":   "pc-i440fx-virtd-1.1",
 		"bus='0x01'":         "bus='0x05'",
 		"file='/img/a.raw'":  "",
 		"bridge='br0'":       "",

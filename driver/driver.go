@@ -103,20 +103,34 @@ type Instance interface {
 	// which may be never; DeviceKept when it says that it will not.
 	Detach(ctx context.Context, alias string) error
 
-	// SetBridge makes the interface with that alias a port of another bridge.
-	SetBridge(ctx context.Context, alias, bridge string) error
+	// UpdateInterface makes the host's end of the interface with that alias what next says: its bridge, VLANs, isolation,
+	// rates and filter. On an error it is as it was.
+	UpdateInterface(ctx context.Context, alias string, next *domain.Definition) error
+
+	// PlugVCPU gives the running machine a vCPU that it does not have, by number, tells the guest, and binds it to host CPUs
+	// as live, the definition with that vCPU, says. The guest decides when it uses it. OperationUnsupported if the engine
+	// cannot. UnplugVCPU asks the guest to let one go and does not wait: VCPURemoved follows when it did, which may be
+	// never; VCPUKept when it says that it will not.
+	PlugVCPU(ctx context.Context, live *domain.Definition, vcpu int) error
+	UnplugVCPU(ctx context.Context, vcpu int) error
 
 	// ResizeDisk gives the disk with that alias another size, and its image too; SetLink plugs an interface's cable in or
 	// pulls it; InjectNMI interrupts the guest as a dump button does.
 	ResizeDisk(ctx context.Context, alias string, bytes uint64) error
 	SetLink(ctx context.Context, alias string, up bool) error
 	InjectNMI(ctx context.Context) error
+	// SendKey presses keys at the first keyboard, in their order, and releases them after hold. Keys are numbered as Linux
+	// does. It does not wait for the guest.
+	SendKey(ctx context.Context, keys []uint16, hold time.Duration) error
+	// SetIOTune replaces the limits of the disk with that alias, and of all disks of the group that it has from now on.
+	// OperationUnsupported if the engine has none.
+	SetIOTune(ctx context.Context, alias string, t domain.IOTune) error
 
 	// Save halts the guest and writes its state to f, from f's position on; f stays the caller's. It takes long. When it
-	// fails, or ctx ends, the guest goes on as before; else it stands still for the Saved that is returned. aliases are
-	// those of the devices that come and go by the definition that is kept with the state: it fails when the machine has
-	// others, because its guest let one go meanwhile.
-	Save(ctx context.Context, f *os.File, aliases []string) (Saved, error)
+	// fails, or ctx ends, the guest goes on as before; else it stands still for the Saved that is returned. live is the
+	// definition that is kept with the state: it fails when the machine has other devices or vCPUs that come and go,
+	// because its guest let one go meanwhile.
+	Save(ctx context.Context, f *os.File, live *domain.Definition) (Saved, error)
 	// Dump writes an ELF core file of the guest to f, which is empty and stays the caller's. The guest is halted
 	// meanwhile; with live only for a moment. It takes long; when ctx ends it fails and the guest goes on.
 	Dump(ctx context.Context, f *os.File, live bool) error
@@ -127,7 +141,7 @@ type Instance interface {
 	BlockStats(ctx context.Context) (map[string]BlockStats, error)
 	NetStats(ctx context.Context) (map[string]NetStats, error)
 
-	// CPUTime returns the processor time the whole engine used; VCPUs returns each vCPU's.
+	// CPUTime returns the processor time the whole engine used; VCPUs returns each vCPU's that is there, by number.
 	CPUTime() (CPUTime, error)
 	VCPUs(ctx context.Context) ([]VCPU, error)
 	// PinVCPU binds a vCPU's thread to host CPUs: bit i%8 of byte i/8 of cpus is CPU i.

@@ -33,6 +33,12 @@ type (
 	DeviceRemoved struct{ Alias string }
 	// DeviceKept says that the guest refused to let go of a device.
 	DeviceKept struct{ Alias string }
+	// VCPURemoved says that a vCPU is gone from the machine: the guest let go of it, asked to or not.
+	VCPURemoved struct{ VCPU int }
+	// VCPUKept says that the guest refused to let go of a vCPU.
+	VCPUKept struct{ VCPU int }
+	// VCPUsPresent gives the numbers of all vCPUs that are there, where that turned out not to be what was known.
+	VCPUsPresent struct{ VCPUs []int }
 	// IOFailed says that a disk request failed on the host.
 	IOFailed struct {
 		Alias  string
@@ -59,6 +65,9 @@ func (Panicked) event()       {}
 func (BalloonChanged) event() {}
 func (DeviceRemoved) event()  {}
 func (DeviceKept) event()     {}
+func (VCPURemoved) event()    {}
+func (VCPUKept) event()       {}
+func (VCPUsPresent) event()   {}
 func (IOFailed) event()       {}
 func (MonitorEvent) event()   {}
 func (Exited) event()         {}

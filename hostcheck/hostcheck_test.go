@@ -38,6 +38,10 @@ func denied(path string, err error) func(string) error {
 	}
 }
 
+func put(h *Host, path, text string) {
+	h.Root.(fstest.MapFS)[path] = &fstest.MapFile{Data: []byte(text)}
+}
+
 func TestRun(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -70,6 +74,19 @@ func TestRun(t *testing.T) {
 		{"no nftables", func(h *Host) {
 			h.Obstacles = func() ([]string, error) { return nil, errors.New("Unable to list the chains") }
 		}, "packet-filter", Warn, "modprobe nf_tables", true},
+		{"old rules", func(h *Host) { put(h, "proc/net/ip_tables_names", "nat\nfilter\n") }, "iptables-legacy", Warn, "filter, nat", true},
+		{"strict sources", func(h *Host) { put(h, "proc/sys/net/ipv4/conf/all/rp_filter", "1\n") }, "rp-filter", Warn, "rp_filter=2", true},
+		{"bridge-nf", func(h *Host) { put(h, "proc/sys/net/bridge/bridge-nf-call-iptables", "1\n") }, "bridge-nf", Warn, "bridge-nf-call-iptables=0", true},
+		{"no forwarding", func(h *Host) {
+			put(h, "proc/sys/net/ipv4/ip_forward", "0\n")
+			put(h, "proc/sys/net/ipv6/conf/all/forwarding", "1\n")
+		}, "", "", "", true},
+		{"no police", func(h *Host) {
+			put(h, "proc/sys/kernel/osrelease", "6.1.0\n")
+			put(h, "lib/modules/6.1.0/modules.builtin", "kernel/net/bridge/bridge.ko\nkernel/net/netfilter/nf_tables.ko\nkernel/net/sched/sch_ingress.ko\n")
+			put(h, "lib/modules/6.1.0/modules.dep", "kernel/drivers/net/tun.ko.xz:\nkernel/drivers/vhost/vhost_net.ko: kernel/drivers/vhost/vhost.ko\n"+
+				"kernel/net/sched/sch_htb.ko:\nkernel/net/sched/cls_u32.ko:\n")
+		}, "network-modules", Warn, "kernel 6.1.0 has no act_police: no outbound bandwidth", true},
 		{"no IOMMU", func(h *Host) { delete(h.Root.(fstest.MapFS), "sys/kernel/iommu_groups/0/devices/0") }, "iommu", Warn, "intel_iommu=on", true},
 		{"no vfio-pci", func(h *Host) { delete(h.Root.(fstest.MapFS), "sys/bus/pci/drivers/vfio-pci/bind") }, "vfio-pci", Warn, "CONFIG_VFIO_PCI", true},
 		{"io_uring off", func(h *Host) {

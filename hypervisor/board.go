@@ -17,6 +17,7 @@ type board struct {
 	kind    acpi.Board
 	root    *pci.Root
 	hotplug *pci.Hotplug
+	cpus    *chipset.CPUHotplug // nil where processors do not come and go
 	pm      *chipset.ACPIPM
 	rtc     *chipset.RTC
 	kbd     *chipset.I8042
@@ -27,7 +28,7 @@ type board struct {
 	apm     chipset.APM
 	config  *pci.ConfigPorts
 	serials []serial
-	tables  *acpi.Tables
+	tables  *acpi.Tables // nil before they are needed, and after vCPUs came or went
 	smbios  []byte
 }
 
@@ -78,6 +79,9 @@ func (m *Machine) makeBoard() error {
 		if err := m.portSpace.Add(chipset.PVPanicPort, 1, chipset.NewPVPanic(m.pvpanic)); err != nil {
 			return err
 		}
+	}
+	if err := m.makeCPUHotplug(); err != nil {
+		return err
 	}
 	return m.makeSerials()
 }
@@ -161,6 +165,9 @@ func (b *board) start() {
 func (b *board) reset() {
 	b.root.Reset()
 	b.hotplug.Reset()
+	if b.cpus != nil {
+		b.cpus.Reset()
+	}
 	b.pm.Reset()
 	b.rtc.Reset()
 	b.kbd.Reset()

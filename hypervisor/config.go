@@ -1,16 +1,13 @@
 package hypervisor
 
-import "virtd/hypervisor/memory"
+import (
+	"virtd/hypervisor/block"
+	"virtd/hypervisor/memory"
+)
 
 // ConfigVersion is the version of Config that this engine executes. An engine refuses a newer one; it keeps executing
 // older ones.
 const ConfigVersion = 1
-
-// Machine types. Everything a guest sees is a pure function of them and of the rest of Config (design decision 6).
-const (
-	MachineQ35 = "pc-q35-virtd-1.0"
-	MachinePC  = "pc-i440fx-virtd-1.0"
-)
 
 // FileName names one of the descriptors that the engine inherits. Config.Files gives its number; "" means none.
 type FileName string
@@ -24,7 +21,7 @@ type Config struct {
 	Version    int        `json:"version"`
 	Name       string     `json:"name"`    // the domain's name, for logs and thread names
 	UUID       string     `json:"uuid"`    // SMBIOS system UUID, canonical text
-	Machine    string     `json:"machine"` // MachineQ35 or MachinePC
+	Machine    string     `json:"machine"` // a machine type: MachineQ35, MachinePC or one of before
 	Files      []FileName `json:"files"`   // Files[i] is descriptor FirstFile+i
 	KVM        FileName   `json:"kvm"`     // /dev/kvm
 	Monitor    FileName   `json:"monitor"` // listening unix stream socket
@@ -49,6 +46,7 @@ type Config struct {
 	NICs      []NIC      `json:"nics,omitempty"`
 	Balloon   *Balloon   `json:"balloon,omitempty"`
 	RNGs      []RNG      `json:"rngs,omitempty"`
+	Keyboards []Keyboard `json:"keyboards,omitempty"`
 	VFIO      FileName   `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
 	Hostdevs  []Hostdev  `json:"hostdevs,omitempty"`
 	Confine   Confine    `json:"confine"`
@@ -66,8 +64,10 @@ const (
 
 // CPU describes the processors.
 type CPU struct {
-	Count    int               `json:"count"`  // vCPUs the machine can have, 1 to 64
-	Online   int               `json:"online"` // vCPUs present at boot, 1 to Count
+	Count  int `json:"count"`  // vCPUs the machine can have, 1 to 64
+	Online int `json:"online"` // vCPUs present at boot, 1 to Count
+	// Present are the numbers of those, ascending; the first is 0. Empty is the first Online ones.
+	Present  []int             `json:"present,omitempty"`
 	Topology Topology          `json:"topology"`
 	Mode     CPUMode           `json:"mode"`
 	Model    string            `json:"model,omitempty"`    // for CPUCustom: a name of hypervisor/cpuid's table
@@ -189,6 +189,15 @@ type Disk struct {
 	QueueSize    int            `json:"queueSize,omitempty"`    // entries, power of two to 1024; 0 is 256
 	LogicalBlock int            `json:"logicalBlock,omitempty"` // bytes; 0 is 512
 	PhysBlock    int            `json:"physBlock,omitempty"`
+	Throttle     *Throttle      `json:"throttle,omitempty"` // nil: no limits
+}
+
+// Throttle limits a disk's requests.
+type Throttle struct {
+	// Group names disks of the machine that share one set of limits, so that what one uses the others cannot. All of a group
+	// have the limits that one of them got last. "" is a disk of its own.
+	Group string `json:"group,omitempty"`
+	block.Limits
 }
 
 // BackingImage is an image of a chain, which is only read.
@@ -205,7 +214,10 @@ type NIC struct {
 	Driver  string     `json:"driver"` // qemu (userspace) or vhost
 	Queues  int        `json:"queues"` // queue pairs, 1 to 16
 	// Taps has a descriptor for each queue pair, with vnet headers; Vhosts likewise for the driver vhost.
-	Taps        []FileName `json:"taps"`
+	Taps []FileName `json:"taps,omitempty"`
+	// Stream is a connected stream socket in place of taps, over which each frame follows its length of 32 bits in network
+	// byte order. There is one queue pair then.
+	Stream      FileName   `json:"stream,omitempty"`
 	Vhosts      []FileName `json:"vhosts,omitempty"`
 	MTU         int        `json:"mtu,omitempty"` // 0 is not offered
 	LinkDown    bool       `json:"linkDown,omitempty"`
@@ -233,6 +245,12 @@ type RNG struct {
 	// RateBytes each RatePeriod milliseconds limit what the guest can draw; 0 is no limit.
 	RateBytes  uint64 `json:"rateBytes,omitempty"`
 	RatePeriod uint64 `json:"ratePeriod,omitempty"`
+}
+
+// Keyboard is a virtio input device that is a keyboard.
+type Keyboard struct {
+	ID      string     `json:"id"`
+	Address PCIAddress `json:"address"`
 }
 
 // Hostdev is a PCI function of the host, given to the guest through VFIO. With one the balloon gives nothing back to the

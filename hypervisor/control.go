@@ -47,8 +47,8 @@ func (c control) CPUs() []monitor.CPU {
 	case <-c.done:
 	}
 	var out []monitor.CPU
-	for i, v := range c.runner.cpus {
-		out = append(out, monitor.CPU{Index: i, APICID: uint32(v.v.ID()), ThreadID: v.v.TID(), Exits: v.exits.Load()})
+	for _, v := range c.runner.cpus() {
+		out = append(out, monitor.CPU{Index: v.index, APICID: uint32(v.v.ID()), ThreadID: v.v.TID(), Exits: v.exits.Load()})
 	}
 	return out
 }
@@ -85,6 +85,17 @@ func (c control) ResizeDisk(id string, bytes uint64) error {
 	return fmt.Errorf("disk %q: %w", id, monitor.ErrNotFound)
 }
 
+// SetThrottle implements monitor.Machine.
+func (c control) SetThrottle(id string, throttle json.RawMessage) error {
+	var t *Throttle
+	d := json.NewDecoder(bytes.NewReader(throttle))
+	d.DisallowUnknownFields() // a limit that this engine does not know it does not keep
+	if err := d.Decode(&t); err != nil {
+		return fmt.Errorf("throttle: %w", err)
+	}
+	return c.Machine.SetThrottle(id, t)
+}
+
 // NICs implements monitor.Machine.
 func (c control) NICs() []monitor.NIC {
 	c.devices.mu.RLock()
@@ -100,6 +111,35 @@ func (c control) NICs() []monitor.NIC {
 		out = append(out, nic)
 	}
 	return out
+}
+
+// RxFilters implements monitor.Machine.
+func (c control) RxFilters(id string) ([]monitor.RxFilter, error) {
+	c.devices.mu.RLock()
+	defer c.devices.mu.RUnlock()
+	out := []monitor.RxFilter{}
+	for _, n := range c.devices.nics {
+		if id == "" || n.cfg.ID == id {
+			out = append(out, monitor.RxFilter{Name: n.cfg.ID, Receives: monitor.Receives(n.dev.RxFilter())})
+		}
+	}
+	if id != "" && len(out) == 0 {
+		return nil, fmt.Errorf("invalid net client name: %s: %w", id, monitor.ErrNotFound)
+	}
+	return out, nil
+}
+
+// ReconnectNIC implements monitor.Machine.
+func (c control) ReconnectNIC(id string, fd int) error {
+	c.devices.mu.RLock()
+	defer c.devices.mu.RUnlock()
+	for _, n := range c.devices.nics {
+		if n.cfg.ID == id {
+			return n.dev.Reconnect(fd)
+		}
+	}
+	unix.Close(fd)
+	return fmt.Errorf("network device %q: %w", id, monitor.ErrNotFound)
 }
 
 // SetLink implements monitor.Machine.

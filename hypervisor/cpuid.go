@@ -9,13 +9,9 @@ import (
 
 // makeCPUID decides what the guest's CPUID says on this host.
 func (m *Machine) makeCPUID() error {
-	supported, err := m.sys.SupportedCPUID()
+	host, err := m.hostCPUID()
 	if err != nil {
 		return err
-	}
-	host := make([]cpuid.Entry, len(supported))
-	for i, e := range supported {
-		host[i] = cpuid.Entry{Function: e.Function, Index: e.Index, Flags: e.Flags, EAX: e.EAX, EBX: e.EBX, ECX: e.ECX, EDX: e.EDX}
 	}
 	c := &m.cfg.CPU
 	spec := cpuid.Spec{
@@ -29,10 +25,32 @@ func (m *Machine) makeCPUID() error {
 	if c.NoPAE {
 		spec.Features["pae"] = cpuid.Disable
 	}
-	if m.cpuid, err = cpuid.New(host, spec); err != nil {
+	if cpuid.WantsAMX(host, spec) {
+		// Before the first vCPU, or never: the kernel fixes then what a guest may have.
+		if err := kvm.PermitGuestTiles(); err != nil {
+			m.host.Logf("guests get no AMX: %v", err)
+		}
+		if host, err = m.hostCPUID(); err != nil {
+			return err
+		}
+	}
+	if m.cpuid, err = cpuid.New(cpuid.PermittedAMX(host), spec); err != nil {
 		return fmt.Errorf("CPU: %w", err)
 	}
 	return nil
+}
+
+// hostCPUID returns what KVM can offer this process's guests on this host.
+func (m *Machine) hostCPUID() ([]cpuid.Entry, error) {
+	supported, err := m.sys.SupportedCPUID()
+	if err != nil {
+		return nil, err
+	}
+	host := make([]cpuid.Entry, len(supported))
+	for i, e := range supported {
+		host[i] = cpuid.Entry{Function: e.Function, Index: e.Index, Flags: e.Flags, EAX: e.EAX, EBX: e.EBX, ECX: e.ECX, EDX: e.EDX}
+	}
+	return host, nil
 }
 
 // guestCPUID returns the leaves of vCPU i.

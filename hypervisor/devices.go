@@ -11,6 +11,7 @@ import (
 	"virtd/hypervisor/pci"
 	"virtd/hypervisor/virtio"
 	"virtd/hypervisor/virtio/balloon"
+	"virtd/hypervisor/virtio/input"
 )
 
 // devices are the devices behind the virtio transport and the functions of the host, in the order in which they came.
@@ -23,6 +24,7 @@ type devices struct {
 	nics  []nic
 
 	consoles    []console
+	keyboards   []*input.Device
 	hostdevs    hostdevs
 	balloon     *balloon.Device // nil for none
 	statsPeriod atomic.Int64    // seconds
@@ -67,6 +69,11 @@ func (m *Machine) makeDevices() error {
 	for i := range m.cfg.RNGs {
 		if err := m.makeRNG(&m.cfg.RNGs[i]); err != nil {
 			return fmt.Errorf("entropy device %s: %w", m.cfg.RNGs[i].ID, err)
+		}
+	}
+	for i := range m.cfg.Keyboards {
+		if err := m.makeKeyboard(&m.cfg.Keyboards[i]); err != nil {
+			return fmt.Errorf("keyboard %s: %w", m.cfg.Keyboards[i].ID, err)
 		}
 	}
 	return nil

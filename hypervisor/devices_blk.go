@@ -9,8 +9,9 @@ import (
 )
 
 type disk struct {
-	cfg *Disk
-	dev *blk.Device
+	cfg    *Disk
+	dev    *blk.Device
+	limits limits
 }
 
 // Image formats. They are never guessed from what a guest can write.
@@ -20,6 +21,10 @@ const (
 )
 
 func (m *Machine) makeDisk(c *Disk) error {
+	throttle, err := newThrottle(c.Throttle)
+	if err != nil {
+		return err
+	}
 	img, err := m.openImage(c)
 	if err != nil {
 		return err
@@ -40,7 +45,8 @@ func (m *Machine) makeDisk(c *Disk) error {
 	})
 	if err == nil {
 		m.devices.mu.Lock()
-		m.devices.disks = append(m.devices.disks, disk{c, dev})
+		m.devices.disks = append(m.devices.disks, disk{cfg: c, dev: dev})
+		m.devices.join(len(m.devices.disks)-1, c.Throttle, throttle)
 		m.devices.mu.Unlock()
 	}
 	return err

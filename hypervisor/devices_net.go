@@ -3,6 +3,9 @@ package hypervisor
 import (
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor/monitor"
 	virtionet "virtd/hypervisor/virtio/net"
 )
 
@@ -19,23 +22,22 @@ func (m *Machine) makeNIC(c *NIC) error {
 	if err != nil {
 		return err
 	}
-	taps, err := m.host.takeAll(c.Taps, "tap")
-	if err != nil {
+	cfg := virtionet.Config{
+		ID: c.ID, MAC: mac, MTU: c.MTU, LinkDown: c.LinkDown, RxQueueSize: c.RxQueueSize, TxQueueSize: c.TxQueueSize,
+		Offloads: c.Offloads, Log: m.host.Logf,
+		RxFilterChanged: func() {
+			m.host.Event(monitor.Event{Name: monitor.EventRxFilter, Data: map[string]string{"name": c.ID, "path": "/machine/peripheral/" + c.ID}})
+		},
+	}
+	if err := m.takeNICFiles(c, &cfg); err != nil {
 		return err
 	}
-	var vhosts []int
-	if c.Driver == driverVhost {
-		if vhosts, err = m.host.takeAll(c.Vhosts, "vhost"); err != nil {
-			closeAll(taps)
-			return err
-		}
-	}
-	dev, err := virtionet.New(virtionet.Config{
-		ID: c.ID, MAC: mac, Taps: taps, Vhosts: vhosts, MTU: c.MTU, LinkDown: c.LinkDown,
-		RxQueueSize: c.RxQueueSize, TxQueueSize: c.TxQueueSize, Offloads: c.Offloads, Log: m.host.Logf,
-	})
+	dev, err := virtionet.New(cfg)
 	if err != nil {
-		closeAll(append(taps, vhosts...))
+		closeAll(append(cfg.Taps, cfg.Vhosts...))
+		if cfg.Streams {
+			unix.Close(cfg.Stream)
+		}
 		return err
 	}
 	if err := m.add(c.ID, c.Address, dev, dev.Close); err != nil {
@@ -45,6 +47,24 @@ func (m *Machine) makeNIC(c *NIC) error {
 	m.devices.nics = append(m.devices.nics, nic{c, dev})
 	m.devices.mu.Unlock()
 	return nil
+}
+
+// takeNICFiles finds the descriptors of a network device. On an error none is taken.
+func (m *Machine) takeNICFiles(c *NIC, cfg *virtionet.Config) (err error) {
+	if c.Stream != "" {
+		cfg.Streams = true
+		cfg.Stream, err = m.host.take(c.Stream, "stream socket")
+		return err
+	}
+	if cfg.Taps, err = m.host.takeAll(c.Taps, "tap"); err != nil {
+		return err
+	}
+	if c.Driver == driverVhost {
+		if cfg.Vhosts, err = m.host.takeAll(c.Vhosts, "vhost"); err != nil {
+			closeAll(cfg.Taps)
+		}
+	}
+	return err
 }
 
 // parseMAC reads six bytes in hexadecimal with colons.

@@ -69,10 +69,10 @@ func (m *Machine) haltForDump() (ran bool, err error) {
 
 func (m *Machine) coreLayout() (*coredump.File, error) {
 	var cpus []coredump.CPU
-	for i, c := range m.runner.cpus {
+	for _, c := range m.runner.cpus() {
 		cpu, err := coreCPU(c.v)
 		if err != nil {
-			return nil, fmt.Errorf("vCPU %d: %w", i, err)
+			return nil, fmt.Errorf("vCPU %d: %w", c.index, err)
 		}
 		cpus = append(cpus, *cpu)
 	}

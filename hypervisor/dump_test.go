@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"virtd/hypervisor/monitor"
 )
 
 // core reads 4 bytes at a guest address out of a core file, and the first vCPU's instruction pointer.
@@ -117,7 +118,7 @@ func TestDumpOfCrashed(t *testing.T) {
 	if s, _ := m.Status(); s != StateCrashed {
 		t.Errorf("state %s", s)
 	}
-	if err := m.Save(context.Background(), create(t, path), nil); err == nil {
+	if err := m.Save(context.Background(), create(t, path), monitor.Described{}); err == nil {
 		t.Error("a crashed guest was saved")
 	}
 }

@@ -45,7 +45,7 @@ func (m *Machine) startTime() {
 			m.host.Logf("the guest's clock jumped: %v", err)
 		}
 	}
-	for _, c := range m.runner.cpus {
+	for _, c := range m.runner.cpus() {
 		if err := c.v.ClockPaused(); err != nil {
 			m.host.Logf("%v", err)
 		}

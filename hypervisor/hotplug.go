@@ -165,10 +165,11 @@ func (d *devices) find(id string) int {
 	return slices.IndexFunc(d.list, func(x device) bool { return x.id == id })
 }
 
-// ejectQueue holds the places whose device the guest has let go of and that is not freed yet.
+// ejectQueue holds what the guest has let go of and what is not freed yet: the places of devices, and vCPUs by number.
 type ejectQueue struct {
 	mu    sync.Mutex
 	slots []pci.HotplugSlot
+	cpus  []int
 	wake  chan struct{}
 }
 
@@ -178,18 +179,29 @@ func (q *ejectQueue) put(s pci.HotplugSlot) {
 	q.mu.Lock()
 	q.slots = append(q.slots, s)
 	q.mu.Unlock()
+	q.notify()
+}
+
+func (q *ejectQueue) putCPU(cpu int) {
+	q.mu.Lock()
+	q.cpus = append(q.cpus, cpu)
+	q.mu.Unlock()
+	q.notify()
+}
+
+func (q *ejectQueue) notify() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (q *ejectQueue) take() []pci.HotplugSlot {
+func (q *ejectQueue) take() (slots []pci.HotplugSlot, cpus []int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := q.slots
-	q.slots = nil
-	return s
+	slots, cpus = q.slots, q.cpus
+	q.slots, q.cpus = nil, nil
+	return slots, cpus
 }
 
 // ejected takes a device away from the guest that let it go: for the guest it is gone when its write ends. Freeing it is
@@ -217,7 +229,7 @@ func deviceEvent(name, id string) monitor.Event {
 	return monitor.Event{Name: name, Data: map[string]string{"device": id, "path": "/machine/peripheral/" + id}}
 }
 
-// finishEjects frees the devices that the guest let go of. It is the control goroutine's.
+// finishEjects frees the devices and vCPUs that the guest let go of. It is the control goroutine's.
 func (m *Machine) finishEjects() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -225,16 +237,14 @@ func (m *Machine) finishEjects() {
 	if state == StateShutdown {
 		return
 	}
-	slots := m.ejects.take()
-	if len(slots) == 0 {
+	slots, cpus := m.ejects.take()
+	if len(slots)+len(cpus) == 0 {
 		return
 	}
 	if state == StateRunning {
 		m.runner.stop()
 	}
-	for _, s := range slots {
-		m.drop(s)
-	}
+	m.dropAll(slots, cpus)
 	// What else the guest did meanwhile comes next, before it goes on.
 	if state == StateRunning && !m.events.waiting() {
 		m.runner.start()
@@ -244,7 +254,7 @@ func (m *Machine) finishEjects() {
 // completeRemovals takes away what a guest was asked to let go of when its machine is reset: nobody uses it any more. The
 // vCPUs are stopped and the caller holds mu.
 func (m *Machine) completeRemovals() {
-	slots := m.ejects.take()
+	slots, cpus := m.ejects.take()
 	for _, s := range m.board.hotplug.Requested() {
 		if f := m.board.root.Function(pci.Address{Bus: s.Bus, Slot: s.Slot}); f != nil {
 			m.board.root.Remove(f)
@@ -252,8 +262,16 @@ func (m *Machine) completeRemovals() {
 			slots = append(slots, s)
 		}
 	}
+	m.dropAll(slots, append(cpus, m.vacateCPUs()...))
+}
+
+// dropAll frees what was ejected. No vCPU runs, and the caller holds mu.
+func (m *Machine) dropAll(slots []pci.HotplugSlot, cpus []int) {
 	for _, s := range slots {
 		m.drop(s)
+	}
+	for _, cpu := range cpus {
+		m.dropCPU(cpu)
 	}
 }
 

@@ -149,7 +149,7 @@ func (m *Machine) NMI() error {
 	if state, _ := m.status.get(); state == StateShutdown {
 		return fmt.Errorf("inject an NMI: %w", ErrEnded)
 	}
-	for _, c := range m.runner.cpus {
+	for _, c := range m.runner.cpus() {
 		c.injectNMI()
 	}
 	return nil

@@ -51,6 +51,7 @@ type Machine struct {
 	booted      bool // RAM is no longer all zero
 	msrIndices  []uint32
 	chips       []*kvm.IRQChip // interrupt controllers after power-on
+	unplugged   map[int]*vcpu  // vCPUs that were there, by number: KVM has no way to take one back
 	pit         *kvm.PIT
 
 	mu     sync.Mutex // one change of state at a time
@@ -262,7 +263,10 @@ func (m *Machine) release() {
 	}
 	m.devices.close()
 	m.board.close()
-	for _, c := range m.runner.cpus {
+	for _, c := range m.runner.cpus() {
+		c.v.Close()
+	}
+	for _, c := range m.unplugged {
 		c.v.Close()
 	}
 	if m.vm != nil {

@@ -198,10 +198,10 @@ func TestClockStandsStill(t *testing.T) {
 		t.Errorf("kvmclock went on by %d ns over a pause; %d passed since", passed, limit)
 	}
 	m.Pause()
-	if now, err := m.runner.cpus[0].v.TSCOffset(); err != nil || now == tsc[0].offset {
+	if now, err := m.runner.cpus()[0].v.TSCOffset(); err != nil || now == tsc[0].offset {
 		t.Skipf("this host's KVM does not shift the TSC of a guest (needs Linux 5.16 and hardware virtualization): the TSC part is not tested: %v", err)
 	}
-	khz, err := m.runner.cpus[0].v.TSCKHz()
+	khz, err := m.runner.cpus()[0].v.TSCKHz()
 	if err != nil {
 		t.Fatal(err)
 	}

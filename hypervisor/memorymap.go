@@ -70,14 +70,11 @@ func lowRAMEnd(q35 bool, size uint64) uint64 {
 
 // newMemoryMap lays out a machine of the given type and bytes of RAM for a guest with physBits address bits.
 func newMemoryMap(machine string, size uint64, physBits int) (*memoryMap, error) {
-	m := &memoryMap{}
-	switch machine {
-	case MachineQ35:
-		m.q35 = true
-	case MachinePC:
-	default:
-		return nil, fmt.Errorf("machine type %q is not one of this engine's (%s, %s)", machine, MachineQ35, MachinePC)
+	t, ok := machineTypes[machine]
+	if !ok {
+		return nil, fmt.Errorf("machine type %q is not one of this engine's (%s, %s and older ones)", machine, MachineQ35, MachinePC)
 	}
+	m := &memoryMap{q35: t.q35}
 	if size < minRAM || size%memory.PageSize != 0 {
 		return nil, fmt.Errorf("%d bytes of RAM: need a multiple of %d and at least %d MiB", size, memory.PageSize, minRAM>>20)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"virtd/hypervisor/chipset"
@@ -22,9 +23,6 @@ type part struct {
 // time before who reads it; PCI before the devices on it; interrupt controllers after all that drives their pins;
 // processors last. Devices are named by alias and PCI functions by address, so that the list may differ in order.
 func (m *Machine) parts() ([]part, error) {
-	if x, err := m.sys.Check(kvm.CapXSave2); err == nil && x > len(kvm.XSave{}.Region) {
-		return nil, fmt.Errorf("this host gives guests %d bytes of processor state, of which this engine knows %d", x, len(kvm.XSave{}.Region))
-	}
 	b := &m.board
 	list := []part{
 		{"machine", m.saveShape, m.restoreShape},
@@ -33,6 +31,9 @@ func (m *Machine) parts() ([]part, error) {
 	}
 	for _, f := range b.root.Functions() {
 		list = append(list, part{"pci/" + f.Address().String(), f.Save, f.Restore})
+	}
+	if b.cpus != nil {
+		list = append(list, part{"chipset/cpu-hotplug", b.cpus.Save, b.cpus.Restore})
 	}
 	list = append(list,
 		part{"pci/hotplug", b.hotplug.Save, b.hotplug.Restore},
@@ -54,9 +55,9 @@ func (m *Machine) parts() ([]part, error) {
 		list = append(list, part{"irq/pit", m.savePIT, m.restorePIT})
 	}
 	list = append(list, part{"irq/lines", func() ([]byte, error) { return nil, nil }, func([]byte) error { return m.irq.Reapply() }})
-	for i, c := range m.runner.cpus {
-		list = append(list, part{fmt.Sprintf("cpu/%d", i), func() ([]byte, error) { return m.saveCPU(i, c) },
-			func(state []byte) error { return m.restoreCPU(i, c, state) }})
+	for _, c := range m.runner.cpus() {
+		list = append(list, part{fmt.Sprintf("cpu/%d", c.index), func() ([]byte, error) { return m.saveCPU(c) },
+			func(state []byte) error { return m.restoreCPU(c, state) }})
 	}
 	return append(list, part{"time/guest", m.saveTime, m.restoreTime}), nil
 }
@@ -99,6 +100,7 @@ type shape struct {
 	Machine string   `json:"machine"`
 	RAM     uint64   `json:"ram"` // bytes
 	CPUs    int      `json:"cpus"`
+	Present []int    `json:"present,omitempty"` // numbers of those, unless they are the first ones
 	MaxCPUs int      `json:"maxCPUs"`
 	PIT     bool     `json:"pit"`
 	Serials []string `json:"serials"`
@@ -106,7 +108,11 @@ type shape struct {
 }
 
 func (m *Machine) shape() shape {
-	s := shape{Version: 1, Machine: m.cfg.Machine, RAM: m.cfg.Memory.Size, CPUs: m.cfg.CPU.Online, MaxCPUs: m.cfg.CPU.Count, PIT: m.pit != nil}
+	present := m.cpuNumbers()
+	s := shape{Version: 1, Machine: m.cfg.Machine, RAM: m.cfg.Memory.Size, CPUs: len(present), MaxCPUs: m.cfg.CPU.Count, PIT: m.pit != nil}
+	if !slices.Equal(present, firstCPUs(len(present))) {
+		s.Present = present
+	}
 	for _, p := range m.board.serials {
 		s.Serials = append(s.Serials, p.id)
 	}
@@ -137,6 +143,8 @@ func (m *Machine) restoreShape(state []byte) error {
 		return differs("bytes of RAM:", was.RAM, is.RAM)
 	case was.CPUs != is.CPUs || was.MaxCPUs != is.MaxCPUs:
 		return differs("vCPUs (present, possible):", []int{was.CPUs, was.MaxCPUs}, []int{is.CPUs, is.MaxCPUs})
+	case !slices.Equal(was.Present, is.Present):
+		return differs("vCPUs by number:", was.Present, is.Present)
 	case was.PIT != is.PIT:
 		return differs("an interval timer:", was.PIT, is.PIT)
 	}

@@ -19,7 +19,7 @@ type cpuState struct {
 	State   []byte           `json:"state"` // kvm.State.Encode
 }
 
-func (m *Machine) saveCPU(i int, c *vcpu) ([]byte, error) {
+func (m *Machine) saveCPU(c *vcpu) ([]byte, error) {
 	state, err := c.v.State(m.msrIndices)
 	if err != nil {
 		return nil, err
@@ -30,12 +30,12 @@ func (m *Machine) saveCPU(i int, c *vcpu) ([]byte, error) {
 	}
 	leaves := c.leaves
 	if leaves == nil {
-		leaves = m.guestCPUID(i)
+		leaves = m.guestCPUID(c.index)
 	}
 	return json.Marshal(cpuState{1, c.v.ID(), khz, leaves, state.Encode()})
 }
 
-func (m *Machine) restoreCPU(i int, c *vcpu, section []byte) error {
+func (m *Machine) restoreCPU(c *vcpu, section []byte) error {
 	var s cpuState
 	if err := json.Unmarshal(section, &s); err != nil {
 		return err
@@ -47,7 +47,7 @@ func (m *Machine) restoreCPU(i int, c *vcpu, section []byte) error {
 	if s.Version != 1 || s.APICID != c.v.ID() {
 		return fmt.Errorf("version %d of vCPU %d, this one has APIC ID %d", s.Version, s.APICID, c.v.ID())
 	}
-	if err := m.adoptCPUID(i, c, s.CPUID); err != nil {
+	if err := m.adoptCPUID(c, s.CPUID); err != nil {
 		return err
 	}
 	if khz, err := c.v.TSCKHz(); err != nil || khz != s.TSCKHz {
@@ -56,13 +56,13 @@ func (m *Machine) restoreCPU(i int, c *vcpu, section []byte) error {
 			return fmt.Errorf("the guest's time stamp counter runs at %d kHz, this host's at %d and it cannot be scaled: %w", s.TSCKHz, khz, err)
 		}
 	}
-	m.alignTSC(i, &state)
+	m.alignTSC(c.index, &state)
 	refused, err := c.v.SetState(&state)
 	if err != nil {
 		return err
 	}
 	if len(refused) > 0 {
-		m.host.Logf("vCPU %d: this host's KVM refuses MSR %#x of the saved machine", i, refused)
+		m.host.Logf("vCPU %d: this host's KVM refuses MSR %#x of the saved machine", c.index, refused)
 	}
 	return nil
 }
@@ -111,8 +111,8 @@ func (m *Machine) restoreTime(section []byte) error {
 	if err := json.Unmarshal(section, &s); err != nil {
 		return err
 	}
-	if s.Version != 1 || len(s.TSC) != 0 && len(s.TSC) != len(m.runner.cpus) {
-		return fmt.Errorf("version %d with %d counters of %d vCPUs", s.Version, len(s.TSC), len(m.runner.cpus))
+	if s.Version != 1 || len(s.TSC) != 0 && len(s.TSC) != len(m.runner.cpus()) {
+		return fmt.Errorf("version %d with %d counters of %d vCPUs", s.Version, len(s.TSC), len(m.runner.cpus()))
 	}
 	m.clock.stop()
 	m.frozen = frozenTime{yes: true, at: time.Unix(0, s.At), clock: kvm.ClockData{Clock: s.KVMClock}}
@@ -121,7 +121,7 @@ func (m *Machine) restoreTime(section []byte) error {
 		return nil // the counters go on from where SetState put them
 	}
 	first := s.TSC[0].TSC - (now[0].tsc - now[0].offset)
-	for i, c := range m.runner.cpus {
+	for i, c := range m.runner.cpus() {
 		offset := first + s.TSC[i].Offset - s.TSC[0].Offset
 		if err := c.v.SetTSCOffset(offset); err != nil {
 			return err
@@ -164,8 +164,8 @@ var cpuFeatures = []cpuFeature{
 }
 
 // adoptCPUID gives a vCPU the CPUID that the guest saw, if this host has every feature of it.
-func (m *Machine) adoptCPUID(i int, c *vcpu, was []kvm.CPUIDEntry) error {
-	ours := m.guestCPUID(i)
+func (m *Machine) adoptCPUID(c *vcpu, was []kvm.CPUIDEntry) error {
+	ours := m.guestCPUID(c.index)
 	if slices.Equal(ours, was) {
 		return nil
 	}

@@ -1,7 +1,6 @@
 package hypervisor
 
 import (
-	"errors"
 	"fmt"
 
 	"virtd/hypervisor/boot"
@@ -11,38 +10,71 @@ import (
 // MaxCPUs is the most vCPUs of a machine.
 const MaxCPUs = 64
 
+// present returns the numbers of the vCPUs that are present at boot.
+func (c *CPU) present() ([]int, error) {
+	if c.Online < 1 || c.Online > c.Count || c.Count > MaxCPUs {
+		return nil, fmt.Errorf("%d of %d vCPUs online: this engine runs 1 to %d", c.Online, c.Count, MaxCPUs)
+	}
+	if len(c.Present) == 0 {
+		return firstCPUs(c.Online), nil
+	}
+	for n, i := range c.Present {
+		if len(c.Present) != c.Online || i >= c.Count || n == 0 && i != 0 || n > 0 && i <= c.Present[n-1] {
+			return nil, fmt.Errorf("vCPUs %v are not %d of %d in order, with the first", c.Present, c.Online, c.Count)
+		}
+	}
+	return c.Present, nil
+}
+
+func firstCPUs(n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i
+	}
+	return out
+}
+
 // makeVCPUs creates the vCPUs that are present at boot and remembers how they are after power-on.
 func (m *Machine) makeVCPUs() error {
-	n := m.cfg.CPU.Online
-	if n < 1 || n > m.cfg.CPU.Count || m.cfg.CPU.Count > MaxCPUs {
-		return fmt.Errorf("%d of %d vCPUs online: this engine runs 1 to %d", n, m.cfg.CPU.Count, MaxCPUs)
+	present, err := m.cfg.CPU.present()
+	if err != nil {
+		return err
 	}
-	var err error
 	if m.msrIndices, err = m.sys.MSRIndices(); err != nil {
 		return err
 	}
-	for i := range n {
-		v, err := m.vm.CreateVCPU(int(m.cpuid.APICID(i)))
+	for _, i := range present {
+		c, err := m.createVCPU(i)
 		if err != nil {
 			return err
 		}
-		m.runner.cpus = append(m.runner.cpus, &vcpu{m: m, v: v})
+		m.runner.put(c)
 	}
-	for i, c := range m.runner.cpus {
-		if err := m.initVCPU(i, c); err != nil {
-			return fmt.Errorf("vCPU %d: %w", i, err)
+	for _, c := range m.runner.cpus() {
+		if err := m.initVCPU(c, m.guestCPUID(c.index), int(m.cfg.Clock.TSCKHz)); err != nil {
+			return fmt.Errorf("vCPU %d: %w", c.index, err)
 		}
 	}
 	return nil
 }
 
-func (m *Machine) initVCPU(i int, c *vcpu) error {
-	if khz := m.cfg.Clock.TSCKHz; khz != 0 {
-		if err := c.v.SetTSCKHz(int(khz)); err != nil {
+func (m *Machine) createVCPU(i int) (*vcpu, error) {
+	v, err := m.vm.CreateVCPU(int(m.cpuid.APICID(i)))
+	if err != nil {
+		return nil, err
+	}
+	return &vcpu{m: m, index: i, v: v}, nil
+}
+
+// initVCPU makes a new vCPU one that was just switched on, with that CPUID and that frequency of its time stamp counter
+// in kHz, 0 for the host's.
+func (m *Machine) initVCPU(c *vcpu, leaves []kvm.CPUIDEntry, khz int) error {
+	if khz != 0 {
+		if err := c.v.SetTSCKHz(khz); err != nil {
 			return err
 		}
 	}
-	if err := c.v.SetCPUID(m.guestCPUID(i)); err != nil {
+	if err := c.v.SetCPUID(leaves); err != nil {
 		return err
 	}
 	refused, err := c.v.SetMSRs(powerOnMSRs)
@@ -50,7 +82,7 @@ func (m *Machine) initVCPU(i int, c *vcpu) error {
 		return err
 	}
 	if len(refused) > 0 {
-		m.host.Logf("vCPU %d: KVM refuses MSR %#x", i, refused)
+		m.host.Logf("vCPU %d: KVM refuses MSR %#x", c.index, refused)
 	}
 	if c.initial, err = c.v.State(m.msrIndices); err != nil {
 		return err
@@ -78,15 +110,12 @@ func withoutTime(msrs []kvm.MSR) []kvm.MSR {
 
 // resetVCPUs puts all vCPUs back to power-on and the first one to the entry of the kernel.
 func (m *Machine) resetVCPUs(entry *boot.VCPU) error {
-	for _, c := range m.runner.cpus {
+	for _, c := range m.runner.cpus() {
 		if _, err := c.v.SetState(c.initial); err != nil {
 			return err
 		}
 	}
-	if len(m.runner.cpus) == 0 {
-		return errors.New("no vCPU")
-	}
-	bsp := m.runner.cpus[0]
+	bsp := m.runner.cpus()[0]
 	s := bsp.initial.SRegs
 	applyEntry(&s, entry)
 	if err := bsp.v.SetSRegs(&s); err != nil {

@@ -30,18 +30,18 @@ type heldState struct {
 // guest executes another instruction; Stop leaves it valid. When it fails, or ctx ends, the guest goes on as before and what
 // was written is no state.
 //
-// devices, unless nil, are the IDs of the devices that come and go as who saves describes the machine to itself: one that
-// has others, because its guest let one go meanwhile, is not saved, for nobody could build it again.
-func (m *Machine) Save(ctx context.Context, f *os.File, devices []string) error {
+// as, where it says something, is how who saves describes the machine to itself: one that has other devices or vCPUs, because
+// its guest let one go meanwhile, is not saved, for nobody could build it again.
+func (m *Machine) Save(ctx context.Context, f *os.File, as monitor.Described) error {
 	held := &heldState{file: f, offset: -1}
-	if err := m.save(ctx, held, devices); err != nil {
+	if err := m.save(ctx, held, as); err != nil {
 		f.Close()
 		return fmt.Errorf("save the machine: %w", err)
 	}
 	return nil
 }
 
-func (m *Machine) save(ctx context.Context, held *heldState, devices []string) error {
+func (m *Machine) save(ctx context.Context, held *heldState, as monitor.Described) error {
 	ctx, end, err := m.job.begin(ctx, "save", m.mem.Size())
 	if err != nil {
 		return err
@@ -62,7 +62,8 @@ func (m *Machine) save(ctx context.Context, held *heldState, devices []string) e
 	if at, err := held.file.Seek(0, io.SeekCurrent); err == nil {
 		held.offset = at
 	}
-	if err = m.sameDevices(devices); err == nil {
+	m.dropAll(m.ejects.take()) // what the guest has let go of is part of no state
+	if err = errors.Join(m.sameDevices(as.Devices), m.sameCPUs(as.CPUs)); err == nil {
 		err = m.writeState(&jobWriter{ctx, &m.job, held.file})
 	}
 	if err == nil {
@@ -94,7 +95,7 @@ func (m *Machine) halt(job string) (ran bool, err error) {
 		m.devices.quiesce()
 		m.stopTime()
 	}
-	for _, c := range m.runner.cpus {
+	for _, c := range m.runner.cpus() {
 		if c.nmi.Swap(false) { // one that its thread had no time for
 			if err := c.v.NMI(); err != nil {
 				m.host.Logf("%v", err)
@@ -108,12 +109,8 @@ func (m *Machine) halt(job string) (ran bool, err error) {
 	return ran, nil
 }
 
-// sameDevices frees what the guest has let go of, which is part of no state, and compares. The guest stands still and the
-// caller holds mu.
+// sameDevices compares the devices that come and go. The guest stands still and the caller holds mu.
 func (m *Machine) sameDevices(described []string) error {
-	for _, s := range m.ejects.take() {
-		m.drop(s)
-	}
 	if described == nil {
 		return nil
 	}
@@ -130,6 +127,14 @@ func (m *Machine) sameDevices(described []string) error {
 		if !slices.Contains(have, id) {
 			return fmt.Errorf("the guest let go of device %s meanwhile; try again", id)
 		}
+	}
+	return nil
+}
+
+// sameCPUs compares the numbers of the vCPUs, as sameDevices does devices.
+func (m *Machine) sameCPUs(described []int) error {
+	if have := m.cpuNumbers(); described != nil && !slices.Equal(described, have) {
+		return fmt.Errorf("the machine has vCPUs %v, it was described with %v; try again", have, described)
 	}
 	return nil
 }

@@ -28,9 +28,11 @@ func (m *Machine) placeTables() (uint64, error) {
 }
 
 func (m *Machine) buildTables() (*acpi.Tables, error) {
-	c := acpi.Config{Board: m.board.kind, Windows: m.layout.windows, PVPanic: m.cfg.PVPanic, LastBus: m.board.root.LastBus()}
+	c := acpi.Config{Board: m.board.kind, Windows: m.layout.windows, PVPanic: m.cfg.PVPanic, LastBus: m.board.root.LastBus(),
+		CPUHotplug: m.board.cpus != nil}
 	for i := range m.cfg.CPU.Count {
-		c.CPUs = append(c.CPUs, acpi.CPU{APICID: m.cpuid.APICID(i), Online: i < m.cfg.CPU.Online})
+		_, there := m.runner.find(i)
+		c.CPUs = append(c.CPUs, acpi.CPU{APICID: m.cpuid.APICID(i), Online: there})
 	}
 	seen := map[uint8]bool{}
 	if m.board.kind == acpi.PC {

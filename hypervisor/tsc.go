@@ -18,8 +18,8 @@ type tscState struct {
 // readTSC reads the counters. A host that cannot tell offsets leaves the TSC running through a pause, and the log says
 // so; kvmclock stands still anyway.
 func (m *Machine) readTSC() []tscState {
-	out := make([]tscState, len(m.runner.cpus))
-	for i, c := range m.runner.cpus {
+	out := make([]tscState, len(m.runner.cpus()))
+	for i, c := range m.runner.cpus() {
 		s := &out[i]
 		var err error
 		if s.offset, err = c.v.TSCOffset(); err != nil {
@@ -51,14 +51,14 @@ func (m *Machine) rewindTSC(was []tscState) {
 	if len(was) == 0 || !was[0].known {
 		return
 	}
-	now, err := m.runner.cpus[0].v.MSRs([]uint32{msrTSC})
+	now, err := m.runner.cpus()[0].v.MSRs([]uint32{msrTSC})
 	if err != nil || len(now) != 1 {
 		m.host.Logf("the guest's TSC jumped: %v", err)
 		return
 	}
 	passed := now[0].Value - was[0].tsc
 	defer m.checkTSC(was[0].offset - passed)
-	for i, c := range m.runner.cpus {
+	for i, c := range m.runner.cpus() {
 		if err := c.v.SetTSCOffset(was[i].offset - passed); err != nil {
 			m.host.Logf("the guest's TSC jumped: %v", err)
 			return
@@ -74,7 +74,7 @@ func (m *Machine) rewindTSC(was []tscState) {
 // checkTSC says so when the host took the offset and ignores it: a KVM that runs guests without hardware help cannot
 // move their TSC.
 func (m *Machine) checkTSC(want uint64) {
-	if got, err := m.runner.cpus[0].v.TSCOffset(); err == nil && got != want {
+	if got, err := m.runner.cpus()[0].v.TSCOffset(); err == nil && got != want {
 		m.host.Logf("the guest's TSC ran on while it was paused: this host's KVM cannot shift it")
 	}
 }

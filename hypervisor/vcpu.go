@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,11 +16,14 @@ import (
 // vcpu is one processor and the thread that runs it.
 type vcpu struct {
 	m       *Machine
+	index   int // its number in the machine
 	v       *kvm.VCPU
 	initial *kvm.State // after power-on, to which a reset returns
 	exits   atomic.Uint64
 	nmi     atomic.Bool      // an NMI is to be injected
 	leaves  []kvm.CPUIDEntry // CPUID that came with a saved state, nil for the configuration's
+	leave   atomic.Bool      // its thread is to end
+	ended   chan struct{}    // closed when the thread has
 }
 
 // runner stops and starts all vCPU threads together.
@@ -30,28 +34,75 @@ type runner struct {
 	stopping atomic.Bool // the request word that threads look at before each entry
 	mu       sync.Mutex
 	change   sync.Cond
-	parked   int
-	ended    int
+	threads  int // that began and did not end
+	parked   int // of them
 	quit     bool
 	launched bool
-	up       chan struct{} // closed when every thread has begun
-	cpus     []*vcpu
+	up       chan struct{}           // closed when every thread has begun
+	present  atomic.Pointer[[]*vcpu] // by number, ascending; a list is replaced and never changed
 }
 
 func (r *runner) init() {
 	r.change.L = &r.mu
 	r.up = make(chan struct{})
 	r.stopping.Store(true)
+	r.present.Store(&[]*vcpu{})
+}
+
+// cpus returns the vCPUs that are there.
+func (r *runner) cpus() []*vcpu { return *r.present.Load() }
+
+// find returns the place in cpus of the vCPU with a number, and whether it is there.
+func (r *runner) find(index int) (int, bool) {
+	return slices.BinarySearchFunc(r.cpus(), index, func(c *vcpu, index int) int { return c.index - index })
 }
 
 // launch starts the threads, parked.
 func (r *runner) launch() {
 	r.launched = true
-	for _, c := range r.cpus {
-		go c.thread()
+	for _, c := range r.cpus() {
+		r.begin(c)
 	}
 	r.waitParked()
 	close(r.up)
+}
+
+func (r *runner) begin(c *vcpu) {
+	c.ended = make(chan struct{})
+	r.mu.Lock()
+	r.threads++
+	r.mu.Unlock()
+	go c.thread()
+}
+
+// put notes a vCPU that has no thread yet.
+func (r *runner) put(c *vcpu) (place int) {
+	place, _ = r.find(c.index)
+	list := slices.Insert(slices.Clone(r.cpus()), place, c)
+	r.present.Store(&list)
+	return place
+}
+
+// add puts a vCPU to those of a machine that was launched, and starts its thread. The others are stopped.
+func (r *runner) add(c *vcpu) (place int) {
+	place = r.put(c)
+	r.begin(c)
+	r.waitParked()
+	return place
+}
+
+// remove ends the thread of a vCPU and takes it from the others, which are stopped.
+func (r *runner) remove(c *vcpu) (place int) {
+	c.leave.Store(true)
+	r.mu.Lock()
+	r.change.Broadcast()
+	r.mu.Unlock()
+	<-c.ended
+	c.leave.Store(false)
+	place, _ = r.find(c.index)
+	list := slices.Delete(slices.Clone(r.cpus()), place, place+1)
+	r.present.Store(&list)
+	return place
 }
 
 // requestStop asks all threads to park and does not wait. Any thread may call it, a vCPU's own too.
@@ -59,7 +110,7 @@ func (r *runner) requestStop() {
 	if r.stopping.Swap(true) {
 		return
 	}
-	for _, c := range r.cpus {
+	for _, c := range r.cpus() {
 		c.v.Kick()
 	}
 }
@@ -73,7 +124,7 @@ func (r *runner) stop() {
 func (r *runner) waitParked() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.parked+r.ended < len(r.cpus) {
+	for r.parked < r.threads {
 		r.change.Wait()
 	}
 }
@@ -82,7 +133,7 @@ func (r *runner) waitParked() {
 func (r *runner) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, c := range r.cpus {
+	for _, c := range r.cpus() {
 		c.v.ClearKick()
 	}
 	r.stopping.Store(false)
@@ -99,25 +150,25 @@ func (r *runner) shutdown() {
 	defer r.mu.Unlock()
 	r.quit = true
 	r.change.Broadcast()
-	for r.ended < len(r.cpus) {
+	for r.threads > 0 {
 		r.change.Wait()
 	}
 }
 
-// park waits until the thread may run again; it reports false when the thread must end.
-func (r *runner) park() bool {
+// park waits until the thread of c may run again; it reports false when the thread must end.
+func (r *runner) park(c *vcpu) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.parked++
 	r.change.Broadcast()
-	for r.stopping.Load() && !r.quit {
+	for r.stopping.Load() && !r.quit && !c.leave.Load() {
 		r.change.Wait()
 	}
 	r.parked--
-	return !r.quit
+	return !r.quit && !c.leave.Load()
 }
 
-// thread runs the vCPU until the machine ends. It never leaves its operating system thread, which ends with it.
+// thread runs the vCPU until the machine ends or remove. It never leaves its operating system thread, which ends with it.
 func (c *vcpu) thread() {
 	runtime.LockOSThread()
 	r := &c.m.runner
@@ -125,9 +176,10 @@ func (c *vcpu) thread() {
 	defer func() {
 		c.v.Unbind()
 		r.mu.Lock()
-		r.ended++
+		r.threads--
 		r.change.Broadcast()
 		r.mu.Unlock()
+		close(c.ended)
 	}()
 	setThreadName(fmt.Sprintf("vcpu%d", c.v.ID()))
 	for {
@@ -135,7 +187,7 @@ func (c *vcpu) thread() {
 			if err := c.v.CompleteIO(); err != nil {
 				c.m.crash(err.Error())
 			}
-			if !r.park() {
+			if !r.park(c) {
 				return
 			}
 			continue

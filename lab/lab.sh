@@ -12,6 +12,7 @@
 #                                        stdout, stderr and the exit status come back
 #   lab.sh shell                         a shell in L1 on this terminal
 #   lab.sh tool NAME ARG...              run a program of the lab's userland (virsh, iasl, ...) on this machine
+#   lab.sh libvirtd                      build a tree with Debian's libvirtd, which bench/ compares with; print its path
 #   lab.sh images                        build the guest kernels and images only, for guests on this machine
 #   lab.sh path [WHAT]                   print where something is: guest/6.1/vmlinuz, root, last-console.log, ...
 #   lab.sh selftest                      check kvm and an L2 boot, vhost, vfio, SR-IOV, the tools
@@ -55,7 +56,7 @@ IMAGES=$LAB/images   # what L1 sees as /opt/lab, and L1's own initrd
 die() { echo "lab: $*" >&2; exit 125; }
 log() { echo "lab: $*" >&2; }
 
-for part in packages kernels userland guest l1 run selftest; do
+for part in packages kernels userland libvirtd guest l1 run selftest; do
   . "$HERE/lib/$part.sh"
 done
 
@@ -114,6 +115,7 @@ with_slot() {
 case ${1:-} in
 build) ensure build ;;
 images) ensure images ;;
+libvirtd) ensure build_libvirtd; echo "$LIBVIRTD" ;;
 run) shift; ensure build; with_slot run "$@" ;;
 shell) ensure build; with_slot shell ;;
 selftest) ensure build; with_slot selftest ;;
@@ -124,5 +126,5 @@ path)
   *) echo "$LAB${2:+/$2}" ;;
   esac
   ;;
-*) sed -n '2,26p' "$0"; exit 2 ;;
+*) sed -n '2,27p' "$0"; exit 2 ;;
 esac

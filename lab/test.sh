@@ -49,7 +49,7 @@ for p in $packages; do
   go test -c -ldflags='-s -w' -o "$work/$n/test" "$p"
   [ ! -d "$p/testdata" ] || cp -r "$p/testdata" "$work/$n/"
   # the programs that its tests ask labtest.Binary for
-  for c in virtd vctl virtd-vmm; do
+  for c in virtd vctl virtd-vmm virtd-usernet; do
     [ -e "$work/bin/$c" ] || ! grep -qE "Binary\(.*\"$c\"|VIRTD_LAB_BIN.*\"$c\"" "$p"/*_test.go ||
       go build -trimpath -ldflags='-s -w' -o "$work/bin/$c" "./cmd/$c"
   done

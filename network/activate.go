@@ -19,12 +19,18 @@ func (m *Manager) resume() {
 			continue
 		}
 		s := n.def.spec()
-		all = append(all, s)
 		if !n.def.ownsBridge() {
+			if err := m.bringUp(n, s); err != nil {
+				m.log.Error("the host takes no part in an active network; stop and start it", "network", s.Name, "error", err)
+			}
 			continue
 		}
+		all = append(all, s)
 		if err := m.cfg.Host.Up(s); err != nil {
 			m.log.Error("an active network is damaged and cannot be repaired; stop and start it", "network", s.Name, "error", err)
+		}
+		if err := n.shape(s); err != nil {
+			m.log.Error("an active network has not the bandwidth that its definition says; stop and start it", "network", s.Name, "error", err)
 		}
 		if err := m.cfg.Host.Serve(s); err != nil {
 			m.log.Error("an active network has no services; stop and start it", "network", s.Name, "error", err)
@@ -40,14 +46,20 @@ func (m *Manager) resume() {
 }
 
 // bringUp does everything on the host that a network needs, or nothing. The caller holds change.
-func (m *Manager) bringUp(s Spec) error {
-	if s.Mode == ModeBridge {
-		return nil
+func (m *Manager) bringUp(n *Network, s Spec) error {
+	if !s.Mode.ownsBridge() {
+		if !s.HostLink.IsValid() {
+			return nil
+		}
+		return m.cfg.Host.HostLinkUp(s)
 	}
 	if err := m.cfg.Host.Up(s); err != nil {
 		return err
 	}
-	err := m.cfg.Host.Filter(append(m.activeSpecs(s.UUID), s))
+	err := n.shape(s)
+	if err == nil {
+		err = m.cfg.Host.Filter(append(m.activeSpecs(s.UUID), s))
+	}
 	if err == nil {
 		err = m.cfg.Host.Serve(s)
 	}
@@ -59,8 +71,11 @@ func (m *Manager) bringUp(s Spec) error {
 
 // takeDown undoes bringUp. The caller holds change.
 func (m *Manager) takeDown(s Spec) error {
-	if s.Mode == ModeBridge {
-		return nil
+	if !s.Mode.ownsBridge() {
+		if !s.HostLink.IsValid() {
+			return nil
+		}
+		return m.cfg.Host.HostLinkDown(s)
 	}
 	return errors.Join(m.cfg.Host.StopServing(s.UUID), m.cfg.Host.Filter(m.activeSpecs(s.UUID)), m.cfg.Host.Down(s))
 }
@@ -114,6 +129,14 @@ func (m *Manager) replug(n *Network) {
 
 // collides refuses to start a network that would take from the host, or from another network, a subnet or a name.
 func (m *Manager) collides(d *definition) error {
+	if d.functions() {
+		_, err := m.functionsOf(d)
+		return err
+	}
+	if d.direct() {
+		_, err := m.candidates(d)
+		return err
+	}
 	if !d.ownsBridge() {
 		if there, err := m.cfg.Host.LinkExists(d.bridge); err != nil || !there {
 			return errors.Join(err, failure(virterr.OperationFailed, "network '%s' needs the bridge '%s', which does not exist", d.name, d.bridge))
@@ -176,6 +199,18 @@ func (m *Manager) assign(d *definition, n *Network) (*definition, error) {
 		}
 	}
 	return nil, failure(virterr.InternalError, "Bridge generation exceeded max id %d", most)
+}
+
+// BridgeOwner returns the name of the network that makes a bridge of that name, "" for none.
+func (m *Manager) BridgeOwner(bridge string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range m.networks {
+		if n.def.ownsBridge() && n.def.bridge == bridge {
+			return n.def.name
+		}
+	}
+	return ""
 }
 
 // bridgeTaken reports whether another network makes a bridge of that name.

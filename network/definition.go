@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/domain/xmltree"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -23,7 +24,15 @@ const (
 	ModeNAT      Mode = "nat"
 	ModeRoute    Mode = "route"
 	ModeOpen     Mode = "open"
-	ModeBridge   Mode = "bridge" // an existing bridge of the host
+	ModeBridge   Mode = "bridge" // an existing bridge of the host, or macvtaps on its links
+
+	// Macvtaps on links of the host, which reach each other through the switch beside the host, not at all, or have a link
+	// each.
+	ModeVEPA        Mode = "vepa"
+	ModePrivate     Mode = "private"
+	ModePassthrough Mode = "passthrough"
+
+	ModeHostdev Mode = "hostdev" // virtual functions of the host's cards
 )
 
 // definition is what a network's XML says. It is immutable: doc is the truth, the fields are what starting it needs.
@@ -39,6 +48,10 @@ type definition struct {
 	mtu     int // bytes; 0: the kernel's
 	mac     net.HardwareAddr
 	isolate bool // ports do not reach each other
+	vlan    portconf.VLAN
+	limits  portconf.Bandwidth // of the bridge
+	groups  []group
+	host    *hostLink
 
 	domain    string
 	localOnly bool // names in the domain are never asked of others
@@ -49,9 +62,16 @@ type definition struct {
 
 // forward is <forward>.
 type forward struct {
-	mode    Mode
-	dev     string // only through this interface of the host
-	ipv6    bool   // IPv6 is translated too
+	mode Mode
+	dev  string   // only through this interface of the host
+	devs []string // the links of a pool
+
+	// A pool of virtual functions: those of a card, by the name of its interface, or some.
+	pf        string
+	functions []portconf.Function
+	managed   bool // virtd takes them from their drivers
+
+	ipv6    bool // IPv6 is translated too
 	sources [2]netip.Addr
 	ports   [2]uint16
 }
@@ -61,6 +81,7 @@ type ipConfig struct {
 	prefix   netip.Prefix // the host's address, with the subnet's length
 	localPtr bool
 	dhcp     *dhcpConfig
+	tftp     string // the directory that guests read files from, or ""
 }
 
 // routeConfig is one <route>: what is reached through a guest.
@@ -71,7 +92,11 @@ type routeConfig struct {
 }
 
 // ownsBridge reports whether the network makes its bridge, as opposed to using one that exists.
-func (d *definition) ownsBridge() bool { return d.forward.mode != ModeBridge }
+func (d *definition) ownsBridge() bool { return d.forward.mode.ownsBridge() }
+
+func (m Mode) ownsBridge() bool {
+	return m != ModeBridge && m != ModeVEPA && m != ModePrivate && m != ModePassthrough && m != ModeHostdev
+}
 
 // parse reads a network's XML. A UUID that is missing is made up.
 func parse(text string) (*definition, error) {
@@ -93,7 +118,7 @@ func build(doc *xmltree.Document) (*definition, error) {
 	}
 	root.RemoveAttr("connections")
 	d := &definition{doc: doc}
-	for _, read := range []func(*xmltree.Node) error{d.readIdentity, d.readForward, d.readBridge, d.readNames, d.readIPs, d.readRoutes, d.readDNS, d.fits} {
+	for _, read := range []func(*xmltree.Node) error{d.readIdentity, d.readForward, d.readBridge, d.readNames, d.readIPs, d.readRoutes, d.readDNS, d.readLimits, d.readGroups, d.fits} {
 		if err := read(root); err != nil {
 			return nil, err
 		}
@@ -134,7 +159,7 @@ func (d *definition) readForward(root *xmltree.Node) error {
 	}
 	mode, given := n.LookupAttr("mode")
 	switch mode {
-	case "nat", "route", "open", "bridge":
+	case "nat", "route", "open", "bridge", "private", "vepa", "passthrough", "hostdev":
 	case "none":
 		n.Remove()
 		return nil
@@ -144,8 +169,6 @@ func (d *definition) readForward(root *xmltree.Node) error {
 		}
 		mode = "nat"
 		n.SetAttr("mode", mode)
-	case "private", "vepa", "passthrough", "hostdev":
-		return unsupported(n, "forward mode '%s' is not supported; there are nat, route, open, bridge with <bridge name=>, and none", mode)
 	default:
 		return malformed(n, "unknown forwarding type '%s'", mode)
 	}
@@ -164,6 +187,15 @@ func (d *definition) readForward(root *xmltree.Node) error {
 
 // readForwardInterfaces reads the long form of dev=.
 func (d *definition) readForwardInterfaces(n *xmltree.Node) error {
+	if d.functions() {
+		return d.readFunctions(n)
+	}
+	if err := d.onlyFunctions(n); err != nil {
+		return err
+	}
+	if !d.ownsBridge() {
+		return d.readPool(n)
+	}
 	devs := n.All("interface")
 	switch {
 	case len(devs) == 0 && d.forward.dev == "":
@@ -171,8 +203,6 @@ func (d *definition) readForwardInterfaces(n *xmltree.Node) error {
 	case len(devs) == 0: // libvirt prints both forms
 		n.InsertAt(0, xmltree.New("interface", "dev", d.forward.dev))
 		return order(n)
-	case d.forward.mode == ModeBridge:
-		return unsupported(devs[0], "forward mode 'bridge' over the device '%s' (macvtap) is not supported; make a bridge and write <bridge name=>", devs[0].Attr("dev"))
 	case len(devs) > 1:
 		return malformed(devs[1], "forward mode '%s' takes one interface", d.forward.mode)
 	case d.forward.dev != "" && devs[0].Attr("dev") != d.forward.dev:
@@ -278,21 +308,32 @@ func linkName(n *xmltree.Node, name string) error {
 
 // fits refuses what does not go together.
 func (d *definition) fits(root *xmltree.Node) error {
-	if d.forward.mode != ModeBridge {
-		return nil
+	if d.ownsBridge() {
+		return d.fitsOwn(root)
 	}
-	if d.bridge == "" || strings.Contains(d.bridge, "%d") {
-		return unsupported(root.Child("forward"), "forward mode 'bridge' needs the name of an existing bridge: <bridge name='br0'/>")
+	if n := root.Child("bandwidth"); n != nil {
+		return unsupported(n, "Unsupported network-wide <bandwidth> element in network %s with forward mode='%s'", d.name, d.forward.mode)
+	}
+	if d.functions() {
+		if err := d.fitsFunctions(root); err != nil {
+			return err
+		}
+	} else if d.direct() {
+		if err := d.fitsPool(root); err != nil {
+			return err
+		}
+	} else if d.bridge == "" || strings.Contains(d.bridge, "%d") {
+		return unsupported(root.Child("forward"), "forward mode 'bridge' needs the name of an existing bridge, <bridge name='br0'/>, or the host's links, <interface dev='eth0'/>")
 	}
 	for _, name := range []string{"mac", "domain", "dns", "ip", "route", "mtu"} {
 		if n := root.Child(name); n != nil {
-			return unsupported(n, "Unsupported <%s> element in network %s with forward mode='bridge'", name, d.name)
+			return unsupported(n, "Unsupported <%s> element in network %s with forward mode='%s'", name, d.name, d.forward.mode)
 		}
 	}
 	b := root.Child("bridge")
 	for _, attr := range []string{"stp", "delay"} {
 		if _, given := b.LookupAttr(attr); given {
-			return unsupported(b, "bridge %s is not supported in network %s with forward mode='bridge': the bridge is not virtd's", attr, d.name)
+			return unsupported(b, "bridge %s is not supported in network %s with forward mode='%s': the bridge is not virtd's", attr, d.name, d.forward.mode)
 		}
 	}
 	return nil
@@ -341,15 +382,32 @@ func (d *definition) edit(f func(root *xmltree.Node) error) (*definition, error)
 	return build(doc)
 }
 
-// xml prints the document; connections is how many ports a running network has, or 0.
-func (d *definition) xml(connections int) string {
-	if connections == 0 {
-		return d.doc.String()
+// xml prints the document as it is stored.
+func (d *definition) xml() string { return d.doc.String() }
+
+// liveXML prints the document of a running network, with how many ports it has and, of a pool of them, its functions.
+func (d *definition) liveXML(ports []*Port, pool []portconf.Function) string {
+	if len(ports)+len(pool) == 0 {
+		return d.xml()
 	}
 	doc := d.doc.Clone()
-	n := strconv.Itoa(connections)
-	doc.Root.Attrs = slices.Insert(doc.Root.Attrs, 0, xmltree.Attr{Name: xmltree.Name{Local: "connections"}, Value: n})
-	if dev := doc.Root.Child("forward", "interface"); dev != nil {
+	n := strconv.Itoa(len(ports))
+	if len(ports) > 0 {
+		doc.Root.Attrs = slices.Insert(doc.Root.Attrs, 0, xmltree.Attr{Name: xmltree.Name{Local: "connections"}, Value: n})
+	}
+	if d.functions() {
+		listFunctions(doc.Root.Child("forward"), pool, ports)
+	} else if d.direct() {
+		on := map[string]int{}
+		for _, p := range ports {
+			on[p.Dev]++
+		}
+		for _, dev := range doc.Root.Child("forward").All("interface") {
+			if c := on[dev.Attr("dev")]; c > 0 {
+				dev.SetAttr("connections", strconv.Itoa(c))
+			}
+		}
+	} else if dev := doc.Root.Child("forward", "interface"); dev != nil {
 		dev.SetAttr("connections", n)
 	}
 	return doc.String()

@@ -3,11 +3,13 @@
 //
 // A network of forward mode nat, route, open, or none (isolated) has a Linux bridge of its own with the host's addresses on
 // it (package bridge), rules in one nftables table (package firewall), and a child process that leases addresses and answers
-// DNS (package services). One of mode bridge lends its ports an existing bridge and does nothing else. What starting a
+// DNS, and gives files to boot from (package services). One of mode bridge lends its ports an existing bridge and does nothing else. What starting a
 // network does to the host goes through the Host interface, so that the manager is tested without one.
 //
-// Left out: forward modes private, vepa, passthrough and hostdev, QoS, VLANs and virtual ports, which are refused, and the
-// wire protocol (package daemon).
+// A network of mode private, vepa or passthrough, or of mode bridge over links, is a pool of links: a port is on one of them, where
+// whoever has the port makes a macvtap (direct.go). One of mode hostdev is a pool of virtual functions (function.go).
+//
+// Left out: virtual ports of other switches, which are refused, and the wire protocol (package daemon).
 //
 // Start reading at Manager, then Network, then definition.
 package network

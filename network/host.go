@@ -6,11 +6,14 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/network/bridge"
 	"virtd/network/dhcp"
 	"virtd/network/dns"
+	"virtd/network/portconf"
+	"virtd/network/services"
 )
 
-// Host is what networks do to the host that they are on. The manager calls everything but Leases one at a time. Local is the
+// Host is what networks do to the host that they are on. The manager makes changes one at a time, and asks at any time. Local is the
 // real one; networktest has a fake.
 type Host interface {
 	// LinkExists reports whether the host has a network link of that name.
@@ -20,6 +23,8 @@ type Host interface {
 
 	// Up makes the network's bridge with its addresses and routes. What is there already is completed.
 	Up(s Spec) error
+	// Shape sets the rates of a network's bridge, and the floors that its interfaces have.
+	Shape(s Spec, floors []bridge.Floor) error
 	// Down removes the bridge. One that is gone is no error.
 	Down(s Spec) error
 	// Filter replaces the rules of all networks by those of the given ones, in one step.
@@ -28,6 +33,14 @@ type Host interface {
 	Serve(s Spec) error
 	// StopServing ends it.
 	StopServing(id uuid.UUID) error
+	// HostLinkUp makes the link by which the host takes part in a pool of links, and HostLinkDown removes it; one that is
+	// there already is completed, one that is gone is no error.
+	HostLinkUp(s Spec) error
+	HostLinkDown(s Spec) error
+	// Functions returns the virtual functions of the card with that interface, in the order of their numbers.
+	Functions(pf string) ([]portconf.Function, error)
+	// FunctionFree says why a virtual function can be given to no guest now, nil if it can. managed: also from its driver.
+	FunctionFree(f portconf.Function, managed bool) error
 	// Plug makes a tap a port of a bridge.
 	Plug(bridge, tap string, isolated bool) error
 	// Leases returns the leases of a network that is being served.
@@ -55,14 +68,19 @@ type Spec struct {
 	MAC        net.HardwareAddr
 	Addresses  []netip.Prefix // of the host on the bridge, with the subnets' lengths
 	Routes     []SpecRoute
+	Limits     portconf.Bandwidth
 	Device     string // forward through this link of the host only; "" for any
 	NATIPv6    bool
 	NATSources [2]netip.Addr // translate to these; invalid: to the address of the link that a packet leaves by
 	NATPorts   [2]uint16
 
-	DHCP []dhcp.Config
-	DNS  *dns.Config // nil: not served
+	HostLink    netip.Prefix   // address of the host in a pool of links on Device; invalid: it takes no part
+	HostLinkFor []netip.Prefix // guests that the host reaches through it
+
+	DHCP []dhcp.Config // one of each family at most
+	DNS  *dns.Config   // nil: not served
 	RA   []netip.Prefix
+	TFTP services.TFTP
 	IPv6 bool // guests may speak IPv6 with each other although the network has no IPv6 address
 }
 
@@ -76,9 +94,12 @@ type SpecRoute struct {
 // spec is the definition as the host has to have it.
 func (d *definition) spec() Spec {
 	s := Spec{
-		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac,
+		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac, Limits: d.limits,
 		Device: d.forward.dev, NATIPv6: d.forward.ipv6, NATSources: d.forward.sources, NATPorts: d.forward.ports,
 		IPv6: d.doc.Root.Attr("ipv6") == "yes",
+	}
+	if d.host != nil {
+		s.HostLink, s.HostLinkFor = d.host.address, d.host.guests
 	}
 	for _, r := range d.routes {
 		s.Routes = append(s.Routes, SpecRoute{r.to, r.gateway, r.metric})
@@ -88,13 +109,16 @@ func (d *definition) spec() Spec {
 	}
 	for _, ip := range d.ips {
 		s.Addresses = append(s.Addresses, ip.prefix)
-		if ip.prefix.Addr().Is6() && ip.prefix.Bits() == 64 {
+		if ip.prefix.Addr().Is6() && (ip.prefix.Bits() == 64 || ip.dhcp != nil) {
 			s.RA = append(s.RA, ip.prefix)
+		}
+		if ip.tftp != "" {
+			s.TFTP = services.TFTP{Root: ip.tftp, Addr: ip.prefix.Addr()}
 		}
 		if ip.dhcp != nil {
 			s.DHCP = append(s.DHCP, dhcp.Config{
 				Server: ip.prefix, Ranges: ip.dhcp.ranges, Hosts: ip.dhcp.hosts, Domain: d.domain, Router: d.forward.mode != ModeIsolated,
-				Resolver: s.DNS != nil, MTU: d.mtu, BootFile: ip.dhcp.bootFile, BootServer: ip.dhcp.bootServer,
+				Resolver: s.DNS != nil, MTU: d.mtu, ID: d.uuid, BootFile: ip.dhcp.bootFile, BootServer: ip.dhcp.bootServer,
 			})
 		}
 	}

@@ -2,27 +2,30 @@ package network
 
 import (
 	"net/netip"
+	"path/filepath"
 	"strconv"
 
 	"virtd/domain/xmltree"
 )
 
 func (d *definition) readIPs(root *xmltree.Node) error {
-	four := false
+	found := map[bool]bool{} // families that have a <dhcp>
 	for _, n := range root.All("ip") {
 		prefix, err := readPrefix(n, "address", d.name)
 		if err != nil {
 			return err
 		}
 		ip := ipConfig{prefix: prefix, localPtr: n.Attr("localPtr") == "yes"}
+		if ip.tftp, err = d.readTFTP(n, prefix); err != nil {
+			return err
+		}
 		if h := n.Child("dhcp"); h != nil {
-			if prefix.Addr().Is6() {
-				return unsupported(h, "<dhcp> for IPv6 is not supported: guests make addresses of their own from router advertisements, in subnets of 64 bits")
+			six := prefix.Addr().Is6()
+			if found[six] {
+				family := map[bool]string{false: "IPv4", true: "IPv6"}[six]
+				return unsupported(h, "Multiple %s dhcp sections found -- dhcp is supported only for a single %s address on each network", family, family)
 			}
-			if four {
-				return unsupported(h, "Multiple IPv4 dhcp sections found -- dhcp is supported only for a single IPv4 address on each network")
-			}
-			four = true
+			found[six] = true
 			if ip.dhcp, err = readDHCP(h, prefix); err != nil {
 				return err
 			}
@@ -35,6 +38,29 @@ func (d *definition) readIPs(root *xmltree.Node) error {
 		d.ips = append(d.ips, ip)
 	}
 	return nil
+}
+
+// readTFTP reads <tftp> of an <ip>, of which one can have it.
+func (d *definition) readTFTP(ip *xmltree.Node, prefix netip.Prefix) (root string, err error) {
+	n := ip.Child("tftp")
+	if n == nil {
+		return "", nil
+	}
+	root = n.Attr("root")
+	switch {
+	case prefix.Addr().Is6():
+		return "", unsupported(n, "Unsupported <tftp> element in an IPv6 element in network '%s'", d.name)
+	case root == "":
+		return "", malformed(n, "Missing mandatory root attribute in <tftp> element in network '%s'", d.name)
+	case !filepath.IsAbs(root):
+		return "", malformed(n, "tftp root '%s' in network '%s' is not an absolute path", root, d.name)
+	}
+	for _, other := range d.ips {
+		if other.tftp != "" {
+			return "", unsupported(n, "more than one <tftp> in network '%s' is not supported", d.name)
+		}
+	}
+	return filepath.Clean(root), nil
 }
 
 // readPrefix reads the attributes of <ip> and <route>: an address with netmask or prefix.

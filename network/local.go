@@ -14,7 +14,9 @@ import (
 	"virtd/network/bridge"
 	"virtd/network/dhcp"
 	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/network/services"
+	"virtd/nodedev"
 	"virtd/virterr"
 )
 
@@ -23,6 +25,7 @@ type Local struct {
 	Links    *bridge.Host
 	Services *services.Supervisor
 	Log      *slog.Logger
+	Hostdevs Hostdevs // nil: this virtd can take no devices from the host
 
 	told sync.Map // obstacles that the log has had
 }
@@ -41,6 +44,35 @@ func (l *Local) LinkExists(name string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Hostdevs is what networks need of the host's PCI functions; *nodedev.Hostdevs has it.
+type Hostdevs interface {
+	// VirtualFunctions returns those of the card with that interface.
+	VirtualFunctions(pf string) ([]nodedev.Address, error)
+	// Claimable says why a virtual function can be claimed by nobody now.
+	Claimable(a nodedev.Address, managed bool) error
+}
+
+// Functions implements Host.
+func (l *Local) Functions(pf string) ([]portconf.Function, error) {
+	if l.Hostdevs == nil {
+		return nil, virterr.New(virterr.ConfigUnsupported, "host doesn't support passthrough of host PCI devices: this virtd is not the system's")
+	}
+	list, err := l.Hostdevs.VirtualFunctions(pf)
+	out := make([]portconf.Function, 0, len(list))
+	for _, a := range list {
+		out = append(out, portconf.Function{Domain: uint16(a.Domain), Bus: a.Bus, Slot: a.Device, Number: a.Function})
+	}
+	return out, err
+}
+
+// FunctionFree implements Host.
+func (l *Local) FunctionFree(f portconf.Function, managed bool) error {
+	if l.Hostdevs == nil {
+		return virterr.New(virterr.ConfigUnsupported, "host doesn't support passthrough of host PCI devices: this virtd is not the system's")
+	}
+	return l.Hostdevs.Claimable(nodedev.Address{Domain: uint32(f.Domain), Bus: f.Bus, Device: f.Slot, Function: f.Number}, managed)
 }
 
 // Routes implements Host.
@@ -141,6 +173,11 @@ func (l *Local) enable(path, network string) error {
 	return nil
 }
 
+// Shape implements Host.
+func (l *Local) Shape(s Spec, floors []bridge.Floor) error {
+	return l.Links.ShapeBridge(s.Bridge, s.Limits, floors)
+}
+
 // Down implements Host.
 func (l *Local) Down(s Spec) error { return l.Links.Delete(s.Bridge) }
 
@@ -177,10 +214,14 @@ func (l *Local) Filter(list []Spec) error {
 // Serve implements Host.
 func (l *Local) Serve(s Spec) error {
 	c := services.Config{
-		UUID: s.UUID, Name: s.Name, Bridge: s.Bridge, DNS: s.DNS, RA: s.RA, Router: s.Mode != ModeIsolated, MTU: s.MTU,
+		UUID: s.UUID, Name: s.Name, Bridge: s.Bridge, DNS: s.DNS, RA: s.RA, Router: s.Mode != ModeIsolated, MTU: s.MTU, TFTP: s.TFTP,
 	}
-	if len(s.DHCP) > 0 {
-		c.DHCP = &s.DHCP[0] // there is one at most
+	for i, d := range s.DHCP {
+		if d.Server.Addr().Is6() {
+			c.DHCP6 = &s.DHCP[i]
+		} else {
+			c.DHCP = &s.DHCP[i]
+		}
 	}
 	for _, p := range s.Addresses {
 		c.Listen = append(c.Listen, p.Addr())
@@ -210,3 +251,13 @@ func (l *Local) Leases(id uuid.UUID) ([]dhcp.Lease, error) { return l.Services.L
 
 // ForgetLeases implements Host.
 func (l *Local) ForgetLeases(id uuid.UUID) error { return l.Services.Forget(id) }
+
+// HostLinkUp implements Host.
+func (l *Local) HostLinkUp(s Spec) error { return l.Links.AddHostLink(hostLinkOf(s)) }
+
+// HostLinkDown implements Host.
+func (l *Local) HostLinkDown(s Spec) error { return l.Links.DeleteHostLink(hostLinkOf(s)) }
+
+func hostLinkOf(s Spec) bridge.HostLinkConfig {
+	return bridge.HostLinkConfig{Name: HostLinkName(s.UUID), Device: s.Device, Address: s.HostLink, Guests: s.HostLinkFor}
+}

@@ -36,6 +36,10 @@ type Manager struct {
 	// It is taken before mu, which is never held while the host is changed: lists and lookups do not wait.
 	change sync.Mutex
 
+	// choosing is held while a port gets a virtual function, from looking for a free one to having it on record. It is taken
+	// before mu.
+	choosing sync.Mutex
+
 	mu       sync.Mutex // guards what is below, and what Network says it guards
 	networks map[uuid.UUID]*Network
 	ports    map[uuid.UUID]*Port
@@ -88,7 +92,7 @@ func (m *Manager) load() error {
 			}
 			n = &Network{m: m, id: d.uuid}
 			m.networks[d.uuid] = n
-		} else if n.def.xml(0) != d.xml(0) {
+		} else if n.def.xml() != d.xml() {
 			n.next = n.def
 		}
 		n.def, n.active = d, true

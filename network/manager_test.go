@@ -277,7 +277,7 @@ func TestUpdate(t *testing.T) {
 	} {
 		fails(t, n.Update(c.change, network.AffectLive), "Requested operation is not valid: "+c.want)
 	}
-	fails(t, n.Update(change(network.AddLast, 9, "<portgroup/>"), 0), "Operation not supported: can't update 'portgroup' section of network 'nat'")
+	fails(t, n.Update(change(network.AddLast, 7, "<interface/>"), 0), "Operation not supported: can't update 'forward-interface' section of network 'nat'")
 	fails(t, n.Update(change(network.AddLast, network.SectionDHCPHost, "<range/>"), 0), "XML error: unexpected element <range>, expecting <host>, while updating network 'nat'")
 	if err := n.Update(change(network.AddLast, network.SectionDHCPHost, "<host mac='52:54:00:00:00:02' ip='10.8.0.2'/>"), 0); !virterr.Is(err, virterr.XMLError) {
 		t.Errorf("an address outside of the subnet: %v", err)

@@ -73,7 +73,7 @@ func readDHCP(n *xmltree.Node, prefix netip.Prefix) (*dhcpConfig, error) {
 		if err != nil {
 			return nil, err
 		}
-		if total += span(rng); total > dhcp.MaxAddresses {
+		if total += min(rng.Size(), dhcp.MaxAddresses+1); total > dhcp.MaxAddresses {
 			return nil, unsupported(r, "dhcp ranges of more than %d addresses are not supported", dhcp.MaxAddresses)
 		}
 		c.ranges = append(c.ranges, rng)
@@ -89,6 +89,9 @@ func readDHCP(n *xmltree.Node, prefix netip.Prefix) (*dhcpConfig, error) {
 		return nil, unsupported(n, "more than %d dhcp hosts are not supported", dhcp.MaxHosts)
 	}
 	b := n.Child("bootp")
+	if b != nil && prefix.Addr().Is6() {
+		return nil, unsupported(b, "<bootp> is for IPv4")
+	}
 	c.bootFile = b.Attr("file")
 	if b != nil && c.bootFile == "" {
 		return nil, malformed(b, "Missing 'file' attribute of <bootp>")
@@ -103,13 +106,6 @@ func readDHCP(n *xmltree.Node, prefix netip.Prefix) (*dhcpConfig, error) {
 	return c, nil
 }
 
-func span(r dhcp.Range) uint64 { return uint64(number(r.Last)) - uint64(number(r.First)) + 1 }
-
-func number(a netip.Addr) uint32 {
-	b := a.As4()
-	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-}
-
 func readRange(n *xmltree.Node, prefix netip.Prefix) (r dhcp.Range, err error) {
 	for _, f := range []struct {
 		attr string
@@ -119,7 +115,7 @@ func readRange(n *xmltree.Node, prefix netip.Prefix) (r dhcp.Range, err error) {
 		if text == "" {
 			return r, malformed(n, "Missing '%s' attribute in dhcp range", f.attr)
 		}
-		if *f.to, err = netip.ParseAddr(text); err != nil || !f.to.Is4() {
+		if *f.to, err = netip.ParseAddr(text); err != nil || f.to.Is4() != prefix.Addr().Is4() || f.to.Zone() != "" {
 			return r, malformed(n, "cannot parse dhcp range %s address '%s'", f.attr, text)
 		}
 	}
@@ -130,7 +126,11 @@ func readRange(n *xmltree.Node, prefix netip.Prefix) (r dhcp.Range, err error) {
 	if !subnet.Contains(r.First) || !subnet.Contains(r.Last) {
 		return r, malformed(n, "range %s - %s is not entirely within network %s", r.First, r.Last, prefix)
 	}
-	if first, last := ends(subnet); prefix.Bits() < 31 && (r.First == first || r.Last == last) {
+	if prefix.Addr().Is6() {
+		if r.First == subnet.Addr() {
+			return r, malformed(n, "range %s - %s contains the address of all routers in network %s", r.First, r.Last, prefix)
+		}
+	} else if first, last := ends(subnet); prefix.Bits() < 31 && (r.First == first || r.Last == last) {
 		return r, malformed(n, "range %s - %s contains the network's own or its broadcast address in network %s", r.First, r.Last, prefix)
 	}
 	r.Lease, err = readLease(n)
@@ -192,7 +192,10 @@ func readDHCPHost(n *xmltree.Node, prefix netip.Prefix) (dhcp.Host, error) {
 	if h.MAC == "" && h.Name == "" && h.ID == "" {
 		return h, malformed(n, "At least one of name, mac, or ip attribute must be specified for static host definition in network")
 	}
-	if h.MAC == "" && h.ID == "" {
+	if prefix.Addr().Is6() && h.MAC != "" {
+		return h, malformed(n, "Invalid to specify MAC address '%s' in network IPv6 static host definition", h.MAC)
+	}
+	if h.MAC == "" && h.ID == "" && prefix.Addr().Is4() {
 		return h, unsupported(n, "dhcp host '%s' without mac or id is not supported: guests are told apart by these", h.Name)
 	}
 	text := n.Attr("ip")
@@ -201,7 +204,7 @@ func readDHCPHost(n *xmltree.Node, prefix netip.Prefix) (dhcp.Host, error) {
 	}
 	if text != "" {
 		addr, err := netip.ParseAddr(text)
-		if err != nil || !addr.Is4() {
+		if err != nil || addr.Is4() != prefix.Addr().Is4() || addr.Zone() != "" {
 			return h, malformed(n, "Invalid IP address '%s' in static host definition", text)
 		}
 		if !prefix.Contains(addr) || addr == prefix.Addr() {

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/network/dhcp"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -54,30 +55,49 @@ func (n *Network) Autostart() bool {
 	return n.autostart
 }
 
-// Bridge returns the name of the network's bridge.
+// Bridge returns the name of the network's bridge. A pool of links has none.
 func (n *Network) Bridge() (string, error) {
 	n.m.mu.Lock()
 	defer n.m.mu.Unlock()
 	if err := n.gone(); err != nil {
 		return "", err
 	}
+	if n.def.bridge == "" {
+		return "", failure(virterr.InternalError, "network '%s' does not have a bridge name.", n.def.name)
+	}
 	return n.def.bridge, nil
 }
 
 // XML returns the network's document: what applies now, or from the next start.
 func (n *Network) XML(inactive bool) (string, error) {
+	pool := n.pool(inactive)
 	n.m.mu.Lock()
 	defer n.m.mu.Unlock()
 	if err := n.gone(); err != nil {
 		return "", err
 	}
 	if inactive && n.next != nil {
-		return n.next.xml(0), nil
+		return n.next.xml(), nil
 	}
 	if inactive || !n.active {
-		return n.def.xml(0), nil
+		return n.def.xml(), nil
 	}
-	return n.def.xml(len(n.portList())), nil
+	return n.def.liveXML(n.portList(), pool), nil
+}
+
+// pool returns what a running pool of virtual functions has, as far as the host tells.
+func (n *Network) pool(inactive bool) []portconf.Function {
+	n.m.mu.Lock()
+	d, active := n.def, n.active
+	n.m.mu.Unlock()
+	if inactive || !active || !d.functions() {
+		return nil
+	}
+	list, err := n.m.functionsOf(d)
+	if err != nil {
+		n.m.log.Warn("the devices of a network cannot be listed", "network", d.name, "error", err)
+	}
+	return list
 }
 
 // Leases returns the addresses that guests have on the network.
@@ -142,7 +162,7 @@ func (n *Network) activate(d *definition) error {
 		return err
 	}
 	s := d.spec()
-	if err := n.m.bringUp(s); err != nil {
+	if err := n.m.bringUp(n, s); err != nil {
 		return errors.Join(err, n.m.records.setInactive(n.id))
 	}
 	n.m.mu.Lock()

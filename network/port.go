@@ -1,12 +1,14 @@
 package network
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 
 	"virtd/domain/xmltree"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -20,7 +22,16 @@ type Port struct {
 	Bridge   string    `json:"bridge"`
 	Isolated bool      `json:"isolated,omitempty"` // it does not reach other isolated ports
 	Own      bool      `json:"own,omitempty"`      // the bridge is the network's
+	Dev      string    `json:"dev,omitempty"`      // in a pool of links: the one that the port is on
+	Mode     string    `json:"mode,omitempty"`     // with Dev: how macvtaps on it reach each other
+	Trust    bool      `json:"trust,omitempty"`    // the macvtap follows the guest's receive filter
 	Tap      string    `json:"tap,omitempty"`      // the host's end, once the domain has it
+	Function string    `json:"function,omitempty"` // in a pool of virtual functions: the one that the port is, 0000:01:10.0
+	Managed  bool      `json:"managed,omitempty"`  // with Function: it is taken from its driver for the domain, and given back
+
+	VLAN   portconf.VLAN      `json:"vlan"`
+	Limits portconf.Bandwidth `json:"limits"`
+	Class  uint16             `json:"class,omitempty"` // of the bridge, for a floor
 }
 
 // Owner is the domain that a port belongs to.
@@ -36,6 +47,8 @@ type Request struct {
 	MAC      string
 	Group    string // portgroup, "" for the network's default
 	Isolated bool   // also where the network does not isolate its ports
+	VLAN     portconf.VLAN
+	Limits   portconf.Bandwidth
 }
 
 // Connect makes a port on a network, which it starts where that is inactive.
@@ -50,23 +63,94 @@ func (m *Manager) Connect(req Request) (*Port, error) {
 		}
 		m.log.Info("a network was started because a domain needs it", "network", req.Network, "domain", req.Owner.Name)
 	}
+	if n.ofFunctions() {
+		return m.connectFunction(n, req)
+	}
+	devs, err := m.pool(n)
+	if err != nil {
+		return nil, err
+	}
+	p, err := n.connect(req, placement{links: devs})
+	if err != nil || p.Limits.In.Floor == 0 {
+		return p, err
+	}
+	if err := n.reshape(); err != nil {
+		return nil, errors.Join(err, m.Disconnect(p.UUID))
+	}
+	return p, nil
+}
+
+// ofFunctions reports whether the network is a pool of virtual functions.
+func (n *Network) ofFunctions() bool {
+	n.m.mu.Lock()
+	defer n.m.mu.Unlock()
+	return n.def.functions()
+}
+
+// placement is where a port of a pool can be: on one of some links, or a function.
+type placement struct {
+	links    []string
+	function string
+}
+
+// connect puts a port on record, in a pool at the given place.
+func (n *Network) connect(req Request, at placement) (*Port, error) {
+	m := n.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := n.mustBeActive(); err != nil {
 		return nil, err
 	}
-	if req.Group != "" && !n.def.hasGroup(req.Group) {
-		return nil, failure(virterr.InvalidArg, "network '%s' has no portgroup '%s'", req.Network, req.Group)
-	}
 	p := &Port{
-		UUID: uuid.New(), Network: n.id, Owner: req.Owner, MAC: req.MAC, Group: req.Group, Bridge: n.def.bridge,
+		UUID: uuid.New(), Network: n.id, Owner: req.Owner, MAC: req.MAC, Bridge: n.def.bridge,
 		Isolated: req.Isolated || n.def.isolate, Own: n.def.ownsBridge(),
+	}
+	if err := n.def.settle(p, req); err != nil {
+		return nil, err
+	}
+	if n.def.functions() != (at.function != "") {
+		return nil, failure(virterr.OperationInvalid, "network '%s' was changed at this moment; try again", n.def.name)
+	}
+	var err error
+	switch {
+	case at.function != "":
+		err = n.placeFunction(p, req, at.function)
+	case n.def.direct():
+		err = n.placePort(p, at.links)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := n.reserve(p); err != nil {
+		return nil, err
 	}
 	if err := m.records.savePort(p); err != nil {
 		return nil, err
 	}
 	m.ports[p.UUID] = p
 	return p, nil
+}
+
+// placePort puts a port of a pool on one of devs. The caller holds the manager's mu.
+func (n *Network) placePort(p *Port, devs []string) error {
+	if p.VLAN.Given() || p.Limits.Limited() {
+		return failure(virterr.ConfigUnsupported, "network '%s' with forward mode='%s' can limit no bandwidth and tag no VLANs: its ports are macvtaps", n.def.name, n.def.forward.mode)
+	}
+	p.Mode, p.Trust, p.Isolated = string(n.def.forward.mode), n.def.trusts(p.Group), false
+	var err error
+	p.Dev, err = n.m.pick(n.def, devs)
+	return err
+}
+
+// pool returns the links of a network that is one, as far as the host has them.
+func (m *Manager) pool(n *Network) ([]string, error) {
+	m.mu.Lock()
+	d := n.def
+	m.mu.Unlock()
+	if !d.direct() {
+		return nil, nil
+	}
+	return m.candidates(d)
 }
 
 // Connected notes which tap a port has.
@@ -106,15 +190,20 @@ func (m *Manager) movePort(id uuid.UUID, bridge string) (Port, error) {
 // Disconnect removes a port. One that is gone is no error.
 func (m *Manager) Disconnect(id uuid.UUID) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.ports[id] == nil {
+	p := m.ports[id]
+	if p == nil {
+		m.mu.Unlock()
 		return nil
 	}
-	if err := m.records.forgetPort(id); err != nil {
+	n, err := m.networks[p.Network], m.records.forgetPort(id)
+	if err == nil {
+		delete(m.ports, id)
+	}
+	m.mu.Unlock()
+	if err != nil || n == nil || p.Limits.In.Floor == 0 {
 		return err
 	}
-	delete(m.ports, id)
-	return nil
+	return n.reshape()
 }
 
 // Retain removes every port that is not among those in use: their domains ended while virtd was away.
@@ -182,23 +271,26 @@ func (p *Port) XML() string {
 		root.Append(xmltree.NewText("group", p.Group))
 	}
 	root.Append(xmltree.New("mac", "address", p.MAC))
+	for _, e := range []*xmltree.Node{p.Limits.Node(), p.VLAN.Node()} {
+		if e != nil {
+			root.Append(e)
+		}
+	}
 	if p.Isolated {
 		root.Append(xmltree.New("port", "isolated", "yes"))
 	}
+	if p.Trust {
+		root.Append(xmltree.New("rxfilters", "trustGuest", "yes"))
+	}
 	plug := xmltree.New("plug", "type", "bridge", "bridge", p.Bridge)
-	if p.Own {
+	switch {
+	case p.Function != "":
+		plug = p.functionPlug()
+	case p.Dev != "":
+		plug = xmltree.New("plug", "type", "direct", "dev", p.Dev, "mode", p.Mode)
+	case p.Own:
 		plug.SetAttr("type", "network")
 	}
 	root.Append(plug)
 	return root.String()
-}
-
-// hasGroup reports whether the network has a portgroup of that name.
-func (d *definition) hasGroup(name string) bool {
-	for _, g := range d.doc.Root.All("portgroup") {
-		if g.Attr("name") == name {
-			return true
-		}
-	}
-	return false
 }

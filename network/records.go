@@ -109,7 +109,7 @@ func (r *records) activePath(id uuid.UUID) string {
 
 // save puts a definition on disk.
 func (r *records) save(d *definition) error {
-	return writeFile(r.definitionPath(d.uuid), d.xml(0))
+	return writeFile(r.definitionPath(d.uuid), d.xml())
 }
 
 // forget removes a definition. The mark goes first: a mark without a definition would start the next network of that UUID.
@@ -128,7 +128,7 @@ func (r *records) setAutostart(id uuid.UUID, on bool) error {
 }
 
 func (r *records) setActive(d *definition) error {
-	return writeFile(r.activePath(d.uuid), d.xml(0))
+	return writeFile(r.activePath(d.uuid), d.xml())
 }
 
 func (r *records) setInactive(id uuid.UUID) error { return removeFile(r.activePath(id)) }

@@ -28,6 +28,7 @@ type Section int
 const (
 	SectionDHCPHost  Section = 4
 	SectionDHCPRange Section = 5
+	SectionPortGroup Section = 9
 	SectionDNSHost   Section = 10
 	SectionDNSTXT    Section = 11
 	SectionDNSSRV    Section = 12
@@ -153,6 +154,9 @@ func (d *definition) update(c Change) (*definition, error) {
 		return nil, err
 	}
 	item := doc.Root
+	if g, ok := d.group(""); ok && c.Section == SectionPortGroup && c.Command != Delete && item.Attr("default") == "yes" && g.name != item.Attr("name") {
+		return nil, invalid("a different portgroup entry in network '%s' is already set as the default. Only one default is allowed.", d.name)
+	}
 	if !item.Is(s.element) {
 		return nil, failure(virterr.XMLError, "unexpected element <%s>, expecting <%s>, while updating network '%s'", item.Name, s.element, d.name)
 	}
@@ -174,7 +178,7 @@ func (d *definition) update(c Change) (*definition, error) {
 // section is how one kind of element is changed.
 type section struct {
 	element string
-	parent  string // dhcp or dns
+	parent  string // dhcp, dns, or "" for the network itself
 	same    func(a, b *xmltree.Node) bool
 	clash   func(a, b *xmltree.Node) bool // the two cannot both be there
 	modify  bool
@@ -200,6 +204,9 @@ func (s section) apply(d *definition, parent *xmltree.Node, command Command, ite
 			return failure(virterr.OperationInvalid, "%s cannot be modified, only added or deleted", s.kind)
 		}
 		if len(found) == 0 {
+			if s.element == "portgroup" {
+				return s.missing(d, item)
+			}
 			return failure(virterr.OperationInvalid, "couldn't locate an existing dhcp host entry with \"mac='%s'\" in network '%s'", orUnknown(item.Attr("mac")), d.name)
 		}
 		found[0].Replace(item)
@@ -226,8 +233,11 @@ func (s section) apply(d *definition, parent *xmltree.Node, command Command, ite
 
 // updateParent finds the element that holds what is changed, and makes it where something is to be added.
 func (d *definition) updateParent(root *xmltree.Node, c Change, s section) (*xmltree.Node, error) {
-	if s.parent == "dns" {
+	switch s.parent {
+	case "dns":
 		return place(root, "dns"), nil
+	case "":
+		return root, nil
 	}
 	ips := root.All("ip")
 	if c.Index >= 0 {
@@ -296,6 +306,17 @@ var sections = map[Section]section{
 		},
 		missing: func(d *definition, _ *xmltree.Node) error {
 			return invalid("couldn't locate a matching dhcp range entry in network '%s'", d.name)
+		},
+	},
+	SectionPortGroup: {
+		element: "portgroup", kind: "portgroups", modify: true,
+		same:  func(a, b *xmltree.Node) bool { return given(a, b, false, "name") },
+		clash: func(a, b *xmltree.Node) bool { return shares(a, b, "name") },
+		exists: func(d *definition, i *xmltree.Node) error {
+			return invalid("there is an existing portgroup entry in network '%s' that matches \"<portgroup name='%s'>\"", d.name, i.Attr("name"))
+		},
+		missing: func(d *definition, i *xmltree.Node) error {
+			return invalid("couldn't find a portgroup entry in network '%s' matching <portgroup name='%s'>", d.name, i.Attr("name"))
 		},
 	},
 	SectionDNSHost: {

@@ -18,31 +18,32 @@ type word struct {
 
 func list(s string) []string { return strings.Fields(s) }
 
-// notEnforced is why limits and tags are refused.
-const notEnforced = "it would not be enforced"
+// noVirtualPort is why ports of other switches are refused.
+const noVirtualPort = "there are no Open vSwitch or 802.1Qbg ports"
 
 var words = map[string]word{
 	"network": {
 		attrs:    list("ipv6 trustGuestRxFilters connections"),
-		children: list("name uuid title description metadata forward bridge mtu mac domain dns port ip route portgroup"),
+		children: list("name uuid title description metadata forward bridge mtu mac domain dns vlan bandwidth port ip route portgroup"),
 		many:     list("ip route portgroup"),
-		refused:  map[string]string{"bandwidth": notEnforced, "vlan": notEnforced, "virtualport": "there are no Open vSwitch or 802.1Qbg ports"},
+		refused:  map[string]string{"virtualport": noVirtualPort},
 	},
 	"forward": {
 		attrs:    list("dev mode managed"),
-		children: list("nat interface"),
-		many:     list("interface"),
-		refused: map[string]string{"pf": "pools of PCI functions are not supported", "address": "pools of PCI functions are not supported",
-			"driver": "pools of PCI functions are not supported"},
+		children: list("driver nat pf interface address"),
+		many:     list("interface address"),
 	},
-	"nat":       {attrs: list("ipv6"), children: list("address port")},
-	"address":   {attrs: list("start end")},
-	"nat/port":  {attrs: list("start end")},
-	"interface": {attrs: list("dev connections")},
-	"bridge":    {attrs: list("name zone stp delay macTableManager")},
-	"mtu":       {attrs: list("size")},
-	"mac":       {attrs: list("address")},
-	"domain":    {attrs: list("name localOnly register")},
+	"driver":          {attrs: list("name")},
+	"pf":              {attrs: list("dev")},
+	"forward/address": {attrs: list("type domain bus slot function connections")},
+	"nat":             {attrs: list("ipv6"), children: list("address port")},
+	"address":         {attrs: list("start end")},
+	"nat/port":        {attrs: list("start end")},
+	"interface":       {attrs: list("dev connections")},
+	"bridge":          {attrs: list("name zone stp delay macTableManager")},
+	"mtu":             {attrs: list("size")},
+	"mac":             {attrs: list("address")},
+	"domain":          {attrs: list("name localOnly register")},
 	"dns": {
 		attrs:    list("enable forwardPlainNames"),
 		children: list("forwarder txt host srv"),
@@ -55,9 +56,9 @@ var words = map[string]word{
 	"port":      {attrs: list("isolated")},
 	"ip": {
 		attrs:    list("family address netmask prefix localPtr"),
-		children: list("dhcp"),
-		refused:  map[string]string{"tftp": "there is no TFTP server; run one and name it in <bootp server=>"},
+		children: list("tftp dhcp"),
 	},
+	"tftp": {attrs: list("root")},
 	"dhcp": {
 		children: list("range host bootp"),
 		many:     list("range host"),
@@ -68,9 +69,15 @@ var words = map[string]word{
 	"bootp":     {attrs: list("file server")},
 	"route":     {attrs: list("family address netmask prefix gateway metric")},
 	"portgroup": {
-		attrs:   list("name default trustGuestRxFilters"),
-		refused: map[string]string{"bandwidth": notEnforced, "vlan": notEnforced, "virtualport": "there are no Open vSwitch or 802.1Qbg ports"},
+		attrs:    list("name default trustGuestRxFilters"),
+		children: list("vlan bandwidth"),
+		refused:  map[string]string{"virtualport": noVirtualPort},
 	},
+	"bandwidth": {children: list("inbound outbound"), many: list("inbound outbound")},
+	"inbound":   {attrs: list("average peak floor burst")},
+	"outbound":  {attrs: list("average peak floor burst")},
+	"vlan":      {attrs: list("trunk"), children: list("tag"), many: list("tag")},
+	"tag":       {attrs: list("id nativeMode")},
 }
 
 // lookupWord returns the word for an element: by the names of its parent and its own, or its own alone.

@@ -71,6 +71,13 @@ func (h *Hostdevs) claimable(c Claim, with []Address) error {
 	return h.guard(c.Address, dev)
 }
 
+// Claimable says why nobody could claim a virtual function now, nil if a domain without others of its group can.
+func (h *Hostdevs) Claimable(a Address, managed bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.claimable(Claim{Address: a, Managed: managed, Function: &FunctionConfig{}}, []Address{a})
+}
+
 // claim grants one. The caller holds mu.
 func (h *Hostdevs) claim(ctx context.Context, user User, c Claim) error {
 	h.users[c.Address] = user

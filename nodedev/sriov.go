@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,6 +79,28 @@ func (h *Hostdevs) physicalFunction(a Address, dev string) PhysicalFunction {
 		p.Functions = append(p.Functions, f)
 	}
 	return p
+}
+
+// VirtualFunctions returns the virtual functions of the card with that interface, in the order of their numbers.
+func (h *Hostdevs) VirtualFunctions(pf string) ([]Address, error) {
+	name := ""
+	for _, at := range h.list("bus/pci/devices") {
+		if pf != "" && slices.Contains(h.list("bus/pci/devices/"+at+"/net"), pf) {
+			name = at
+		}
+	}
+	a, err := ParseAddress(name)
+	if err != nil {
+		return nil, virterr.NewFrom(virterr.FromNodeDev, virterr.OperationFailed, "the host has no PCI card with the interface '%s'", pf)
+	}
+	dev, err := h.pciPath(a)
+	if err != nil {
+		return nil, err
+	}
+	if h.total(dev) == 0 {
+		return nil, virterr.NewFrom(virterr.FromNodeDev, virterr.OperationInvalid, "interface '%s' (PCI device %s) has no SR-IOV", pf, a)
+	}
+	return h.virtualFunctions(dev), nil
 }
 
 // FindFunction finds a PCI function by what people call it: its address, its interface, or the name of its node device.

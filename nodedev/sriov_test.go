@@ -3,6 +3,7 @@ package nodedev
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -89,4 +90,31 @@ func TestFindFunction(t *testing.T) {
 			t.Errorf("%q is %v", name, a)
 		}
 	}
+}
+
+// A pool looks for the functions of a card and for one that nobody has.
+func TestClaimable(t *testing.T) {
+	b := newHostdevs(t)
+	name := b.netOf("bus/pci/devices/" + igb.String())
+	list, err := b.VirtualFunctions(name)
+	b.ok(err)
+	if !slices.Equal(list, []Address{vf0, vf1}) {
+		t.Errorf("functions of %s: %v", name, list)
+	}
+	_, err = b.VirtualFunctions("nosuch0")
+	b.refuses(err, "the host has no PCI card with the interface 'nosuch0'")
+	_, err = b.VirtualFunctions("../net")
+	b.refuses(err, "the host has no PCI card")
+	_, err = b.VirtualFunctions(b.netOf("bus/pci/devices/" + e1000e.String()))
+	b.refuses(err, "has no SR-IOV")
+
+	ctx, user := context.Background(), User{Name: "demo", UUID: "u"}
+	b.ok(b.Claimable(vf0, true))
+	b.refuses(b.Claimable(vf0, false), "Unmanaged PCI device 0000:01:10.0 must be manually detached from the host")
+	b.refuses(b.Claimable(e1000e, true), "is not a virtual function")
+	b.refuses(b.Claimable(Address{Bus: 9}, true), "not found")
+	b.ok(b.Claim(ctx, user, []Claim{{Address: vf0, Managed: true, Function: &FunctionConfig{MAC: "52:54:00:00:00:01"}}}))
+	b.refuses(b.Claimable(vf0, true), "in use by driver QEMU, domain demo")
+	b.ok(b.Release(ctx, user))
+	b.ok(b.Claimable(vf0, true))
 }

@@ -62,6 +62,11 @@ var rules = []rule{
 		why:  "secrets know neither who asks nor what uses them",
 	},
 	{
+		from: "sasl",
+		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/driver", "virtd/hypervisor", "virtd/domain"},
+		why:  "passwords know neither how words travel nor what they open",
+	},
+	{
 		from: "network",
 		not:  []string{"virtd/rpc", "virtd/daemon", "virtd/hypervisor", "virtd/domain/manager"},
 		why:  "networks know neither who asks nor what the domains on them run",
@@ -139,6 +144,17 @@ func TestEngineDependencies(t *testing.T) {
 		}
 		if !ok {
 			t.Errorf("virtd-vmm contains %s, which is not on its list", d)
+		}
+	}
+}
+
+// The network stack of virtd-usernet, large and busy with what guests send, is in that program alone.
+func TestNetworkStackIsApart(t *testing.T) {
+	for _, program := range []string{"./cmd/virtd", "./cmd/vctl", "./cmd/virtd-vmm"} {
+		for _, d := range dependencies(t, program) {
+			if strings.HasPrefix(d, "gvisor.dev/") || strings.HasPrefix(d, "github.com/containers/") {
+				t.Errorf("%s contains %s", program, d)
+			}
 		}
 	}
 }

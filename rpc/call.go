@@ -17,12 +17,13 @@ type Call struct {
 	Files  []*os.File // came with the call; closed after the handler returns, unless it sets the entry to nil
 	header Header
 
-	handler Handler
-	args    any
-	reply   []*os.File
-	stream  func(*Stream) error
-	mode    StreamMode
-	holes   bool
+	handling handling
+	args     any
+	size     int // of the arguments on the wire, in bytes
+	reply    []*os.File
+	stream   func(*Stream) error
+	mode     StreamMode
+	holes    bool
 }
 
 // ReplyFiles sends descriptors with the reply. The call owns them from now on.
@@ -99,5 +100,5 @@ func (c *Call) invoke(ctx context.Context) (ret any, err error) {
 			err = virterr.NewFrom(virterr.FromRPC, virterr.InternalError, "%s failed in an unexpected way; the daemon's log has the details", c.Proc.API)
 		}
 	}()
-	return c.handler(ctx, c, c.args)
+	return c.handling.fn(ctx, c, c.args)
 }

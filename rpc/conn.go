@@ -24,6 +24,10 @@ type Conn struct {
 	lanes   [lanes]*lane
 	tasks   sync.WaitGroup // calls and streams that are under way
 	alive   keepalive
+	auth    authentication
+	plain   bool          // others can listen
+	gone    chan struct{} // closed by abort
+	end     sync.Once     // of gone
 
 	readOnly atomic.Bool
 	opened   atomic.Bool
@@ -43,6 +47,9 @@ func (c *Conn) Peer() Peer { return c.peer }
 
 // ReadOnly reports whether the connection may only look.
 func (c *Conn) ReadOnly() bool { return c.readOnly.Load() }
+
+// Secure reports whether nobody else can listen to the connection: it is local or encrypted.
+func (c *Conn) Secure() bool { return !c.plain }
 
 // Open lets calls other than the handshake's through, restricted to looking if readOnly. A connection of a read-only socket
 // stays read-only. It reports false when the connection was open already.
@@ -114,6 +121,10 @@ func (c *Conn) serve() {
 	running.Go(c.out.run)
 	err := c.readLoop()
 	c.alive.stop()
+	if c.server.stopping() {
+		c.net.SetWriteDeadline(time.Now().Add(drainTime))
+		c.refuseStreams(errStopping)
+	}
 	c.abortStreams()
 	if err != nil && !c.orderly(err) {
 		c.server.log.Debug("connection ended", "peer", c.peer, "error", err)
@@ -137,6 +148,7 @@ func (c *Conn) orderly(err error) bool {
 
 // abort closes the connection at once; what is queued is lost.
 func (c *Conn) abort() {
+	c.end.Do(func() { close(c.gone) })
 	c.out.close()
 	c.net.Close()
 	for _, l := range c.lanes {
@@ -191,8 +203,9 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) {
 		return
 	}
 	call.Files = files
-	if beforeOpen(h) {
-		// In the reader: a client may send calls right behind CONNECT_OPEN without waiting for the answer.
+	// In the reader: the handshake, as a client may send calls right behind CONNECT_OPEN without waiting for the answer, and
+	// what is answered at once, unless an earlier answer is still on its way and this one would have to wait for it.
+	if beforeOpen(h) || call.handling.quick && c.out.idle() {
 		c.tasks.Add(1)
 		call.run(c.server.ctx)
 		c.tasks.Done()
@@ -209,6 +222,9 @@ func (c *Conn) newCall(h Header, body []byte) (*Call, error) {
 	if c.refusal != nil {
 		return nil, c.refusal
 	}
+	if c.auth.needed() && !authProcedure(h) {
+		return nil, rpcError("authentication required")
+	}
 	if !c.opened.Load() && !beforeOpen(h) {
 		return nil, virterr.NewFrom(virterr.FromRPC, virterr.InternalError, "connection not open")
 	}
@@ -221,11 +237,11 @@ func (c *Conn) newCall(h Header, body []byte) (*Call, error) {
 			return nil, err
 		}
 	}
-	handler := c.server.registry.Lookup(h.Program, h.Procedure)
-	if handler == nil {
+	handling := c.server.registry.lookup(h.Program, h.Procedure)
+	if handling.fn == nil {
 		return nil, virterr.New(virterr.NoSupport, "%s", p.API)
 	}
-	return &Call{Conn: c, Proc: p, header: h, handler: handler, args: args}, nil
+	return &Call{Conn: c, Proc: p, header: h, handling: handling, args: args, size: len(body)}, nil
 }
 
 // findProcedure names the unknown ones in the words that clients look for.
@@ -252,11 +268,10 @@ func beforeOpen(h Header) bool {
 		return false
 	}
 	switch h.Procedure {
-	case ProcAuthList, ProcAuthSaslInit, ProcAuthSaslStart, ProcAuthSaslStep, ProcAuthPolkit,
-		ProcConnectSupportsFeature, ProcConnectOpen, ProcConnectClose:
+	case ProcConnectSupportsFeature, ProcConnectOpen, ProcConnectClose:
 		return true
 	}
-	return false
+	return authProcedure(h)
 }
 
 // replyOK sends a result and reports whether it could be sent.
@@ -371,6 +386,20 @@ func (c *Conn) dropStream(s *Stream) {
 	delete(c.streams, streamKey{s.header.Program, s.header.Procedure, s.header.Serial})
 	c.mu.Unlock()
 	s.cancel()
+}
+
+// errStopping is what streams end with that the daemon cannot serve on.
+var errStopping = virterr.NewFrom(virterr.FromStreams, virterr.OperationAborted, "the daemon is stopping")
+
+// refuseStreams ends every stream with an error for its client.
+func (c *Conn) refuseStreams(err error) {
+	c.mu.Lock()
+	streams := c.streams
+	c.streams = nil
+	c.mu.Unlock()
+	for _, s := range streams {
+		s.refuse(err)
+	}
 }
 
 func (c *Conn) abortStreams() {

@@ -9,7 +9,8 @@
 // A client is hostile until shown otherwise: lengths are checked before memory is allocated, every queue is bounded, and a
 // client that stalls, floods or vanishes holds up nobody else.
 //
-// The package leaves out SASL and the listeners (cmd/virtd has unix sockets and TLS), and the procedures' meaning. Its client side is package rpc/client.
+// The package leaves out passwords (sasl) and the listeners (cmd/virtd has unix sockets, TCP and TLS), and the procedures'
+// meaning. Its client side is package rpc/client.
 //
 // Start reading at Server, then conn.go for the life of one connection, and xdr.go for the codec.
 package rpc

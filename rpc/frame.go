@@ -23,8 +23,8 @@ var ErrFrame = errors.New("malformed message")
 // one goroutine at a time.
 type FrameReader struct {
 	conn    net.Conn
-	unix    *net.UnixConn // conn, when descriptors can arrive
-	max     int           // longest message
+	unix    *socket // conn, when descriptors can arrive
+	max     int     // longest message
 	buf     []byte
 	r, w    int
 	oob     []byte
@@ -38,8 +38,7 @@ func NewFrameReader(conn net.Conn, max int) *FrameReader {
 		max = maxMessage
 	}
 	f := &FrameReader{conn: conn, max: max, buf: make([]byte, readBuffer)}
-	if u, ok := conn.(*net.UnixConn); ok {
-		f.unix = u
+	if f.unix = newSocket(conn); f.unix != nil {
 		f.oob = make([]byte, syscall.CmsgSpace(maxFDs*4))
 	}
 	return f
@@ -48,6 +47,9 @@ func NewFrameReader(conn net.Conn, max int) *FrameReader {
 // Next returns the next message. The body is valid until the following call. The files are the message's own and the
 // caller's to close. The error is io.EOF only between messages.
 func (f *FrameReader) Next() (Header, []byte, []*os.File, error) {
+	if cap(f.bodyBuf) > keepBody {
+		f.bodyBuf = nil // not held while the peer is silent
+	}
 	var prefix [minMessage]byte
 	if err := f.full(prefix[:]); err != nil {
 		return Header{}, nil, nil, err
@@ -73,9 +75,6 @@ func (f *FrameReader) Next() (Header, []byte, []*os.File, error) {
 
 // body reads n bytes, growing the buffer only as data arrives: a length alone costs the sender nothing.
 func (f *FrameReader) body(n int) ([]byte, error) {
-	if cap(f.bodyBuf) > keepBody && n <= keepBody {
-		f.bodyBuf = nil
-	}
 	b := f.bodyBuf[:0]
 	for len(b) < n {
 		step := min(n-len(b), max(len(b), readBuffer))
@@ -144,17 +143,11 @@ func (f *FrameReader) fill() error {
 		}
 		return err
 	}
-	n, oobn, _, _, err := f.unix.ReadMsgUnix(f.buf, f.oob)
+	n, oobn, err := f.unix.recv(f.buf, f.oob)
 	if oobn > 0 {
 		f.takeFDs(f.oob[:oobn])
 	}
 	f.w = n
-	if n > 0 {
-		return nil
-	}
-	if err == nil {
-		err = io.EOF
-	}
 	return err
 }
 

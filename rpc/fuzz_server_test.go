@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,11 +14,11 @@ import (
 )
 
 // feed sends raw to a server and reads all answers; it fails when the server does not end the connection.
-func feed(t *testing.T, b *testbed, raw []byte) {
+func feed(t *testing.T, b *testbed, policy rpc.Policy, raw []byte) {
 	server, peer := net.Pipe()
 	done := make(chan struct{})
 	go func() {
-		b.server.ServeConn(server, rpc.Policy{})
+		b.server.ServeConn(server, policy)
 		close(done)
 	}()
 	go io.Copy(io.Discard, peer)
@@ -39,7 +40,7 @@ func FuzzServerBytes(f *testing.F) {
 	f.Add(open)
 	f.Add(append(bytes.Clone(open), message(rpc.Header{Program: rpc.ProgramRemote, Procedure: rpc.ProcDomainOpenConsole, Serial: 1}, &libvirt.DomainOpenConsoleArgs{})...))
 	f.Add([]byte{0, 0, 0, 28})
-	f.Fuzz(func(t *testing.T, raw []byte) { feed(t, b, raw) })
+	f.Fuzz(func(t *testing.T, raw []byte) { feed(t, b, rpc.Policy{}, raw) })
 }
 
 // FuzzServerFrames feeds two valid frames with arbitrary header fields and content, before or after OPEN.
@@ -70,6 +71,29 @@ func FuzzServerFrames(f *testing.F) {
 				raw = append(raw, one...)
 			}
 		}
-		feed(t, b, raw)
+		feed(t, b, rpc.Policy{}, raw)
+	})
+}
+
+// FuzzServerUnproven feeds valid frames with arbitrary content, and what is left over as it is, to a server that asks who the
+// client is: no handler is reached.
+func FuzzServerUnproven(f *testing.F) {
+	policy := passwords(f)
+	b := newTestbed(f, rpc.Options{AuthFailureDelay: -1}, policy)
+	call := func(proc uint32, args any) []byte {
+		return message(rpc.Header{Program: rpc.ProgramRemote, Procedure: proc, Serial: 1}, args)
+	}
+	start := call(rpc.ProcAuthSaslStart, &libvirt.AuthSaslStartArgs{Mech: "SCRAM-SHA-256", Data: rpc.Chars([]byte("n,,n=fred,r=x"))})
+	step := call(rpc.ProcAuthSaslStep, &libvirt.AuthSaslStepArgs{Data: rpc.Chars([]byte("c=biws,r=x,p=AAAA"))})
+	open := call(rpc.ProcConnectOpen, &libvirt.ConnectOpenArgs{})
+	for _, seed := range [][]byte{open, start, step, slices.Concat(call(rpc.ProcAuthSaslInit, nil), start, step, open), slices.Concat(start, start, step, step)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		feed(t, b, policy, raw)
+		feed(t, b, policy, append(bytes.Clone(raw), open...))
+		if n := b.calls.Load(); n != 0 {
+			t.Fatalf("%d calls were carried out for a client that proved nothing", n)
+		}
 	})
 }

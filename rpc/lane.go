@@ -31,9 +31,13 @@ type lane struct {
 	running int
 	limit   int // calls in parallel
 	waiting []*Call
+	bytes   int // of the arguments of those that wait
 	depth   int // calls that may wait; the reader of the connection waits beyond that
 	closed  bool
 }
+
+// waitingBytes is how many bytes of arguments may wait; the reader of the connection waits beyond that too.
+const waitingBytes = 1 << 20
 
 func newLane(limit, depth int) *lane {
 	l := &lane{limit: limit, depth: depth}
@@ -45,7 +49,7 @@ func newLane(limit, depth int) *lane {
 func (l *lane) submit(ctx context.Context, c *Call) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.running >= l.limit && len(l.waiting) >= l.depth && !l.closed {
+	for l.running >= l.limit && (len(l.waiting) >= l.depth || l.bytes >= waitingBytes) && !l.closed {
 		l.room.Wait()
 	}
 	if l.closed {
@@ -55,6 +59,7 @@ func (l *lane) submit(ctx context.Context, c *Call) {
 	c.Conn.tasks.Add(1)
 	if l.running >= l.limit {
 		l.waiting = append(l.waiting, c)
+		l.bytes += c.size
 		return
 	}
 	l.running++
@@ -81,6 +86,7 @@ func (l *lane) next() *Call {
 	c := l.waiting[0]
 	l.waiting[0] = nil
 	l.waiting = l.waiting[1:]
+	l.bytes -= c.size
 	return c
 }
 

@@ -14,6 +14,9 @@ const (
 	outboxEvents  = 16 << 20 // a client that is so far behind with its events is disconnected
 )
 
+// shortMessage is the longest message that is copied to a socket without the scheduler's knowledge, in bytes.
+const shortMessage = 16 << 10
+
 // outMessage is one complete message. The outbox owns both fields.
 type outMessage struct {
 	buf   *[]byte
@@ -35,6 +38,7 @@ func putBuffer(b *[]byte) {
 // sending; events and keepalives, whose senders must not block, are sent by the outbox's own goroutine.
 type outbox struct {
 	conn    net.Conn
+	unix    *socket     // conn, for short messages
 	fail    func(error) // called once, when sending fails
 	mu      sync.Mutex
 	space   sync.Cond // signalled when bytes falls or closed is set
@@ -46,7 +50,7 @@ type outbox struct {
 }
 
 func newOutbox(conn net.Conn, fail func(error)) *outbox {
-	o := &outbox{conn: conn, fail: fail, wake: make(chan struct{}, 1)}
+	o := &outbox{conn: conn, unix: newSocket(conn), fail: fail, wake: make(chan struct{}, 1)}
 	o.space.L = &o.mu
 	return o
 }
@@ -76,6 +80,13 @@ func (o *outbox) send(m outMessage, bound int) bool {
 		o.flush()
 	}
 	return true
+}
+
+// idle reports whether everything queued was sent.
+func (o *outbox) idle() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.sending && len(o.queue) == 0
 }
 
 // post queues a message without waiting. It reports false when the client is more than bound bytes behind.
@@ -139,6 +150,9 @@ func (o *outbox) write(batch []outMessage) (int, error) {
 		total += len(*batch[i].buf)
 	}
 	if len(batch) == 1 && batch[0].files == nil {
+		if o.unix != nil && total <= shortMessage {
+			return total, o.unix.send(*batch[0].buf)
+		}
 		_, err := o.conn.Write(*batch[0].buf)
 		return total, err
 	}

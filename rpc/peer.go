@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,7 @@ type Peer struct {
 	GID    uint32
 	Groups []uint32 // supplementary
 	PID    int32
+	Addr   string // of another host's, as over TCP
 }
 
 // InGroup reports whether the process belonged to a group when it connected.
@@ -25,6 +27,9 @@ func (p Peer) InGroup(gid uint32) bool {
 
 // LogValue prints the peer compactly.
 func (p Peer) LogValue() slog.Value {
+	if p.Addr != "" {
+		return slog.StringValue(p.Addr)
+	}
 	if !p.Known {
 		return slog.StringValue("unknown")
 	}
@@ -35,7 +40,7 @@ func (p Peer) LogValue() slog.Value {
 func peerOf(conn net.Conn) Peer {
 	u, ok := conn.(*net.UnixConn)
 	if !ok {
-		return Peer{}
+		return remotePeer(conn)
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
@@ -50,4 +55,12 @@ func peerOf(conn net.Conn) Peer {
 		return Peer{}
 	}
 	return Peer{Known: true, UID: cred.Uid, GID: cred.Gid, Groups: groups, PID: cred.Pid}
+}
+
+func remotePeer(conn net.Conn) Peer {
+	addr := conn.RemoteAddr()
+	if addr == nil || !strings.HasPrefix(addr.Network(), "tcp") {
+		return Peer{}
+	}
+	return Peer{Addr: addr.String()}
 }

@@ -15,6 +15,14 @@ const (
 	PrivProcFunctionList  = 21 // cards with SR-IOV and their virtual functions
 	PrivProcFunctionCount = 22 // make virtual functions, or remove them
 	PrivProcFunctionSet   = 23 // what a card does for one of its virtual functions
+
+	// 60 to 79 are for the host's network links, see private_bridge.go.
+	PrivProcBridgeList    = 60 // bridges of the host
+	PrivProcBridgeCreate  = 61
+	PrivProcBridgeDelete  = 62
+	PrivProcBridgePort    = 63 // put a link on a bridge or take it away, with the addresses that it has
+	PrivProcBridgeConfirm = 64 // the host can still be reached after that
+	PrivProcTapList       = 65 // taps, and whose they are
 )
 
 // PrivHostCheckArgs asks for the host's verdict. Flags must be 0.
@@ -35,7 +43,7 @@ type PrivHostCheckItem struct {
 	Remedy  string // what to do about it; empty when nothing
 }
 
-var privateProcs = append(privateDeviceProcs, []Procedure{
+var privateProcs = append(append(privateBridgeProcs, privateDeviceProcs...), []Procedure{
 	{
 		Number: PrivProcHostCheck, Name: "HOST_CHECK", API: "virtdHostCheck", ReadOnly: true,
 		Args: typeOf[PrivHostCheckArgs](), Ret: typeOf[PrivHostCheckRet](),

@@ -12,16 +12,32 @@ type Handler func(ctx context.Context, call *Call, args any) (any, error)
 
 // Registry holds the handlers. It is filled before a Server uses it and not changed afterwards.
 type Registry struct {
-	handlers map[uint32][]Handler // by program, then procedure number
+	handlers map[uint32][]handling // by program, then procedure number
 	onClose  []func(*Conn)
 }
 
+// handling is how a procedure is answered.
+type handling struct {
+	fn    Handler
+	quick bool // in the connection's reader
+}
+
 // NewRegistry returns an empty registry.
-func NewRegistry() *Registry { return &Registry{handlers: map[uint32][]Handler{}} }
+func NewRegistry() *Registry { return &Registry{handlers: map[uint32][]handling{}} }
 
 // Handle registers fn for a procedure. A and R are the procedure's argument and result types, struct{} where it has none.
 // It panics when they are not, when the procedure is unknown or already has a handler: those are mistakes in the program.
 func Handle[A, R any](r *Registry, program, number uint32, fn func(context.Context, *Call, *A) (*R, error)) {
+	handle(r, program, number, false, fn)
+}
+
+// HandleQuick is Handle for an fn that answers from memory: it waits for no job, engine or disk. It runs in the reader of
+// the connection, which saves handing the call over. Calls behind it on the connection wait for it.
+func HandleQuick[A, R any](r *Registry, program, number uint32, fn func(context.Context, *Call, *A) (*R, error)) {
+	handle(r, program, number, true, fn)
+}
+
+func handle[A, R any](r *Registry, program, number uint32, quick bool, fn func(context.Context, *Call, *A) (*R, error)) {
 	p := LookupProcedure(program, number)
 	if p == nil || p.Message {
 		panic(fmt.Sprintf("rpc: program %#x has no procedure %d", program, number))
@@ -30,18 +46,18 @@ func Handle[A, R any](r *Registry, program, number uint32, fn func(context.Conte
 	checkType(p, "result", p.Ret, reflect.TypeFor[R]())
 	table := r.handlers[program]
 	for uint32(len(table)) <= number {
-		table = append(table, nil)
+		table = append(table, handling{})
 	}
-	if table[number] != nil {
+	if table[number].fn != nil {
 		panic(fmt.Sprintf("rpc: %s has two handlers", p.Name))
 	}
-	table[number] = func(ctx context.Context, call *Call, args any) (any, error) {
+	table[number] = handling{quick: quick, fn: func(ctx context.Context, call *Call, args any) (any, error) {
 		ret, err := fn(ctx, call, args.(*A))
 		if err != nil || p.Ret == nil {
 			return nil, err
 		}
 		return ret, nil
-	}
+	}}
 	r.handlers[program] = table
 }
 
@@ -58,10 +74,12 @@ func checkType(p *Procedure, what string, want, got reflect.Type) {
 func (r *Registry) OnClose(fn func(*Conn)) { r.onClose = append(r.onClose, fn) }
 
 // Lookup returns the handler of a procedure, or nil.
-func (r *Registry) Lookup(program, number uint32) Handler {
+func (r *Registry) Lookup(program, number uint32) Handler { return r.lookup(program, number).fn }
+
+func (r *Registry) lookup(program, number uint32) handling {
 	table := r.handlers[program]
 	if number >= uint32(len(table)) {
-		return nil
+		return handling{}
 	}
 	return table[number]
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
+	"virtd/sasl"
 	"virtd/virterr"
 )
 
@@ -19,7 +21,9 @@ type Options struct {
 	WaitingCalls      int           // further calls of one connection that are read ahead, in each lane (64)
 	KeepaliveInterval time.Duration // silence before a ping (5 s); negative: no pings
 	KeepaliveCount    int           // unanswered pings before the connection is closed (5)
-	OpenDeadline      time.Duration // from connecting to CONNECT_OPEN (60 s)
+	OpenDeadline      time.Duration // from connecting to CONNECT_OPEN, authentication included (60 s)
+	MaxAnonymous      int           // connections that have yet to prove who they are (20); one more ends the oldest of them
+	AuthFailureDelay  time.Duration // before a failed authentication is answered (1 s); negative: none
 	Logger            *slog.Logger  // (slog.Default)
 }
 
@@ -34,6 +38,10 @@ func (o Options) withDefaults() Options {
 	def(&o.ParallelCalls, 5)
 	def(&o.WaitingCalls, 64)
 	def(&o.KeepaliveCount, 5)
+	def(&o.MaxAnonymous, 20)
+	if o.AuthFailureDelay == 0 {
+		o.AuthFailureDelay = time.Second
+	}
 	if o.KeepaliveInterval == 0 {
 		o.KeepaliveInterval = 5 * time.Second
 	}
@@ -46,8 +54,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// readOnlyMessage is the longest message from a read-only connection, in bytes: it may send documents to compare, no data.
-const readOnlyMessage = 8 << 20
+// readOnlyMessage is the longest message from a read-only connection, in bytes: it may send documents to compare, no data, and
+// everybody on the host may have hundreds of such connections.
+const readOnlyMessage = 1 << 20
 
 // refusedMessage is the longest message from a peer that is not admitted, in bytes: it is told so, whatever it says.
 const refusedMessage = 64 << 10
@@ -57,6 +66,18 @@ type Policy struct {
 	ReadOnly bool
 	// Admit is asked once for each connection. Its error answers the client's first call; nil admits everyone.
 	Admit func(Peer) error
+	// SASL is what clients prove by who they are, before anything else; nil: they need not.
+	SASL *sasl.Authenticator
+	// Plain says that others can listen to what is said: it goes over a network without encryption.
+	Plain bool
+}
+
+// messageLimit is the longest message of a connection that is open, in bytes.
+func messageLimit(readOnly bool) int {
+	if readOnly {
+		return readOnlyMessage
+	}
+	return maxMessage
 }
 
 // Server accepts connections and answers calls with the handlers of a registry.
@@ -70,6 +91,7 @@ type Server struct {
 	mu        sync.Mutex
 	conns     map[*Conn]struct{}
 	perUser   map[uint32]int
+	anonymous []*Conn // have yet to prove who they are, in the order in which they came
 	listeners map[net.Listener]struct{}
 	closed    bool
 	active    sync.WaitGroup // connections being served
@@ -156,17 +178,20 @@ func (s *Server) admit(conn net.Conn, policy Policy) *Conn {
 	if c.limitedUser() {
 		s.perUser[c.peer.UID]++
 	}
+	if c.auth.needed() {
+		s.addAnonymous(c)
+	}
 	s.active.Add(1)
 	return c
 }
 
 func (s *Server) newConn(conn net.Conn, policy Policy) *Conn {
-	limit := maxMessage
-	if policy.ReadOnly {
-		limit = readOnlyMessage
-	}
+	limit := messageLimit(policy.ReadOnly)
 	c := &Conn{
-		server: s, net: conn, peer: peerOf(conn), streams: map[streamKey]*Stream{},
+		server: s, net: conn, peer: peerOf(conn), streams: map[streamKey]*Stream{}, gone: make(chan struct{}), plain: policy.Plain,
+	}
+	if c.auth.sasl = policy.SASL; c.auth.needed() {
+		limit = unprovenMessage
 	}
 	for i := range c.lanes {
 		c.lanes[i] = newLane(s.opts.ParallelCalls, s.opts.WaitingCalls)
@@ -191,11 +216,38 @@ func (s *Server) forget(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	s.dropAnonymous(c)
 	if c.limitedUser() {
 		if s.perUser[c.peer.UID]--; s.perUser[c.peer.UID] == 0 {
 			delete(s.perUser, c.peer.UID)
 		}
 	}
+}
+
+// addAnonymous counts a connection that has yet to prove who it is. One too many ends the oldest: a stranger who holds
+// connections open keeps nobody out. The caller holds s.mu.
+func (s *Server) addAnonymous(c *Conn) {
+	s.anonymous = append(s.anonymous, c)
+	if len(s.anonymous) <= s.opts.MaxAnonymous {
+		return
+	}
+	oldest := s.anonymous[0]
+	s.dropAnonymous(oldest)
+	s.log.Debug("too many connections that did not authenticate: ending the oldest", "peer", oldest.peer)
+	go oldest.abort() // it takes locks
+}
+
+// dropAnonymous stops counting a connection. The caller holds s.mu.
+func (s *Server) dropAnonymous(c *Conn) {
+	if i := slices.Index(s.anonymous, c); i >= 0 {
+		s.anonymous = slices.Delete(s.anonymous, i, i+1)
+	}
+}
+
+func (s *Server) noLongerAnonymous(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropAnonymous(c)
 }
 
 func (s *Server) addListener(l net.Listener) bool {
@@ -227,8 +279,12 @@ func (s *Server) Clients() int {
 	return len(s.conns)
 }
 
-// Shutdown stops listening, lets the calls under way finish and closes all connections. When ctx ends first it closes them
-// at once and returns ctx's error.
+// abandonTime is how long calls that did not finish have to answer after their context ended.
+const abandonTime = time.Second
+
+// Shutdown stops listening, ends streams with an error that tells why, lets the calls under way finish and closes all
+// connections. When ctx ends first the calls' context ends too, so that they answer with what they have, and connections that
+// still have calls then are closed; Shutdown returns ctx's error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
@@ -251,6 +307,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.cancel()
+	select {
+	case <-done:
+	case <-time.After(abandonTime):
+	}
 	s.mu.Lock()
 	for c := range s.conns {
 		go c.abort()

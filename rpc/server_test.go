@@ -200,6 +200,48 @@ func TestShutdownGivesUpOnStuckCalls(t *testing.T) {
 	<-c.Done()
 }
 
+// TestShutdownAnswersStuckCalls: a call that does not finish in time has its context ended, and its answer still arrives.
+func TestShutdownAnswersStuckCalls(t *testing.T) {
+	b := newTestbed(t, rpc.Options{}, rpc.Policy{})
+	c := b.open(t)
+	result := make(chan error, 1)
+	go func() { result <- call(c, rpc.ProcDomainCreate, &libvirt.DomainCreateArgs{}, nil) }()
+	<-b.inside
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := b.server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if err := <-result; err != nil {
+		t.Errorf("the stuck call: %v", err)
+	}
+}
+
+// TestShutdownEndsStreams: who reads or writes a stream when the server stops is told so.
+func TestShutdownEndsStreams(t *testing.T) {
+	b := newTestbed(t, rpc.Options{}, rpc.Policy{})
+	c := b.open(t)
+	s, err := c.OpenStream(context.Background(), rpc.ProgramRemote, rpc.ProcDomainOpenConsole, &libvirt.DomainOpenConsoleArgs{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(s, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := b.server.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Read(make([]byte, 1)); err == nil || err.Error() != "operation aborted: the daemon is stopping" {
+		t.Errorf("the stream ended with %v", err)
+	}
+	<-c.Done()
+}
+
 // dialer gives go-libvirt our socket.
 type dialer string
 

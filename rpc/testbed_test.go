@@ -26,6 +26,7 @@ type testbed struct {
 	block  chan struct{} // DOMAIN_CREATE waits for it
 	inside chan struct{} // gets a value when DOMAIN_CREATE begins
 	closed atomic.Int32
+	calls  atomic.Int32 // that reached a handler, other than those of authentication
 	conns  chan *rpc.Conn
 }
 
@@ -56,11 +57,17 @@ func newTestbed(t testing.TB, opts rpc.Options, policy rpc.Policy) *testbed {
 	return b
 }
 
-func (b *testbed) handlers(reg *rpc.Registry) {
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcAuthList, func(context.Context, *rpc.Call, *struct{}) (*libvirt.AuthListRet, error) {
-		return &libvirt.AuthListRet{Types: []libvirt.AuthType{0}}, nil
+// handle registers fn and counts its calls.
+func handle[A, R any](b *testbed, reg *rpc.Registry, number uint32, fn func(context.Context, *rpc.Call, *A) (*R, error)) {
+	rpc.Handle(reg, rpc.ProgramRemote, number, func(ctx context.Context, c *rpc.Call, a *A) (*R, error) {
+		b.calls.Add(1)
+		return fn(ctx, c, a)
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcConnectOpen, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectOpenArgs) (*struct{}, error) {
+}
+
+func (b *testbed) handlers(reg *rpc.Registry) {
+	rpc.HandleAuth(reg)
+	handle(b, reg, rpc.ProcConnectOpen, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectOpenArgs) (*struct{}, error) {
 		c.Conn.Open(a.Flags&1 != 0)
 		select {
 		case b.conns <- c.Conn:
@@ -68,18 +75,18 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		}
 		return nil, nil
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcConnectClose, func(_ context.Context, c *rpc.Call, _ *struct{}) (*struct{}, error) {
+	handle(b, reg, rpc.ProcConnectClose, func(_ context.Context, c *rpc.Call, _ *struct{}) (*struct{}, error) {
 		c.Conn.CloseWhenIdle()
 		return nil, nil
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcConnectSupportsFeature, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSupportsFeatureArgs) (*libvirt.ConnectSupportsFeatureRet, error) {
+	handle(b, reg, rpc.ProcConnectSupportsFeature, func(_ context.Context, c *rpc.Call, a *libvirt.ConnectSupportsFeatureArgs) (*libvirt.ConnectSupportsFeatureRet, error) {
 		c.Conn.EnableKeepalive()
 		return &libvirt.ConnectSupportsFeatureRet{Supported: 1}, nil
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcConnectGetHostname, func(context.Context, *rpc.Call, *struct{}) (*libvirt.ConnectGetHostnameRet, error) {
+	handle(b, reg, rpc.ProcConnectGetHostname, func(context.Context, *rpc.Call, *struct{}) (*libvirt.ConnectGetHostnameRet, error) {
 		return &libvirt.ConnectGetHostnameRet{Hostname: "here"}, nil
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainCreate, func(ctx context.Context, _ *rpc.Call, a *libvirt.DomainCreateArgs) (*struct{}, error) {
+	handle(b, reg, rpc.ProcDomainCreate, func(ctx context.Context, _ *rpc.Call, a *libvirt.DomainCreateArgs) (*struct{}, error) {
 		select {
 		case b.inside <- struct{}{}:
 		default:
@@ -90,16 +97,24 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		}
 		return nil, nil
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainGetState, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetStateArgs) (*libvirt.DomainGetStateRet, error) {
+	handle(b, reg, rpc.ProcDomainDefineXML, func(ctx context.Context, _ *rpc.Call, _ *libvirt.DomainDefineXMLArgs) (*libvirt.DomainDefineXMLRet, error) {
+		select {
+		case <-b.block:
+		case <-ctx.Done():
+		}
+		return &libvirt.DomainDefineXMLRet{}, nil
+	})
+	rpc.HandleQuick(reg, rpc.ProgramRemote, rpc.ProcDomainGetState, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetStateArgs) (*libvirt.DomainGetStateRet, error) {
+		b.calls.Add(1)
 		return &libvirt.DomainGetStateRet{State: 1, Reason: a.Dom.ID}, nil
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainLookupByName, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainLookupByNameArgs) (*libvirt.DomainLookupByNameRet, error) {
+	handle(b, reg, rpc.ProcDomainLookupByName, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainLookupByNameArgs) (*libvirt.DomainLookupByNameRet, error) {
 		return nil, virterr.New(virterr.NoDomain, "no domain with matching name '%s'", a.Name)
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainDestroy, func(context.Context, *rpc.Call, *libvirt.DomainDestroyArgs) (*struct{}, error) {
+	handle(b, reg, rpc.ProcDomainDestroy, func(context.Context, *rpc.Call, *libvirt.DomainDestroyArgs) (*struct{}, error) {
 		panic("a bug")
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainOpenConsole, func(_ context.Context, c *rpc.Call, a *libvirt.DomainOpenConsoleArgs) (*struct{}, error) {
+	handle(b, reg, rpc.ProcDomainOpenConsole, func(_ context.Context, c *rpc.Call, a *libvirt.DomainOpenConsoleArgs) (*struct{}, error) {
 		if a.Flags == sparseEcho {
 			c.StartSparseStream(rpc.StreamBoth, echoPieces)
 			return nil, nil
@@ -124,14 +139,14 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		})
 		return nil, nil
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainOpenGraphics, func(_ context.Context, c *rpc.Call, _ *libvirt.DomainOpenGraphicsArgs) (*struct{}, error) {
+	handle(b, reg, rpc.ProcDomainOpenGraphics, func(_ context.Context, c *rpc.Call, _ *libvirt.DomainOpenGraphicsArgs) (*struct{}, error) {
 		if len(c.Files) != 1 {
 			return nil, virterr.New(virterr.InvalidArg, "%d files", len(c.Files))
 		}
 		_, err := c.Files[0].WriteString("got it")
 		return nil, err
 	})
-	rpc.Handle(reg, rpc.ProgramRemote, rpc.ProcDomainOpenGraphicsFd, func(_ context.Context, c *rpc.Call, _ *libvirt.DomainOpenGraphicsFdArgs) (*struct{}, error) {
+	handle(b, reg, rpc.ProcDomainOpenGraphicsFd, func(_ context.Context, c *rpc.Call, _ *libvirt.DomainOpenGraphicsFdArgs) (*struct{}, error) {
 		f, err := os.Open("/dev/null")
 		if err == nil {
 			c.ReplyFiles(f)

@@ -40,8 +40,11 @@ func buildCodec(t reflect.Type, limit uint32, depth int) (*codec, error) {
 	if limit == 0 {
 		limit = StringMax
 	}
-	if t == typedParamValue {
+	switch t {
+	case typedParamValue:
 		return typedParamCodec(), nil
+	case domainType:
+		return domainCodec, nil
 	}
 	switch t.Kind() {
 	case reflect.Int8, reflect.Int16, reflect.Int32:
@@ -102,7 +105,7 @@ func structCodec(t reflect.Type, depth int) (*codec, error) {
 			for i := range fields {
 				var err error
 				if b, err = fields[i].enc(b, v.Field(i)); err != nil {
-					return b, fmt.Errorf("%s: %w", fields[i].name, err)
+					return b, fieldError(fields[i].name, err)
 				}
 			}
 			return b, nil
@@ -110,13 +113,15 @@ func structCodec(t reflect.Type, depth int) (*codec, error) {
 		dec: func(d *decoder, v reflect.Value) error {
 			for i := range fields {
 				if err := fields[i].dec(d, v.Field(i)); err != nil {
-					return fmt.Errorf("%s: %w", fields[i].name, err)
+					return fieldError(fields[i].name, err)
 				}
 			}
 			return nil
 		},
 	}, nil
 }
+
+func fieldError(name string, err error) error { return fmt.Errorf("%s: %w", name, err) }
 
 // limitOf is a field's longest length: from the protocol's table, or from the tag `xdr:"N"` of virtd's own types.
 func limitOf(f reflect.StructField, limits []uint32) (uint32, error) {

@@ -1,8 +1,10 @@
 package rpc
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
@@ -265,6 +267,43 @@ func BenchmarkMarshalDomainState(b *testing.B) {
 	for range b.N {
 		if _, err := Marshal(buf, ret); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// The plan of a domain that is written out does what the one by reflection does.
+func TestDomainPlan(t *testing.T) {
+	general, err := structCodec(domainType, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if general.min != domainCodec.min {
+		t.Errorf("at least %d bytes, not %d", domainCodec.min, general.min)
+	}
+	for _, dom := range []libvirt.Domain{
+		{Name: "five5", UUID: libvirt.UUID{1, 2, 15: 255}, ID: -1},
+		{ID: 1<<31 - 1},
+		{Name: strings.Repeat("x", StringMax+1)},
+	} {
+		for _, v := range []reflect.Value{reflect.ValueOf(dom), reflect.ValueOf(&dom).Elem()} {
+			want, wantErr := general.enc([]byte{7}, v)
+			got, err := domainCodec.enc([]byte{7}, v)
+			if fmt.Sprint(err) != fmt.Sprint(wantErr) || err == nil && !bytes.Equal(got, want) {
+				t.Errorf("%.20q encodes to %x, %v, want %x, %v", dom.Name, got, err, want, wantErr)
+			}
+		}
+		full, err := general.enc(nil, reflect.ValueOf(dom))
+		if err != nil {
+			continue
+		}
+		for n := range len(full) + 1 { // whole, and cut short at every byte
+			var want, got libvirt.Domain
+			d, other := decoder{full[:n]}, decoder{full[:n]}
+			wantErr := general.dec(&d, reflect.ValueOf(&want).Elem())
+			err := domainCodec.dec(&other, reflect.ValueOf(&got).Elem())
+			if got != want || fmt.Sprint(err) != fmt.Sprint(wantErr) || len(d.data) != len(other.data) {
+				t.Errorf("%d of %d bytes: %+v, %v, want %+v, %v", n, len(full), got, err, want, wantErr)
+			}
 		}
 	}
 }

@@ -1,27 +1,47 @@
 package storage
 
-// Capabilities is the document about pool types: what there is, in libvirt's form.
-const Capabilities = `<storagepoolCapabilities>
-  <pool type='dir' supported='yes'>
-    <volOptions>
-      <defaultFormat type='raw'/>
-      <enum name='targetFormatType'>
-        <value>raw</value>
-        <value>qcow2</value>
-      </enum>
-    </volOptions>
-  </pool>
-  <pool type='fs' supported='no'/>
-  <pool type='netfs' supported='no'/>
-  <pool type='logical' supported='no'/>
-  <pool type='disk' supported='no'/>
-  <pool type='iscsi' supported='no'/>
-  <pool type='iscsi-direct' supported='no'/>
-  <pool type='scsi' supported='no'/>
-  <pool type='mpath' supported='no'/>
-  <pool type='rbd' supported='no'/>
-  <pool type='gluster' supported='no'/>
-  <pool type='zfs' supported='no'/>
-  <pool type='vstorage' supported='no'/>
-</storagepoolCapabilities>
-`
+import (
+	"virtd/domain/xmltree"
+)
+
+// absentKinds are libvirt's types of pools that there are none of.
+var absentKinds = []string{"disk", "iscsi", "iscsi-direct", "scsi", "mpath", "rbd", "gluster", "zfs", "vstorage"}
+
+// Capabilities returns the document about pool types, in libvirt's form: what there is on this host. Logical pools need LVM's
+// programs.
+func (m *Manager) Capabilities() string {
+	root := xmltree.New("storagepoolCapabilities")
+	images := []string{formatRaw, formatQcow2}
+	root.Append(poolCapability(kindDir, true, nil, images))
+	root.Append(poolCapability(kindFS, true, fsFormats, images))
+	root.Append(poolCapability("netfs", false, nil, nil))
+	root.Append(poolCapability(kindLogical, m.host.Has("lvs"), []string{formatLVM2}, nil))
+	for _, kind := range absentKinds {
+		root.Append(poolCapability(kind, false, nil, nil))
+	}
+	return root.String()
+}
+
+// poolCapability tells of one type: which formats sources and volumes can have, the default first.
+func poolCapability(kind string, supported bool, sources, volumes []string) *xmltree.Node {
+	word := map[bool]string{true: "yes", false: "no"}
+	n := xmltree.New("pool", "type", kind, "supported", word[supported])
+	if !supported {
+		return n
+	}
+	for _, o := range []struct {
+		element, name string
+		values        []string
+	}{{"poolOptions", "sourceFormatType", sources}, {"volOptions", "targetFormatType", volumes}} {
+		if len(o.values) == 0 {
+			continue
+		}
+		options := n.Append(xmltree.New(o.element))
+		options.Append(xmltree.New("defaultFormat", "type", o.values[0]))
+		list := options.Append(xmltree.New("enum", "name", o.name))
+		for _, v := range o.values {
+			list.Append(xmltree.NewText("value", v))
+		}
+	}
+	return n
+}

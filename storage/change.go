@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -20,12 +19,17 @@ const (
 	ResizeShrink   ResizeFlags = 4 // losing data is meant
 )
 
-// Resize changes a volume's capacity; a qcow2 one's can only grow. With ResizeShrink and ResizeDelta the size is taken away.
+// Resize changes a volume's capacity; a qcow2 one's can only grow. A logical volume can grow while a domain has it, which sees
+// that when its disk is told to (blockresize). With ResizeShrink and ResizeDelta the size is taken away.
 func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) error {
 	if extra := flags &^ (ResizeAllocate | ResizeDelta | ResizeShrink); extra != 0 {
 		return failure(virterr.InvalidArg, "unsupported flags (0x%x) in function virStorageVolResize", uint32(extra))
 	}
-	release, err := v.claim()
+	take := v.claim
+	if v.block() {
+		take = v.hold
+	}
+	release, err := take()
 	if err != nil {
 		return err
 	}
@@ -40,6 +44,11 @@ func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) erro
 	if size < im.capacity && flags&ResizeShrink == 0 {
 		return failure(virterr.InvalidArg, "Can't shrink capacity below current capacity unless shrink flag explicitly specified")
 	}
+	if size < im.capacity {
+		if err := v.unused(); err != nil {
+			return err
+		}
+	}
 	if size > im.capacity {
 		if info, err := v.pool.Info(); err != nil {
 			return err
@@ -50,7 +59,7 @@ func (v Volume) Resize(ctx context.Context, size uint64, flags ResizeFlags) erro
 	if im.format == formatQcow2 {
 		return v.resizeQcow2(size, flags)
 	}
-	return v.setSize(ctx, size, flags&ResizeAllocate != 0)
+	return v.backend.resize(ctx, v, size, flags&ResizeAllocate != 0)
 }
 
 // add is a difference applied: not below 0, and not beyond what a number can hold.
@@ -64,33 +73,6 @@ func add(to, size uint64, negative bool) uint64 {
 	return to + size
 }
 
-func (v Volume) setSize(ctx context.Context, size uint64, allocate bool) error {
-	f, err := openRegular(v.Path, os.O_RDWR)
-	if err != nil {
-		return failure(virterr.SystemError, "cannot open '%s': %w", v.Path, virterr.Strerror(err))
-	}
-	defer f.Close()
-	if err := extend(f, size); err != nil {
-		return err
-	}
-	if allocate && size > 0 {
-		err := fits(f, size-min(size, taken(f)))
-		if err == nil {
-			err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
-		}
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return failure(virterr.OperationUnsupported, "the filesystem of '%s' cannot reserve space; its size is changed", v.Path)
-		}
-		if err != nil {
-			return failure(virterr.SystemError, "cannot allocate %d bytes in file '%s': %w", size, v.Path, virterr.Strerror(err))
-		}
-	}
-	if err := f.Sync(); err != nil {
-		return failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, virterr.Strerror(err))
-	}
-	return nil
-}
-
 // taken is how much a file takes up.
 func taken(f *os.File) uint64 {
 	var st unix.Stat_t
@@ -100,8 +82,8 @@ func taken(f *os.File) uint64 {
 	return uint64(st.Blocks) * 512
 }
 
-// Delete removes the volume's file; of a link, the link.
-func (v Volume) Delete() error {
+// Delete removes the volume and its data; of a link, the link.
+func (v Volume) Delete(ctx context.Context) error {
 	release, err := v.claim()
 	if err != nil {
 		return err
@@ -110,13 +92,10 @@ func (v Volume) Delete() error {
 	if !v.exists() {
 		return noVolume(v.Name)
 	}
-	if err := unix.Unlink(v.Path); err != nil {
-		return failure(virterr.SystemError, "cannot unlink file '%s': %w", v.Path, virterr.Strerror(err))
-	}
-	return syncDir(dirOf(v.Path))
+	return v.backend.remove(ctx, v)
 }
 
-// Wipe overwrites with zeros all that the volume's file takes up. What the disk below keeps of it is not in its power.
+// Wipe overwrites with zeros all that the volume takes up. What the disk below keeps of it is not in its power.
 func (v Volume) Wipe(ctx context.Context) error {
 	release, err := v.claim()
 	if err != nil {
@@ -126,7 +105,7 @@ func (v Volume) Wipe(ctx context.Context) error {
 	if !v.exists() {
 		return noVolume(v.Name)
 	}
-	f, err := openRegular(v.Path, os.O_RDWR)
+	f, err := openData(v.node(), os.O_RDWR)
 	if err != nil {
 		return failure(virterr.SystemError, "cannot open '%s': %w", v.Path, virterr.Strerror(err))
 	}

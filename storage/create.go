@@ -2,14 +2,9 @@ package storage
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"virtd/virterr"
@@ -31,22 +26,17 @@ func (p *Pool) CreateVolume(ctx context.Context, text string, flags CreateFlags)
 	if flags&CreateReflink != 0 {
 		return Volume{}, failure(virterr.InvalidArg, "unsupported flags (0x%x) in function virStorageVolCreateXML", uint32(flags))
 	}
-	r, err := parseVolume(text, nil)
+	r, err := parseVolume(p.kind(), text, nil)
 	if err == nil {
 		err = flags.check("virStorageVolCreateXML", r.format)
 	}
 	if err != nil {
 		return Volume{}, err
 	}
-	return p.create(&r, func(f *os.File) error {
-		if r.format == formatQcow2 {
-			return r.makeQcow2(f, flags)
-		}
-		if err := extend(f, r.capacity); err != nil {
-			return err
-		}
-		return reserve(ctx, f, r.allocation)
-	})
+	if r.format != formatQcow2 {
+		return p.create(ctx, &r, nil)
+	}
+	return p.create(ctx, &r, func(f *os.File) error { return r.makeQcow2(f, flags) })
 }
 
 // CloneVolume makes a volume that is a copy of another one, which may be in another pool and of another format.
@@ -60,7 +50,7 @@ func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags 
 	if err != nil {
 		return Volume{}, err
 	}
-	r, err := parseVolume(text, &src)
+	r, err := parseVolume(p.kind(), text, &src)
 	if err == nil {
 		err = flags.check("virStorageVolCreateXMLFrom", r.format)
 	}
@@ -70,12 +60,12 @@ func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags 
 	if src.format != formatRaw || r.format != formatRaw {
 		return p.convertVolume(ctx, r, from, src, flags)
 	}
-	in, err := openRegular(from.Path, os.O_RDONLY)
+	in, err := openData(from.node(), os.O_RDONLY)
 	if err != nil {
 		return Volume{}, failure(virterr.SystemError, "cannot open '%s': %w", from.Path, virterr.Strerror(err))
 	}
 	defer in.Close()
-	return p.create(&r, func(f *os.File) error {
+	return p.create(ctx, &r, func(f *os.File) error {
 		if flags&CreateReflink != 0 {
 			if err := unix.IoctlFileClone(int(f.Fd()), int(in.Fd())); err != nil {
 				return failure(virterr.SystemError, "failed to clone files from '%s': the pool's filesystem must be able to "+
@@ -83,13 +73,12 @@ func (p *Pool) CloneVolume(ctx context.Context, text string, from Volume, flags 
 			}
 			return extend(f, r.capacity)
 		}
-		if err := extend(f, r.capacity); err != nil {
-			return err
+		to := r
+		if r.allocation < src.capacity {
+			to.allocation = 0 // the copy has holes where the original has
 		}
-		if r.allocation >= src.capacity { // else the copy has holes where the original has
-			if err := reserve(ctx, f, r.allocation); err != nil {
-				return err
-			}
+		if err := blank(ctx, f, &to); err != nil {
+			return err
 		}
 		return copyData(ctx, f, in)
 	})
@@ -104,12 +93,12 @@ func (p *Pool) convertVolume(ctx context.Context, r request, from Volume, src im
 	if r.backing != "" && r.backing != src.backing {
 		return Volume{}, failure(virterr.InternalError, "a different backing store cannot be specified.")
 	}
-	c, err := openChain(from.Path, src.format, false, p.m.permitBacking)
+	c, err := openChain(from.node(), src.format, false, p.m.permitBacking)
 	if err != nil {
 		return Volume{}, err
 	}
 	defer c.close()
-	return p.create(&r, func(f *os.File) error { return r.convert(ctx, f, c, flags) })
+	return p.create(ctx, &r, func(f *os.File) error { return r.convert(ctx, f, c, flags) })
 }
 
 func (f CreateFlags) check(function, format string) error {
@@ -122,105 +111,48 @@ func (f CreateFlags) check(function, format string) error {
 	return nil
 }
 
-// create makes a volume's file, has it filled, makes it durable, and gives it its name last: whatever happens in between, no
-// half volume stays.
-func (p *Pool) create(r *request, fill func(*os.File) error) (Volume, error) {
-	v, done, err := p.begin(r.name)
+// create has the pool's backend make a volume.
+func (p *Pool) create(ctx context.Context, r *request, fill func(*os.File) error) (Volume, error) {
+	v, b, done, err := p.begin(r.name)
 	if err != nil {
 		return v, err
 	}
 	defer done()
-	if v.exists() {
+	if _, exists := b.volume(ctx, r.name); exists {
 		return v, volumeExists(r.name)
 	}
 	if err := r.completeBacking(v.Path); err != nil {
 		return v, err
 	}
-	f, partial, err := openPartial(v)
-	if err != nil {
-		return v, failure(virterr.SystemError, "cannot create path '%s': %w", v.Path, virterr.Strerror(err))
-	}
-	defer func() {
-		f.Close()
-		if partial != "" {
-			_ = os.Remove(partial) // ours, or named finally by now
-		}
-	}()
-	if err := fill(f); err != nil {
+	if err := b.create(ctx, v, r, fill); err != nil {
 		return v, err
 	}
-	if err := own(f, v.Path, r.perms); err != nil {
-		return v, err
+	f, ok := b.volume(ctx, r.name)
+	if !ok {
+		return v, noVolume(r.name)
 	}
-	if err := f.Sync(); err != nil {
-		return v, failure(virterr.SystemError, "cannot sync data to file '%s': %w", v.Path, virterr.Strerror(err))
-	}
-	// A link, unlike a rename, replaces nothing.
-	if partial == "" {
-		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, v.Path, unix.AT_SYMLINK_FOLLOW)
-	} else {
-		err = unix.Renameat2(unix.AT_FDCWD, partial, unix.AT_FDCWD, v.Path, unix.RENAME_NOREPLACE)
-	}
-	if errors.Is(err, fs.ErrExist) && v.exists() {
-		return v, volumeExists(r.name)
-	}
-	if err != nil {
-		return v, failure(virterr.SystemError, "cannot create path '%s': %w", v.Path, virterr.Strerror(err))
-	}
-	return v, syncDir(dirOf(v.Path))
-}
-
-// partialPrefix begins the names of files that are being made, where the filesystem has no files without a name. They are
-// no volumes, and those of a virtd that was killed are removed when their pool starts.
-const partialPrefix = ".virtd-partial-"
-
-// openPartial makes the file of a volume to be. It has no name (partial is empty) where that can be.
-func openPartial(v Volume) (f *os.File, partial string, err error) {
-	fd, err := unix.Open(dirOf(v.Path), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err == nil {
-		return os.NewFile(uintptr(fd), v.Path), "", nil
-	}
-	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.ENOENT) {
-		return nil, "", err
-	}
-	partial = filepath.Join(dirOf(v.Path), partialPrefix+uuid.NewString())
-	if fd, err = unix.Open(partial, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600); err != nil {
-		return nil, "", err
-	}
-	return os.NewFile(uintptr(fd), v.Path), partial, nil
-}
-
-// removePartials removes what a virtd that was killed left of volumes it made in a directory. Nobody makes any there now.
-func removePartials(dir string) error {
-	list, err := filepath.Glob(filepath.Join(escapeGlob(dir), partialPrefix+"*"))
-	for _, path := range list {
-		err = errors.Join(err, os.Remove(path))
-	}
-	return err
-}
-
-// escapeGlob makes a path mean itself to filepath.Glob.
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
+	v.Key = f.key
+	return v, nil
 }
 
 // begin notes that a volume of that name is being made.
-func (p *Pool) begin(name string) (v Volume, done func(), err error) {
+func (p *Pool) begin(name string) (v Volume, b backend, done func(), err error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if err := p.mustBeActive(); err != nil {
-		return v, nil, err
+		return v, nil, nil, err
 	}
-	v = p.volume(p.def, name)
+	path := filepath.Join(p.def.target, name)
+	v = p.named(p.def, p.backend, found{name: name, path: path, key: path})
 	if p.creating[name] {
-		return v, nil, volumeExists(name)
+		return v, nil, nil, volumeExists(name)
 	}
 	if p.creating == nil {
 		p.creating = map[string]bool{}
 	}
 	p.creating[name] = true
 	p.jobs++
-	return v, func() {
+	return v, p.backend, func() {
 		p.m.mu.Lock()
 		defer p.m.mu.Unlock()
 		delete(p.creating, name)
@@ -230,21 +162,4 @@ func (p *Pool) begin(name string) (v Volume, done func(), err error) {
 
 func volumeExists(name string) error {
 	return failure(virterr.StorageVolExist, "storage volume '%s' exists already", name)
-}
-
-// own gives the file its owner and mode.
-func own(f *os.File, path string, perms permissions) error {
-	if perms.owner >= 0 || perms.group >= 0 {
-		if err := f.Chown(perms.owner, perms.group); err != nil {
-			return failure(virterr.SystemError, "cannot chown '%s' to (%d, %d): %w", path, perms.owner, perms.group, virterr.Strerror(err))
-		}
-	}
-	mode := perms.mode
-	if mode < 0 {
-		mode = defaultVolumeMode
-	}
-	if err := unix.Fchmod(int(f.Fd()), uint32(mode)); err != nil {
-		return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", path, mode, virterr.Strerror(err))
-	}
-	return nil
 }

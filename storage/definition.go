@@ -25,15 +25,17 @@ func noPermissions() permissions { return permissions{mode: -1, owner: -1, group
 
 // definition is what a pool's XML says. It is immutable.
 type definition struct {
+	kind   string // dir, fs, logical
 	uuid   uuid.UUID
 	name   string
+	source source
 	target string
 	perms  permissions
 }
 
 // poolWords is the vocabulary of a pool's document: the children of each element. An element that is not here would change
-// what the pool is, so it is refused rather than dropped. Those without children here are not looked into: a directory has
-// no source, and libvirt too drops what old command lines give for one (pool-define-as NAME dir - - - - TARGET).
+// what the pool is, so it is refused rather than dropped. Those without children here are not looked into here: readSource
+// does, and of a directory's libvirt too drops what old command lines give (pool-define-as NAME dir - - - - TARGET).
 var poolWords = map[string]string{
 	"pool":        " name uuid capacity allocation available source target ",
 	"target":      " path permissions timestamps ",
@@ -50,18 +52,22 @@ func parsePool(text string) (*definition, error) {
 	if !root.Is("pool") {
 		return nil, malformed(root, "unexpected root element <%s>, expecting <pool>", root.Name)
 	}
-	switch t := root.Attr("type"); t {
-	case "dir":
+	kind := root.Attr("type")
+	switch kind {
+	case kindDir, kindFS, kindLogical:
 	case "":
 		return nil, malformed(root, "missing storage pool type; write <pool type='dir'>")
 	default:
-		return nil, unsupported(root, "storage pools of type '%s' are not supported; there is type 'dir': a directory, "+
-			"which may be on any mounted filesystem", t)
+		return nil, unsupported(root, "storage pools of type '%s' are not supported; there are dir (a directory, which may be on any "+
+			"mounted filesystem), fs (a block device with a filesystem) and logical (an LVM volume group)", kind)
 	}
 	if err := onlyWords(root, poolWords); err != nil {
 		return nil, err
 	}
-	d := &definition{name: root.Child("name").Trimmed(), perms: noPermissions()}
+	d := &definition{kind: kind, name: root.Child("name").Trimmed(), perms: noPermissions()}
+	if d.name == "" && kind == kindLogical { // as libvirt has it
+		d.name = root.Child("source", "name").Trimmed()
+	}
 	if d.name == "" {
 		return nil, malformed(root, "missing pool source name element")
 	}
@@ -71,7 +77,12 @@ func parsePool(text string) (*definition, error) {
 	if d.uuid, err = readUUID(root.Child("uuid")); err != nil {
 		return nil, err
 	}
-	if d.target, err = readTarget(root); err != nil {
+	if err := d.readSource(root); err != nil {
+		return nil, err
+	}
+	if kind == kindLogical {
+		d.target = "/dev/" + d.source.name // whatever the document says, as with libvirt
+	} else if d.target, err = readTarget(root); err != nil {
 		return nil, err
 	}
 	if d.perms, err = readPermissions(root.Child("target", "permissions")); err != nil {
@@ -139,6 +150,9 @@ func onlyWords(n *xmltree.Node, words map[string]string) error {
 		return nil
 	}
 	for _, c := range n.Elements() {
+		if n.Is("pool") && n.Attr("type") == kindFS && isMountOptions(c) {
+			continue
+		}
 		if !strings.Contains(children, " "+c.Name.String()+" ") {
 			return unsupported(c, "<%s> in <%s> is not supported; remove it", c.Name, n.Name)
 		}
@@ -154,16 +168,17 @@ type poolSizes struct{ capacity, allocation, available uint64 }
 
 // xml is the pool's document in libvirt's form.
 func (d *definition) xml(sizes poolSizes, perms permissions) string {
-	root := xmltree.New("pool", "type", "dir")
+	root := xmltree.New("pool", "type", d.kind)
 	root.Append(xmltree.NewText("name", d.name))
 	root.Append(xmltree.NewText("uuid", d.uuid.String()))
 	appendSize(root, "capacity", sizes.capacity)
 	appendSize(root, "allocation", sizes.allocation)
 	appendSize(root, "available", sizes.available)
-	root.Append(xmltree.NewText("source", "\n  ")) // as libvirt prints it
+	root.Append(d.source.xml(d.kind))
 	target := root.Append(xmltree.New("target"))
 	target.Append(xmltree.NewText("path", d.target))
 	perms.append(target)
+	d.source.appendOptions(root)
 	return root.String()
 }
 

@@ -23,6 +23,13 @@ type image struct {
 	qcow2       *qcow2Header
 	backing     string // absolute
 	backingType string
+	extents     []deviceExtents // of a logical volume
+}
+
+// deviceExtents are the parts of a physical volume that a logical volume has, in bytes.
+type deviceExtents struct {
+	path   string
+	ranges [][2]uint64 // from, to
 }
 
 // Of QEMU's docs/interop/qcow2.txt.
@@ -57,6 +64,9 @@ func inspect(path string) (image, error) {
 		return im, err
 	}
 	im.asRaw()
+	if noted(f) {
+		return im, nil
+	}
 	head := make([]byte, 4096)
 	n, err := f.ReadAt(head, 0)
 	if err != nil && err != io.EOF {
@@ -129,14 +139,23 @@ func backingFormat(head []byte, at uint32) string {
 	return ""
 }
 
+// openData opens what a volume's data is in: a regular file or a block device.
+func openData(path string, flags int) (*os.File, error) {
+	return openKind(path, flags, func(m os.FileMode) bool { return m.IsRegular() || m&os.ModeDevice != 0 && m&os.ModeCharDevice == 0 })
+}
+
 // openRegular opens an existing regular file, never waiting for a fifo's other end.
 func openRegular(path string, flags int) (*os.File, error) {
+	return openKind(path, flags, os.FileMode.IsRegular)
+}
+
+func openKind(path string, flags int, is func(os.FileMode) bool) (*os.File, error) {
 	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
+	if err == nil && !is(st.Mode()) {
 		err = &os.PathError{Op: "open", Path: path, Err: unix.EINVAL}
 	}
 	if err != nil {

@@ -3,10 +3,6 @@ package storage
 import (
 	"os"
 	"syscall"
-
-	"golang.org/x/sys/unix"
-
-	"virtd/virterr"
 )
 
 // Info is a pool's state and the sizes of the filesystem it is on, in bytes; the sizes of a stopped pool are 0.
@@ -17,55 +13,45 @@ type Info struct {
 
 // Info returns what is true now.
 func (p *Pool) Info() (Info, error) {
-	d, active, err := p.current(false)
+	_, b, active, err := p.current(false)
 	if err != nil || !active {
 		return Info{}, err
 	}
-	s, err := d.sizes()
+	ctx, cancel := p.m.program()
+	defer cancel()
+	s, err := b.sizes(ctx)
 	return Info{Active: true, Capacity: s.capacity, Allocation: s.allocation, Available: s.available}, err
 }
 
 // XML returns the pool's document: what applies now, or with inactive what applies from the next start.
 func (p *Pool) XML(inactive bool) (string, error) {
-	d, active, err := p.current(inactive)
+	d, b, active, err := p.current(inactive)
 	if err != nil {
 		return "", err
 	}
 	if !active || inactive {
 		return d.xml(poolSizes{}, d.perms), nil
 	}
-	s, err := d.sizes()
+	ctx, cancel := p.m.program()
+	defer cancel()
+	s, err := b.sizes(ctx)
 	if err != nil {
 		return "", err
 	}
-	perms := d.perms
-	if st, err := os.Stat(d.target); err == nil {
-		perms = permissionsOf(st, d.perms.label)
-	}
-	return d.xml(s, perms), nil
+	return d.xml(s, b.permissions()), nil
 }
 
-// current returns a definition to work with without the lock, and whether the pool is active.
-func (p *Pool) current(inactive bool) (*definition, bool, error) {
+// current returns a definition to work with without the lock, what does its work, and whether the pool is active.
+func (p *Pool) current(inactive bool) (*definition, backend, bool, error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
 	if err := p.gone(); err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	if inactive && p.next != nil {
-		return p.next, p.active, nil
+		return p.next, nil, p.active, nil
 	}
-	return p.def, p.active, nil
-}
-
-func (d *definition) sizes() (poolSizes, error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(d.target, &s); err != nil {
-		return poolSizes{}, failure(virterr.SystemError, "cannot statvfs path '%s': %w", d.target, virterr.Strerror(err))
-	}
-	unit := uint64(s.Frsize)
-	total, free := s.Blocks*unit, s.Bfree*unit
-	return poolSizes{capacity: total, allocation: total - free, available: free}, nil
+	return p.def, p.backend, p.active, nil
 }
 
 func permissionsOf(st os.FileInfo, label string) permissions {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -21,6 +23,7 @@ import (
 type Config struct {
 	State string       // definitions; survives a boot of the host
 	Run   string       // records of active pools; does not
+	Host  Host         // nil: Local
 	Log   *slog.Logger // nil: slog.Default
 }
 
@@ -28,8 +31,12 @@ type Config struct {
 // *virterr.Error.
 type Manager struct {
 	log     *slog.Logger
+	host    Host
 	records *records
 	events  *eventbus.Bus[Event]
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
 
 	// imageUsers, see AskUsers; nil knows none.
 	imageUsers atomic.Pointer[func(path string) []string]
@@ -47,21 +54,61 @@ func Open(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{log: cfg.Log, records: r, pools: map[uuid.UUID]*Pool{}}
+	if cfg.Host == nil {
+		cfg.Host = Local{}
+	}
+	m := &Manager{log: cfg.Log, host: cfg.Host, records: r, pools: map[uuid.UUID]*Pool{}}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
 	if err := m.load(); err != nil {
+		m.cancel()
 		return nil, err
 	}
+	m.findRunning()
+	m.events = eventbus.New[Event]()
+	return m, nil
+}
+
+// programTime is how long the host's programs may take for one call. A filesystem is made in minutes on a slow disk.
+const programTime = 10 * time.Minute
+
+// program returns the context of a call that may run the host's programs. A client that leaves does not end it: half of what
+// they do is worse than all of it.
+func (m *Manager) program() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(m.ctx, programTime)
+}
+
+// findRunning asks the host whether the pools that are active on record still are.
+func (m *Manager) findRunning() {
+	ctx, cancel := context.WithTimeout(m.ctx, runningTime)
+	defer cancel()
 	for _, p := range m.pools {
 		if !p.active {
 			continue
 		}
-		if err := removePartials(p.def.target); err != nil {
-			m.log.Error("cannot remove unfinished volumes", "pool", p.def.name, "error", err)
+		running, err := p.backend.running(ctx)
+		if err != nil {
+			m.log.Error("cannot look after an active storage pool", "pool", p.def.name, "error", err)
+		}
+		if running || err != nil {
+			continue
+		}
+		m.log.Warn("a storage pool is not active any more: somebody else stopped it", "pool", p.def.name)
+		if err := m.records.setInactive(p.id); err != nil {
+			m.log.Error("cannot note that a storage pool is inactive", "pool", p.def.name, "error", err)
+		}
+		p.active = false
+		switch {
+		case !p.persistent:
+			delete(m.pools, p.id)
+		case p.next != nil:
+			p.use(p.next)
+			p.next = nil
 		}
 	}
-	m.events = eventbus.New[Event]()
-	return m, nil
 }
+
+// runningTime is how long virtd's start may wait for LVM to say what is active.
+const runningTime = 30 * time.Second
 
 // AskUsers gives the manager what it asks before it changes or deletes a volume: which running domains use the file at
 // path, by name.
@@ -92,7 +139,9 @@ func (m *Manager) load() error {
 			m.log.Error("two files define a pool of that name; rename one", "pool", d.name, "kept", other.id, "left", d.uuid)
 			continue
 		}
-		m.pools[d.uuid] = &Pool{m: m, id: d.uuid, def: d, persistent: true, autostart: m.records.autostart(d.uuid)}
+		p := &Pool{m: m, id: d.uuid, persistent: true, autostart: m.records.autostart(d.uuid)}
+		p.use(d)
+		m.pools[d.uuid] = p
 	}
 	for _, d := range active {
 		p := m.pools[d.uuid]
@@ -102,16 +151,20 @@ func (m *Manager) load() error {
 			}
 			p = &Pool{m: m, id: d.uuid}
 			m.pools[d.uuid] = p
-		} else if *p.def != *d {
+		} else if p.def.xml(poolSizes{}, p.def.perms) != d.xml(poolSizes{}, d.perms) {
 			p.next = p.def
 		}
-		p.def, p.active = d, true
+		p.use(d)
+		p.active = true
 	}
 	return nil
 }
 
-// Close ends the delivery of events. Pools stay active for the next Manager.
-func (m *Manager) Close() { m.events.Close() }
+// Close ends the programs that run and the delivery of events. Pools stay active for the next Manager.
+func (m *Manager) Close() {
+	m.cancel()
+	m.events.Close()
+}
 
 // Subscribe calls f with every event from now on, in order, one at a time. f must not block. The returned function ends the
 // subscription and must not be called from f.
@@ -145,7 +198,7 @@ func (m *Manager) EnsureDefault(target string) error {
 	taken := m.byName("default") != nil || m.byTarget(filepath.Clean(target), uuid.Nil, false) != nil
 	m.mu.Unlock()
 	if !taken {
-		d := &definition{uuid: uuid.New(), name: "default", target: filepath.Clean(target), perms: noPermissions()}
+		d := &definition{kind: kindDir, uuid: uuid.New(), name: "default", target: filepath.Clean(target), perms: noPermissions()}
 		p, err := m.define(d)
 		if err == nil {
 			err = p.Start(BuildAtStart)
@@ -163,7 +216,7 @@ func (m *Manager) EnsureDefault(target string) error {
 // ListFlags choose pools (virConnectListAllStoragePoolsFlags). In each group of bits none means all.
 type ListFlags uint32
 
-// The flags that pools here differ in. Beyond them are types: ListDir, and those of which there are none.
+// The flags that pools here differ in. Beyond them are types of which there are none.
 const (
 	ListInactive    ListFlags = 1 << 0
 	ListActive      ListFlags = 1 << 1
@@ -172,11 +225,16 @@ const (
 	ListAutostart   ListFlags = 1 << 4
 	ListNoAutostart ListFlags = 1 << 5
 	ListDir         ListFlags = 1 << 6
+	ListFS          ListFlags = 1 << 7
+	ListLogical     ListFlags = 1 << 9
 	listTypes       ListFlags = (1<<20 - 1) &^ (1<<6 - 1)
 
 	// ListKnown is every flag that libvirt has.
 	ListKnown ListFlags = 1<<20 - 1
 )
+
+// listType is the flag of each type.
+var listType = map[string]ListFlags{kindDir: ListDir, kindFS: ListFS, kindLogical: ListLogical}
 
 // List returns the pools that the flags choose, by name.
 func (m *Manager) List(flags ListFlags) []*Pool {
@@ -187,8 +245,8 @@ func (m *Manager) List(flags ListFlags) []*Pool {
 	defer m.mu.Unlock()
 	out := make([]*Pool, 0, len(m.pools))
 	for _, p := range m.pools {
-		if chosen(ListActive, ListInactive, p.active) && chosen(ListPersistent, ListTransient, p.persistent) &&
-			chosen(ListAutostart, ListNoAutostart, p.autostart) && (flags&listTypes == 0 || flags&ListDir != 0) {
+		if !p.hidden() && chosen(ListActive, ListInactive, p.active) && chosen(ListPersistent, ListTransient, p.persistent) &&
+			chosen(ListAutostart, ListNoAutostart, p.autostart) && (flags&listTypes == 0 || flags&listType[p.def.kind] != 0) {
 			out = append(out, p)
 		}
 	}
@@ -200,7 +258,7 @@ func (m *Manager) List(flags ListFlags) []*Pool {
 func (m *Manager) LookupByName(name string) (*Pool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p := m.byName(name); p != nil {
+	if p := m.byName(name); p != nil && !p.hidden() {
 		return p, nil
 	}
 	return nil, failure(virterr.NoStoragePool, "no storage pool with matching name '%s'", name)
@@ -210,7 +268,7 @@ func (m *Manager) LookupByName(name string) (*Pool, error) {
 func (m *Manager) LookupByUUID(id uuid.UUID) (*Pool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p := m.pools[id]; p != nil {
+	if p := m.pools[id]; p != nil && !p.hidden() {
 		return p, nil
 	}
 	return nil, failure(virterr.NoStoragePool, "no storage pool with matching uuid '%s'", id)
@@ -254,7 +312,8 @@ func (m *Manager) define(d *definition) (*Pool, error) {
 	if p.active {
 		p.next = d
 	} else {
-		p.def, p.next = d, nil
+		p.use(d)
+		p.next = nil
 	}
 	p.emit(Defined)
 	return p, nil
@@ -269,48 +328,56 @@ func (m *Manager) Create(text string, flags StartFlags) (*Pool, error) {
 	if err := flags.check(); err != nil {
 		return nil, err
 	}
-	p, err := m.admitNew(d)
+	p, err := m.beginCreate(d)
 	if err != nil {
 		return nil, err
 	}
 	p.job.Lock()
 	defer p.job.Unlock()
-	if err := d.prepare(flags); err != nil {
-		return nil, err
+	b := m.backend(d)
+	if err = p.stillInactive(); err == nil {
+		err = m.bring(d, b, flags)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if now, err := m.admitInactive(d); err != nil {
-		return nil, err
-	} else if now != nil {
-		p = now // which was defined meanwhile
-	}
-	if err := p.activate(d); err != nil {
+	if err != nil {
+		if p.coming = nil; p.def == d {
+			delete(m.pools, p.id) // nobody has seen it
+		}
 		return nil, err
 	}
-	m.pools[d.uuid] = p
+	p.activate(d, b)
 	return p, nil
 }
 
-// admitNew returns the pool that a document is about to start: the stopped one with its UUID, or one that nobody knows yet.
-func (m *Manager) admitNew(d *definition) (*Pool, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	p, err := m.admitInactive(d)
-	if err == nil && p == nil {
-		p = &Pool{m: m, id: d.uuid, def: d}
-	}
-	return p, err
+// stillInactive fails when the pool was started, or went away, while Create waited for it.
+func (p *Pool) stillInactive() error {
+	_, _, err := p.inactive("already")
+	return err
 }
 
-// admitInactive is admit for a document that is to be started.
-func (m *Manager) admitInactive(d *definition) (*Pool, error) {
+// beginCreate returns the pool that a document is about to start: the stopped one with its UUID, or a new one, which is
+// there to keep others from its name and source and which nobody sees.
+func (m *Manager) beginCreate(d *definition) (*Pool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	p, err := m.admit(d)
-	if err == nil && p != nil && p.active {
+	switch {
+	case err != nil:
+		return nil, err
+	case p != nil && p.active:
 		return nil, failure(virterr.OperationInvalid, "pool is already active as '%s'", p.def.name)
+	case p == nil:
+		p = &Pool{m: m, id: d.uuid}
+		p.use(d)
+		m.pools[d.uuid] = p
 	}
-	return p, err
+	p.coming = d
+	return p, nil
 }
+
+// hidden reports whether the pool is only about to be; the manager's lock is held.
+func (p *Pool) hidden() bool { return p.coming == p.def && !p.active }
 
 // admit decides whether a document may become a pool, and returns the one that has its UUID already, if any.
 func (m *Manager) admit(d *definition) (*Pool, error) {
@@ -318,11 +385,18 @@ func (m *Manager) admit(d *definition) (*Pool, error) {
 	if p != nil && p.def.name != d.name {
 		return nil, failure(virterr.OperationFailed, "pool '%s' is already defined with uuid %s", p.def.name, d.uuid)
 	}
+	if p != nil && p.coming != nil {
+		return nil, failure(virterr.OperationInvalid, "pool '%s' is being started", p.def.name)
+	}
 	if other := m.byName(d.name); other != nil && other != p {
 		return nil, failure(virterr.OperationFailed, "pool '%s' already exists with uuid %s", d.name, other.id)
 	}
-	if other := m.byTarget(d.target, d.uuid, false); other != nil {
-		return nil, failure(virterr.OperationFailed, "Storage source conflict with pool: '%s'", other.def.name)
+	for _, other := range m.pools {
+		for _, o := range []*definition{other.def, other.next, other.coming} {
+			if other != p && o != nil && (o.target == d.target || d.sharesSource(o)) {
+				return nil, failure(virterr.OperationFailed, "Storage source conflict with pool: '%s'", other.def.name)
+			}
+		}
 	}
 	return p, nil
 }

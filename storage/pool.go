@@ -1,15 +1,12 @@
 package storage
 
 import (
+	"context"
 	"errors"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"virtd/virterr"
 )
@@ -19,25 +16,28 @@ type Pool struct {
 	m  *Manager
 	id uuid.UUID
 
-	// job is held while the pool's directory is checked, made or removed, which can take as long as its filesystem likes.
-	// m.mu is never held meanwhile, so that one dead mount does not keep anybody from the other pools.
+	// job is held while what a stopped pool is on is checked, made, started or removed, which can take as long as its filesystem
+	// or LVM likes. m.mu is never held meanwhile, so that one dead mount does not keep anybody from the other pools.
 	job sync.Mutex
 
 	// Guarded by m.mu.
 	def        *definition // what applies now
+	backend    backend     // of def
 	next       *definition // what applies from the next start, where that differs
-	active     bool
+	coming     *definition // what Create is starting it with
 	persistent bool
+	active     bool
+	stopping   bool // active still, and nobody may begin to use it
 	autostart  bool
 	jobs       int             // that need the pool to stay active
 	creating   map[string]bool // volumes whose data is being written
 	busy       map[string]int  // volumes that are being read or written
 }
 
-// StartFlags say what to do about the directory (virStoragePoolCreateFlags).
+// StartFlags say what to build first (virStoragePoolCreateFlags).
 type StartFlags uint32
 
-// The flags of Start and Create. For a directory the last two change nothing: building it never overwrites anything.
+// The flags of Start and Create. The last two say what building may destroy; without BuildAtStart they change nothing.
 const (
 	BuildAtStart     StartFlags = 1
 	BuildOverwrite   StartFlags = 2
@@ -52,6 +52,24 @@ func (f StartFlags) check() error {
 		return failure(virterr.InvalidArg, "Overwrite and no-overwrite flags are mutually exclusive")
 	}
 	return nil
+}
+
+// build returns the flags of the build that a start begins with.
+func (f StartFlags) build() BuildFlags {
+	switch {
+	case f&BuildOverwrite != 0:
+		return BuildDestroy
+	case f&BuildNoOverwrite != 0:
+		return BuildKeep
+	}
+	return 0
+}
+
+// use makes d what applies to the pool; the manager's lock is held, unless nobody else knows the pool yet.
+func (p *Pool) use(d *definition) {
+	if p.def != d {
+		p.def, p.backend = d, p.m.backend(d)
+	}
 }
 
 // Name returns the pool's name.
@@ -98,62 +116,66 @@ func (p *Pool) gone() error {
 	return nil
 }
 
-// Start makes the volumes in the pool's directory available.
+// Start makes the pool's volumes available.
 func (p *Pool) Start(flags StartFlags) error {
 	if err := flags.check(); err != nil {
 		return err
 	}
 	p.job.Lock()
 	defer p.job.Unlock()
-	d, err := p.inactive("already")
+	d, b, err := p.inactive("already")
 	if err != nil {
 		return err
 	}
-	if err := d.prepare(flags); err != nil {
+	if err := p.m.bring(d, b, flags); err != nil {
 		return err
 	}
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	if err := p.mustBeInactive("already"); err != nil {
-		return err
-	}
-	return p.activate(d)
+	p.activate(d, b)
+	return nil
 }
 
-// prepare makes the directory, where the flags say so, and checks it.
-func (d *definition) prepare(flags StartFlags) error {
+// bring builds what a definition is on, where the flags say so, and starts it. It is on record before that, so that whatever a
+// virtd that is killed meanwhile leaves is found by the next one.
+func (m *Manager) bring(d *definition, b backend, flags StartFlags) error {
+	ctx, cancel := m.program()
+	defer cancel()
 	if flags&BuildAtStart != 0 {
-		if err := d.build(); err != nil {
+		if err := b.build(ctx, flags.build()); err != nil {
 			return err
 		}
 	}
-	if err := d.usable(); err != nil {
+	if err := m.records.setActive(d); err != nil {
 		return err
 	}
-	if err := removePartials(d.target); err != nil {
-		return failure(virterr.SystemError, "cannot remove unfinished volumes from '%s': %w", d.target, virterr.Strerror(err))
+	if err := b.start(ctx); err != nil {
+		return errors.Join(err, m.records.setInactive(d.uuid))
 	}
 	return nil
 }
 
 // activate notes that the pool is active as d says; the manager's lock is held.
-func (p *Pool) activate(d *definition) error {
-	if err := p.m.records.setActive(d); err != nil {
-		return err
-	}
-	if p.persistent && d != p.def {
+func (p *Pool) activate(d *definition, b backend) {
+	if p.persistent && d != p.def { // it was defined anew meanwhile, or started with another document
 		p.next = p.def
 	}
-	p.def, p.active = d, true
+	p.def, p.backend, p.active, p.coming = d, b, true, nil
 	p.emit(Started)
-	return nil
 }
 
-// inactive returns the definition of a pool that is stopped.
-func (p *Pool) inactive(word string) (*definition, error) {
+// definition returns what applies now.
+func (p *Pool) definition() *definition {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	return p.def, p.mustBeInactive(word)
+	return p.def
+}
+
+// inactive returns the definition of a pool that is stopped, and what does its work.
+func (p *Pool) inactive(word string) (*definition, backend, error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	return p.def, p.backend, p.mustBeInactive(word)
 }
 
 // tell queues a lifecycle event.
@@ -163,37 +185,24 @@ func (p *Pool) tell(what Lifecycle) {
 	p.emit(what)
 }
 
-// usable fails unless the pool's directory can be read.
-func (d *definition) usable() error {
-	f, err := os.OpenFile(d.target, os.O_RDONLY|unix.O_DIRECTORY, 0) // O_DIRECTORY: a fifo would wait for its other end
-	if err != nil {
-		return failure(virterr.SystemError, "cannot open directory '%s': %w%s", d.target, virterr.Strerror(err), d.hint(err))
-	}
-	defer f.Close()
-	if _, err := f.ReadDir(1); err != nil && !errors.Is(err, io.EOF) {
-		return failure(virterr.SystemError, "cannot read directory '%s': %w", d.target, virterr.Strerror(err))
-	}
-	return nil
-}
-
-func (d *definition) hint(err error) string {
-	if errors.Is(err, fs.ErrNotExist) {
-		return " (make it with pool-build)"
-	}
-	return ""
-}
-
-// Stop makes the volumes unavailable; the files stay. A transient pool is forgotten.
+// Stop makes the volumes unavailable; what is in them stays. A transient pool is forgotten.
 func (p *Pool) Stop() error {
-	p.m.mu.Lock()
-	defer p.m.mu.Unlock()
-	if err := p.mustBeActive(); err != nil {
+	b, err := p.beginStop()
+	if err != nil {
 		return err
 	}
-	if p.jobs > 0 {
-		return failure(virterr.OperationInvalid, "pool '%s' has asynchronous jobs running.", p.def.name)
+	ctx, cancel := p.m.program()
+	defer cancel()
+	if err = p.unused(ctx, b); err == nil {
+		err = b.stop(ctx)
 	}
-	if err := p.m.records.setInactive(p.id); err != nil {
+	if err == nil {
+		err = p.m.records.setInactive(p.id)
+	}
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	p.stopping = false
+	if err != nil {
 		return err
 	}
 	p.active = false
@@ -201,7 +210,40 @@ func (p *Pool) Stop() error {
 	if !p.persistent {
 		delete(p.m.pools, p.id)
 	} else if p.next != nil {
-		p.def, p.next = p.next, nil
+		p.use(p.next)
+		p.next = nil
+	}
+	return nil
+}
+
+// beginStop keeps new users from a pool that has none.
+func (p *Pool) beginStop() (backend, error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if err := p.mustBeActive(); err != nil {
+		return nil, err
+	}
+	if p.jobs > 0 {
+		return nil, failure(virterr.OperationInvalid, "pool '%s' has asynchronous jobs running.", p.def.name)
+	}
+	p.stopping = true
+	return p.backend, nil
+}
+
+// unused fails when running domains use volumes that stopping the pool would take away.
+func (p *Pool) unused(ctx context.Context, b backend) error {
+	if !b.exclusive() {
+		return nil
+	}
+	list, err := b.volumes(ctx)
+	if err != nil {
+		return nil // stopping says what is wrong
+	}
+	for _, v := range list {
+		if users := p.m.users(v.path); len(users) > 0 {
+			return failure(virterr.OperationInvalid, "storage pool '%s' is still in use: domain '%s' has volume '%s'; shut it down or detach the disk first",
+				p.Name(), strings.Join(users, "', '"), v.name)
+		}
 	}
 	return nil
 }
@@ -211,7 +253,7 @@ func (p *Pool) mustBeActive() error {
 	if err := p.gone(); err != nil {
 		return err
 	}
-	if !p.active {
+	if !p.active || p.stopping {
 		return failure(virterr.OperationInvalid, "storage pool '%s' is not active", p.def.name)
 	}
 	return nil
@@ -228,7 +270,7 @@ func (p *Pool) mustBeInactive(word string) error {
 	return nil
 }
 
-// Undefine removes the definition. The directory and the volumes stay.
+// Undefine removes the definition. What the pool is on and the volumes stay.
 func (p *Pool) Undefine() error {
 	p.job.Lock()
 	defer p.job.Unlock()
@@ -265,77 +307,48 @@ func (p *Pool) SetAutostart(on bool) error {
 	return nil
 }
 
-// Build makes the pool's directory, and the directories above it that are missing.
-func (p *Pool) Build() error {
-	p.job.Lock()
-	defer p.job.Unlock()
-	d, err := p.inactive("already")
-	if err != nil {
-		return err
+// Build makes what the pool is on: its directory, a filesystem on its device, a volume group on its devices.
+func (p *Pool) Build(flags BuildFlags) error {
+	if extra := flags &^ (BuildKeep | BuildDestroy); extra != 0 {
+		return failure(virterr.InvalidArg, "unsupported flags (0x%x) in function virStoragePoolBuild", uint32(extra))
 	}
-	if err := d.build(); err != nil {
-		return err
+	if flags == BuildKeep|BuildDestroy {
+		return failure(virterr.InvalidArg, "Overwrite and no-overwrite flags are mutually exclusive")
 	}
-	p.tell(Created)
-	return nil
+	return p.change("already", Created, func(ctx context.Context, b backend) error { return b.build(ctx, flags) })
 }
 
-// build makes the directory. One that exists keeps its mode and owner where the definition does not say them.
-func (d *definition) build() error {
-	if err := os.MkdirAll(filepath.Dir(d.target), 0o755); err != nil {
-		return failure(virterr.SystemError, "cannot create path '%s': %w", filepath.Dir(d.target), virterr.Strerror(err))
-	}
-	mode := d.perms.mode
-	err := os.Mkdir(d.target, 0o700) // closed until the owner is right
-	switch {
-	case err == nil && mode < 0:
-		mode = defaultPoolMode
-	case errors.Is(err, fs.ErrExist):
-		if st, serr := os.Stat(d.target); serr != nil || !st.IsDir() {
-			return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, virterr.Strerror(unix.ENOTDIR))
-		}
-	case err != nil:
-		return failure(virterr.SystemError, "cannot create path '%s': %w", d.target, virterr.Strerror(err))
-	}
-	if d.perms.owner >= 0 || d.perms.group >= 0 {
-		if err := os.Chown(d.target, d.perms.owner, d.perms.group); err != nil {
-			return failure(virterr.SystemError, "cannot chown '%s' to (%d, %d): %w", d.target, d.perms.owner, d.perms.group, virterr.Strerror(err))
-		}
-	}
-	if mode >= 0 {
-		if err := unix.Chmod(d.target, uint32(mode)); err != nil { // os.Chmod has other bits for setgid and sticky
-			return failure(virterr.SystemError, "cannot set mode of '%s' to %04o: %w", d.target, mode, virterr.Strerror(err))
-		}
-	}
-	return nil
-}
-
-// Delete removes the pool's directory, if it is empty.
+// Delete removes what the pool is on, if there is nothing on it.
 func (p *Pool) Delete() error {
+	return p.change("still", Deleted, func(ctx context.Context, b backend) error { return b.delete(ctx) })
+}
+
+// change does something to what a stopped pool is on, and tells of it.
+func (p *Pool) change(word string, what Lifecycle, do func(context.Context, backend) error) error {
 	p.job.Lock()
 	defer p.job.Unlock()
-	d, err := p.inactive("still")
+	_, b, err := p.inactive(word)
 	if err != nil {
 		return err
 	}
-	if err := unix.Rmdir(d.target); err != nil {
-		hint := ""
-		if errors.Is(err, unix.ENOTEMPTY) {
-			hint = " (only an empty directory is removed: delete its volumes first, or undefine the pool and leave the directory)"
-		}
-		return failure(virterr.SystemError, "failed to remove pool '%s': %w%s", d.target, virterr.Strerror(err), hint)
+	ctx, cancel := p.m.program()
+	defer cancel()
+	if err := do(ctx, b); err != nil {
+		return err
 	}
-	p.tell(Deleted)
+	p.tell(what)
 	return nil
 }
 
-// Refresh checks that the directory can be read. There is nothing else to refresh: lists are made from the directory itself.
+// Refresh looks at everything anew.
 func (p *Pool) Refresh() error {
-	d, err := p.started()
+	_, b, err := p.started()
 	if err != nil {
 		return err
 	}
-	if err := d.usable(); err != nil {
+	ctx, cancel := p.m.program()
+	defer cancel()
+	if err := b.refresh(ctx); err != nil {
 		return err
 	}
 	p.m.mu.Lock()

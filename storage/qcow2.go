@@ -184,13 +184,12 @@ func (r *request) convert(ctx context.Context, f *os.File, from *chain, flags Cr
 	var write func(p []byte, off int64) error
 	finish := func() error { return nil }
 	if r.format == formatRaw {
-		if err := extend(f, r.capacity); err != nil {
-			return err
+		to := *r
+		if r.allocation < r.capacity {
+			to.allocation = 0
 		}
-		if r.allocation >= r.capacity {
-			if err := reserve(ctx, f, r.allocation); err != nil {
-				return err
-			}
+		if err := blank(ctx, f, &to); err != nil {
+			return err
 		}
 		write = qcow2.OSFile{File: f}.Write
 	} else {
@@ -288,7 +287,7 @@ func (v Volume) resizeQcow2(size uint64, flags ResizeFlags) error {
 	if flags&ResizeAllocate != 0 {
 		return failure(virterr.OperationUnsupported, "preallocation is not supported when a qcow2 volume is resized")
 	}
-	c, err := openChain(v.Path, formatQcow2, true, nil)
+	c, err := openChain(v.Path, formatQcow2, true, v.pool.m.permitBacking)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -160,7 +161,7 @@ func TestVolumeInUse(t *testing.T) {
 		return nil
 	})
 	const want = "volume 'v' is still in use by domain 'guest'"
-	wants(t, v.Delete(), virterr.OperationInvalid, want)
+	wants(t, v.Delete(context.Background()), virterr.OperationInvalid, want)
 	wants(t, v.Resize(ctx, 2<<20, 0), virterr.OperationInvalid, want)
 	wants(t, v.Wipe(ctx), virterr.OperationInvalid, want)
 	_, err := v.Upload(0, 0)

@@ -62,11 +62,18 @@ func (p *punching) punch(length int64) error {
 	if end < 0 || p.of.length > 0 && uint64(end) > p.of.offset+p.of.length {
 		return failure(virterr.OperationFailed, "a hole of %d bytes does not fit into volume '%s'", length, p.of.v.Name)
 	}
-	st, err := p.file.Stat()
+	size, device, err := extent(p.file)
 	if err != nil {
 		return err
 	}
-	if inside := min(end, st.Size()); inside > p.at {
+	if device && end > size {
+		return failure(virterr.OperationFailed, "a hole of %d bytes does not fit into volume '%s'", length, p.of.v.Name)
+	}
+	if inside := min(end, size); device {
+		if err := zeroDevice(context.Background(), p.file, p.at, inside); err != nil {
+			return err
+		}
+	} else if inside > p.at {
 		err := unix.Fallocate(int(p.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, p.at, inside-p.at)
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			err = zero(context.Background(), p.file, p.at, inside)
@@ -75,7 +82,7 @@ func (p *punching) punch(length int64) error {
 			return err
 		}
 	}
-	if end > st.Size() {
+	if end > size {
 		if err := p.file.Truncate(end); err != nil {
 			return err
 		}
@@ -88,11 +95,11 @@ func (p *punching) punch(length int64) error {
 // SendSparse is Send with the file's holes as holes.
 func (t *Transfer) SendSparse(w SparseWriter) error {
 	defer t.Close()
-	st, err := t.file.Stat()
+	at := int64(t.offset)
+	end, _, err := extent(t.file)
 	if err != nil {
 		return t.explain("read", err)
 	}
-	at, end := int64(t.offset), st.Size()
 	if t.length > 0 {
 		end = min(end, at+int64(t.length))
 	}

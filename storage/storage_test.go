@@ -108,13 +108,13 @@ func TestPoolLifecycle(t *testing.T) {
 	}
 	wants(t, p.Start(0), virterr.SystemError, "cannot open directory '"+b.path("deep/a")+"': No such file or directory")
 	wants(t, p.Stop(), virterr.OperationInvalid, "storage pool 'a' is not active")
-	ok(t, p.Build())
+	ok(t, p.Build(0))
 	if st, err := os.Stat(b.path("deep/a")); err != nil || st.Mode().Perm() != 0o711 {
 		t.Errorf("built: %v %v", st, err)
 	}
 	ok(t, p.Start(0))
 	wants(t, p.Start(0), virterr.OperationInvalid, "storage pool 'a' is already active")
-	wants(t, p.Build(), virterr.OperationInvalid, "storage pool 'a' is already active")
+	wants(t, p.Build(0), virterr.OperationInvalid, "storage pool 'a' is already active")
 	wants(t, p.Delete(), virterr.OperationInvalid, "storage pool 'a' is still active")
 	wants(t, p.Undefine(), virterr.OperationInvalid, "storage pool 'a' is still active")
 	if i, err := p.Info(); err != nil || !i.Active || i.Capacity == 0 || i.Capacity != i.Allocation+i.Available {
@@ -288,7 +288,7 @@ func TestPoolOverAFile(t *testing.T) {
 	b := newBed(t)
 	ok(t, os.WriteFile(b.path("f"), nil, 0o600))
 	p := must[*Pool](t)(b.Define(b.xml("f", "f")))
-	wants(t, p.Build(), virterr.SystemError, "Not a directory")
+	wants(t, p.Build(0), virterr.SystemError, "Not a directory")
 	wants(t, p.Start(0), virterr.SystemError, "Not a directory")
 	wants(t, p.Delete(), virterr.SystemError, "Not a directory")
 }
@@ -364,7 +364,7 @@ func TestBuildPermissions(t *testing.T) {
 	b := newBed(t)
 	text := strings.Replace(b.xml("a", "a"), "</path>", "</path><permissions><mode>02750</mode></permissions>", 1)
 	p := must[*Pool](t)(b.Define(text))
-	ok(t, p.Build())
+	ok(t, p.Build(0))
 	if st, err := os.Stat(b.path("a")); err != nil || st.Mode() != os.ModeDir|os.ModeSetgid|0o750 {
 		t.Errorf("%v %v", st.Mode(), err)
 	}

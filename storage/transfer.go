@@ -39,7 +39,7 @@ func (v Volume) transfer(flags int, take func() (func(), error), offset, length 
 		release()
 		return nil, noVolume(v.Name)
 	}
-	f, err := openRegular(v.Path, flags)
+	f, err := openData(v.node(), flags)
 	if err != nil {
 		release()
 		return nil, failure(virterr.SystemError, "cannot open '%s': %w", v.Path, virterr.Strerror(err))
@@ -70,6 +70,9 @@ func (t *Transfer) Receive(r io.Reader) error {
 	}
 	if err := t.file.Sync(); err != nil {
 		return t.explain("sync data to", err)
+	}
+	if t.offset == 0 && !t.v.block() {
+		noteUpload(t.file, t.v.Path)
 	}
 	p := t.v.pool
 	p.m.mu.Lock()

@@ -1,22 +1,27 @@
 package storage
 
 import (
-	"os"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
+	"virtd/domain"
 	"virtd/virterr"
 )
 
-// Volume is one file of an active pool. It is only a name: the file can go away at any time, and methods then say so.
+// Volume is one volume of an active pool. It is only a name: what it stands for can go away at any time, and methods then say
+// so.
 type Volume struct {
-	pool *Pool
-	Pool string // its pool's name
-	Name string
-	Path string // also its key
+	pool    *Pool
+	backend backend
+	Pool    string // its pool's name
+	Name    string
+	Path    string
+	Key     string
 }
 
 // VolumeInfo is a volume's sizes in bytes.
@@ -24,27 +29,24 @@ type VolumeInfo struct {
 	Capacity   uint64 // what a guest sees
 	Allocation uint64 // what it takes up on disk
 	Physical   uint64 // where its file ends
+	Block      bool   // a block device, else a file
 }
 
-// Volumes returns the regular files in the pool's directory, by name. Links to regular files count, as in libvirt.
+// Volumes returns the pool's volumes, by name.
 func (p *Pool) Volumes() ([]Volume, error) {
-	d, err := p.started()
+	d, b, err := p.started()
 	if err != nil {
 		return nil, err
 	}
-	list, err := os.ReadDir(d.target)
+	ctx, cancel := p.m.program()
+	defer cancel()
+	list, err := b.volumes(ctx)
 	if err != nil {
-		return nil, failure(virterr.SystemError, "cannot open directory '%s': %w", d.target, virterr.Strerror(err))
+		return nil, err
 	}
-	var out []Volume
-	for _, e := range list {
-		if nameError(e.Name()) != nil || strings.HasPrefix(e.Name(), partialPrefix) {
-			continue
-		}
-		v := p.volume(d, e.Name())
-		if e.Type().IsRegular() || e.Type()&os.ModeSymlink != 0 && v.exists() {
-			out = append(out, v)
-		}
+	out := make([]Volume, 0, len(list))
+	for _, f := range list {
+		out = append(out, p.named(d, b, f))
 	}
 	slices.SortFunc(out, func(a, b Volume) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
@@ -52,31 +54,39 @@ func (p *Pool) Volumes() ([]Volume, error) {
 
 // Volume finds a volume by name.
 func (p *Pool) Volume(name string) (Volume, error) {
-	d, err := p.started()
+	d, b, err := p.started()
 	if err != nil {
 		return Volume{}, err
 	}
-	v := p.volume(d, name)
-	if nameError(name) != nil || !v.exists() {
+	if nameError(name) != nil {
 		return Volume{}, noVolume(name)
 	}
-	return v, nil
+	ctx, cancel := p.m.program()
+	defer cancel()
+	f, ok := b.volume(ctx, name)
+	if !ok {
+		return Volume{}, noVolume(name)
+	}
+	return p.named(d, b, f), nil
 }
 
 func noVolume(name string) error {
 	return failure(virterr.NoStorageVol, "no storage vol with matching name '%s'", name)
 }
 
-func (p *Pool) volume(d *definition, name string) Volume {
-	return Volume{pool: p, Pool: d.name, Name: name, Path: filepath.Join(d.target, name)}
+func (p *Pool) named(d *definition, b backend, f found) Volume {
+	return Volume{pool: p, backend: b, Pool: d.name, Name: f.name, Path: f.path, Key: f.key}
 }
 
-// started returns the definition of an active pool.
-func (p *Pool) started() (*definition, error) {
+// started returns the definition of an active pool, and what does its work.
+func (p *Pool) started() (*definition, backend, error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	return p.def, p.mustBeActive()
+	return p.def, p.backend, p.mustBeActive()
 }
+
+// kind returns the pool's type.
+func (p *Pool) kind() string { return p.definition().kind }
 
 // VolumeByPath finds the volume that is a path in an active pool.
 func (m *Manager) VolumeByPath(path string) (Volume, error) {
@@ -86,12 +96,39 @@ func (m *Manager) VolumeByPath(path string) (Volume, error) {
 	return Volume{}, failure(virterr.NoStorageVol, "no storage vol with matching path '%s'", path)
 }
 
-// VolumeByKey finds a volume by its key, which is its path.
+// VolumeByKey finds a volume by its key: a file's path, or a logical volume's UUID.
 func (m *Manager) VolumeByKey(key string) (Volume, error) {
-	if v, ok := m.volumeAt(key); ok {
+	if v, ok := m.volumeAt(key); ok && v.Key == key {
 		return v, nil
 	}
+	for _, p := range m.List(ListActive | ListLogical) {
+		list, err := p.Volumes()
+		if err != nil {
+			continue // it was stopped, or its group is not to be had
+		}
+		for _, v := range list {
+			if v.Key == key {
+				return v, nil
+			}
+		}
+	}
 	return Volume{}, failure(virterr.NoStorageVol, "no storage vol with matching key %s", key)
+}
+
+// Source says what a volume of an active pool is on the host, for a domain that names it.
+func (m *Manager) Source(pool, volume string) (domain.VolumeSource, error) {
+	p, err := m.LookupByName(pool)
+	if err != nil {
+		return domain.VolumeSource{}, err
+	}
+	if !p.Active() {
+		return domain.VolumeSource{}, failure(virterr.ConfigUnsupported, "storage pool '%s' containing volume '%s' is not active", pool, volume)
+	}
+	v, err := p.Volume(volume)
+	if err != nil {
+		return domain.VolumeSource{}, err
+	}
+	return domain.VolumeSource{Path: v.Path, Block: v.block()}, nil
 }
 
 func (m *Manager) volumeAt(path string) (Volume, bool) {
@@ -119,15 +156,31 @@ func (m *Manager) Volume(pool, name string) (Volume, error) {
 // Owner returns the volume's pool.
 func (v Volume) Owner() *Pool { return v.pool }
 
-// exists reports whether the volume's file is there.
+// exists reports whether the volume is there.
 func (v Volume) exists() bool {
-	st, err := os.Stat(v.Path)
-	return err == nil && st.Mode().IsRegular()
+	ctx, cancel := v.pool.m.program()
+	defer cancel()
+	_, ok := v.backend.volume(ctx, v.Name)
+	return ok
+}
+
+// block reports whether the volume is a block device.
+func (v Volume) block() bool {
+	_, logical := v.backend.(*logicalPool)
+	return logical
+}
+
+// node is the path by which this process opens the volume.
+func (v Volume) node() string {
+	if v.block() {
+		return v.pool.m.host.Path(v.Path)
+	}
+	return v.Path
 }
 
 func (v Volume) inspect() (image, error) {
-	im, err := inspect(v.Path)
-	if os.IsNotExist(err) {
+	im, err := v.backend.inspect(v)
+	if errors.Is(err, fs.ErrNotExist) {
 		return im, noVolume(v.Name)
 	}
 	if err != nil {
@@ -139,7 +192,7 @@ func (v Volume) inspect() (image, error) {
 // Info returns the volume's sizes.
 func (v Volume) Info() (VolumeInfo, error) {
 	im, err := v.inspect()
-	return VolumeInfo{Capacity: im.capacity, Allocation: im.allocation, Physical: im.physical}, err
+	return VolumeInfo{Capacity: im.capacity, Allocation: im.allocation, Physical: im.physical, Block: v.block()}, err
 }
 
 // XML returns the volume's document.
@@ -207,10 +260,18 @@ func (v Volume) claim() (release func(), err error) {
 		release()
 		return nil, failure(virterr.OperationInvalid, "volume '%s' is still in use.", v.Name)
 	}
-	if users := v.pool.m.users(v.Path); len(users) > 0 {
+	if err := v.unused(); err != nil {
 		release()
-		return nil, failure(virterr.OperationInvalid, "volume '%s' is still in use by domain '%s'; shut it down or detach the disk first",
-			v.Name, strings.Join(users, "', '"))
+		return nil, err
 	}
 	return release, nil
+}
+
+// unused fails when running domains have the volume.
+func (v Volume) unused() error {
+	if users := v.pool.m.users(v.Path); len(users) > 0 {
+		return failure(virterr.OperationInvalid, "volume '%s' is still in use by domain '%s'; shut it down or detach the disk first",
+			v.Name, strings.Join(users, "', '"))
+	}
+	return nil
 }

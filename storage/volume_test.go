@@ -220,12 +220,12 @@ func TestWipeAndDelete(t *testing.T) {
 	}
 	ok(t, os.WriteFile(b.path("outside"), []byte("x"), 0o600))
 	ok(t, os.Symlink(b.path("outside"), b.path("p/link")))
-	ok(t, must[Volume](t)(p.Volume("link")).Delete())
+	ok(t, must[Volume](t)(p.Volume("link")).Delete(context.Background()))
 	if _, err := os.Stat(b.path("outside")); err != nil {
 		t.Error("deleting a link deleted what it points to")
 	}
-	ok(t, v.Delete())
-	for _, err := range []error{v.Delete(), v.Wipe(ctx), v.Resize(ctx, 1, 0), errOf(v.Info()), errOf(v.XML()), errOf(v.Upload(0, 0)), errOf(v.Download(0, 0))} {
+	ok(t, v.Delete(context.Background()))
+	for _, err := range []error{v.Delete(context.Background()), v.Wipe(ctx), v.Resize(ctx, 1, 0), errOf(v.Info()), errOf(v.XML()), errOf(v.Upload(0, 0)), errOf(v.Download(0, 0))} {
 		wants(t, err, virterr.NoStorageVol, "no storage vol with matching name 'v'")
 	}
 }
@@ -265,13 +265,13 @@ func TestTransfer(t *testing.T) {
 	tr := must[*Transfer](t)(v.Upload(0, 0))
 	done := make(chan error)
 	go func() { done <- tr.Receive(r) }()
-	wants(t, v.Delete(), virterr.OperationInvalid, "volume 'v' is still in use.")
+	wants(t, v.Delete(context.Background()), virterr.OperationInvalid, "volume 'v' is still in use.")
 	wants(t, p.Stop(), virterr.OperationInvalid, "pool 'p' has asynchronous jobs running.")
 	w.CloseWithError(errors.New("the client left"))
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "the client left") {
 		t.Error(err)
 	}
-	ok(t, v.Delete())
+	ok(t, v.Delete(context.Background()))
 	ok(t, p.Stop())
 }
 

@@ -23,6 +23,7 @@ type request struct {
 	format     string         // raw or qcow2
 	qcow2      qcow2.Settings // of qcow2, but for Size
 	backing    string         // absolute path of qcow2's backing file, "" for none
+	snapshotOf string         // path of the logical volume that it is a snapshot of, "" for none
 }
 
 // volumeWords is the vocabulary of a volume's document, as poolWords is that of a pool's. Words about formats that can hold
@@ -33,8 +34,8 @@ var volumeWords = map[string]string{
 	"permissions": " mode owner group label ",
 }
 
-// parseVolume reads the XML of a volume to be made. Where it is a copy of another the capacity may be missing.
-func parseVolume(text string, copyOf *image) (request, error) {
+// parseVolume reads the XML of a volume to be made in a pool of a type. Where it is a copy of another the capacity may be missing.
+func parseVolume(kind, text string, copyOf *image) (request, error) {
 	var r request
 	doc, err := xmltree.Parse([]byte(text))
 	if err != nil {
@@ -44,8 +45,8 @@ func parseVolume(text string, copyOf *image) (request, error) {
 	if !root.Is("volume") {
 		return r, malformed(root, "unexpected root element <%s>, expecting <volume>", root.Name)
 	}
-	if t := root.Attr("type"); t != "" && t != "file" {
-		return r, unsupported(root, "volumes of type '%s' are not supported in a pool of type 'dir'; there is type 'file'", t)
+	if t := root.Attr("type"); t != "" && t != volumeType(kind) {
+		return r, unsupported(root, "volumes of type '%s' are not supported in a pool of type '%s'; there is type '%s'", t, kind, volumeType(kind))
 	}
 	if err := onlyWords(root, volumeWords); err != nil {
 		return r, err
@@ -59,7 +60,12 @@ func parseVolume(text string, copyOf *image) (request, error) {
 	if err := checkVolumeTarget(root); err != nil {
 		return r, err
 	}
-	if err := r.readFormat(root); err != nil {
+	if kind == kindLogical {
+		err = r.readLogical(root)
+	} else {
+		err = r.readFormat(root)
+	}
+	if err != nil {
 		return r, err
 	}
 	if r.perms, err = readPermissions(root.Child("target", "permissions")); err != nil {
@@ -94,6 +100,14 @@ func (r *request) readSizes(root *xmltree.Node, copyOf *image) (err error) {
 	return nil
 }
 
+// volumeType is what XML calls the volumes of a type of pool.
+func volumeType(kind string) string {
+	if kind == kindLogical {
+		return "block"
+	}
+	return "file"
+}
+
 // checkVolumeTarget refuses what no file of ours can be.
 func checkVolumeTarget(root *xmltree.Node) error {
 	target := root.Child("target")
@@ -122,15 +136,22 @@ func readBytes(n *xmltree.Node) (uint64, error) {
 
 // xml is the volume's document in libvirt's form.
 func (v Volume) xml(im image) string {
-	root := xmltree.New("volume", "type", "file")
+	kind := "file"
+	if im.stat.Mode&syscall.S_IFMT == syscall.S_IFBLK {
+		kind = "block"
+	}
+	root := xmltree.New("volume", "type", kind)
 	root.Append(xmltree.NewText("name", v.Name))
-	root.Append(xmltree.NewText("key", v.Path))
+	root.Append(xmltree.NewText("key", v.Key))
+	im.appendExtents(root)
 	appendSize(root, "capacity", im.capacity)
 	appendSize(root, "allocation", im.allocation)
 	appendSize(root, "physical", im.physical)
 	target := root.Append(xmltree.New("target"))
 	target.Append(xmltree.NewText("path", v.Path))
-	target.Append(xmltree.New("format", "type", im.format))
+	if kind == "file" {
+		target.Append(xmltree.New("format", "type", im.format))
+	}
 	permissions{mode: int(im.stat.Mode & 0o7777), owner: int(im.stat.Uid), group: int(im.stat.Gid)}.append(target)
 	times := target.Append(xmltree.New("timestamps"))
 	for _, t := range []struct {
@@ -150,6 +171,20 @@ func (v Volume) xml(im image) string {
 		}
 	}
 	return root.String()
+}
+
+// appendExtents says where on its physical volumes a logical volume is.
+func (im *image) appendExtents(root *xmltree.Node) {
+	if len(im.extents) == 0 {
+		return
+	}
+	source := root.Append(xmltree.New("source"))
+	for _, e := range im.extents {
+		dev := source.Append(xmltree.New("device", "path", e.path))
+		for _, r := range e.ranges {
+			dev.Append(xmltree.New("extent", "start", fmt.Sprint(r[0]), "end", fmt.Sprint(r[1])))
+		}
+	}
 }
 
 func (q *qcow2Header) append(target *xmltree.Node) {

@@ -80,12 +80,16 @@ func errorText(err error) string {
 // Volumes are printed as files of a fixed time and owner.
 func TestVolumeGolden(t *testing.T) {
 	for base, text := range inputs(t, "volume") {
-		r, err := parseVolume(text, nil)
+		kind := kindDir
+		if strings.Contains(base, "/logical-") {
+			kind = kindLogical
+		}
+		r, err := parseVolume(kind, text, nil)
 		if err != nil {
 			golden(t, base+".err", errorText(err))
 			continue
 		}
-		v := Volume{Name: r.name, Path: "/pool/" + r.name}
+		v := Volume{Name: r.name, Path: "/pool/" + r.name, Key: "/pool/" + r.name}
 		im := image{format: r.format, capacity: r.capacity, allocation: r.allocation, physical: r.capacity}
 		im.stat.Mode = syscall.S_IFREG | uint32(r.perms.mode)&0o7777
 		if r.perms.mode < 0 {
@@ -104,10 +108,16 @@ func TestVolumeGolden(t *testing.T) {
 			}
 			im.backing, im.backingType = r.backing, r.qcow2.BackingFormat
 		}
+		if kind == kindLogical {
+			im.stat.Mode = im.stat.Mode&0o7777 | syscall.S_IFBLK
+			im.backing = r.snapshotOf
+			im.extents = []deviceExtents{{"/dev/sdb", [][2]uint64{{0, 4 << 20}, {8 << 20, 12 << 20}}}, {"/dev/sdc", [][2]uint64{{0, 4 << 20}}}}
+			v.Path, v.Key = "/dev/vg/"+r.name, "A1b2C3-d4E5-f6G7-h8I9-j0K1-l2M3-n4O5p6"
+		}
 		im.stat.Mtim.Sec, im.stat.Mtim.Nsec = 1700000000, 5
 		golden(t, base+".golden.xml", v.xml(im))
 		validate(t, "storagevol.rng", base+".golden.xml")
-		if _, err := parseVolume(v.xml(im), nil); err != nil {
+		if _, err := parseVolume(kind, v.xml(im), nil); err != nil {
 			t.Errorf("%s: what is printed cannot be created: %v", base, err)
 		}
 	}
@@ -115,7 +125,7 @@ func TestVolumeGolden(t *testing.T) {
 		qcow2: &qcow2Header{version: 3, clusterBits: 16, compatible: qcow2LazyRefcounts}}
 	im.stat.Mode = syscall.S_IFREG | 0o644
 	path := "../xml/testdata/volume/qcow2-overlay.golden.xml"
-	golden(t, path, Volume{Name: "o.qcow2", Path: "/pool/o.qcow2"}.xml(im))
+	golden(t, path, Volume{Name: "o.qcow2", Path: "/pool/o.qcow2", Key: "/pool/o.qcow2"}.xml(im))
 	validate(t, "storagevol.rng", path)
 }
 
@@ -140,7 +150,7 @@ func validate(t *testing.T, schema, file string) {
 
 func TestCapabilitiesAreValid(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "caps.xml")
-	ok(t, os.WriteFile(file, []byte(Capabilities), 0o600))
+	ok(t, os.WriteFile(file, []byte(newBed(t).Capabilities()), 0o600))
 	validate(t, "storagepoolcaps.rng", file)
 }
 
@@ -172,14 +182,20 @@ func FuzzVolumeXML(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		r, err := parseVolume(text, nil)
-		if err != nil {
-			return
-		}
-		if filepath.Join("/pool", r.name) != "/pool/"+r.name || filepath.Dir("/pool/"+r.name) != "/pool" || r.allocation > r.capacity {
-			t.Fatalf("%+v", r)
+		for _, kind := range []string{kindDir, kindLogical} {
+			r, err := parseVolume(kind, text, nil)
+			if err != nil {
+				continue
+			}
+			fuzzRequest(t, r)
 		}
 	})
+}
+
+func fuzzRequest(t *testing.T, r request) {
+	if filepath.Join("/pool", r.name) != "/pool/"+r.name || filepath.Dir("/pool/"+r.name) != "/pool" || r.allocation > r.capacity {
+		t.Fatalf("%+v", r)
+	}
 }
 
 func FuzzInspect(f *testing.F) {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 	"github.com/urfave/cli/v2"
+
+	"virtd/rpc/client"
 )
 
 const (
@@ -64,8 +66,25 @@ func sessionSocket() string {
 	return filepath.Join(dir, "libvirt", "libvirt-sock")
 }
 
-// dial connects to the daemon's socket and explains the two failures that people meet.
+// dial connects to the daemon and proves who the user is, where the daemon wants to know.
 func (t target) dial() (net.Conn, error) {
+	connect := t.dialLocal
+	if t.socket == "" {
+		connect = t.dialRemote
+	}
+	conn, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	if err := client.Authenticate(conn, t.credentials); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("failed to connect to the hypervisor: %w", err)
+	}
+	return conn, nil
+}
+
+// dialLocal connects to the daemon's socket and explains the two failures that people meet.
+func (t target) dialLocal() (net.Conn, error) {
 	conn, err := net.DialTimeout("unix", t.socket, connectTimeout)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
@@ -93,7 +112,7 @@ func open(c *cli.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.socket == "" {
+	if !t.direct() {
 		l, err := libvirt.ConnectToURI(t.uri)
 		if err != nil {
 			return nil, fmt.Errorf("connect to %s: %w", t.uri.Redacted(), err)

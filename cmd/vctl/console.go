@@ -42,8 +42,8 @@ type consoleOptions struct {
 // runConsole connects the terminal to a domain's console until the user leaves or the domain stops. It takes a
 // connection of its own, because go-libvirt's streams only receive.
 func runConsole(c *cli.Context, s *session, d libvirt.Domain, o consoleOptions) error {
-	if s.target.socket == "" {
-		return errors.New("consoles need a local connection; run vctl on the host itself, for example over ssh")
+	if !s.target.direct() {
+		return errors.New("consoles do not work over qemu+ssh; run vctl on the host itself, or connect over TLS")
 	}
 	conn, err := s.target.dial()
 	if err != nil {

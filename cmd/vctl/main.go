@@ -46,7 +46,11 @@ func app(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Usage:   "manage virtual machines through virtd",
 		Version: release.Version,
 		Description: "vctl sends its requests to the daemon at the connection URI, virtd or any libvirt daemon.\n" +
-			"DOMAIN is a name, an id or a UUID.",
+			"DOMAIN is a name, an id or a UUID.\n\n" +
+			"URI is qemu:///system or qemu:///session, or for another host qemu://HOST/system (TLS), qemu+libssh2://HOST/system or\n" +
+			"qemu+tcp://HOST/system (not encrypted). A name and a password, where the daemon asks for them, come from the file that\n" +
+			"authfile= in the URI names, the variable LIBVIRT_AUTH_FILE, ~/.config/libvirt/auth.conf or /etc/libvirt/auth.conf, in\n" +
+			"libvirt's form, else from the terminal.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "connect", Aliases: []string{"c"}, Usage: "connection `URI`",
 				EnvVars: []string{"VIRTD_URI", "LIBVIRT_DEFAULT_URI"}},
@@ -71,7 +75,7 @@ func app(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: concat(definitionCommands(), lifecycleCommands(), saveCommands(), consoleCommands(), infoCommands(), memoryCommands(),
-			deviceCommands(), diskCommands(), nicCommands(), poolCommands(), volCommands(), netCommands(), eventCommands(), hostCommands(), nodedevCommands(),
+			deviceCommands(), diskCommands(), nicCommands(), poolCommands(), volCommands(), netCommands(), bridgeCommands(), eventCommands(), hostCommands(), nodedevCommands(),
 			sriovCommands(), passthroughCommands(), shellCommands()),
 	}
 }

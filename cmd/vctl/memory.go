@@ -23,11 +23,14 @@ func memoryCommands() []*cli.Command {
 				&cli.BoolFlag{Name: "no-wait", Usage: "return once the guest was asked"},
 			},
 			Action: withDomain(balloon), BashComplete: completeDomains(activeDomain)},
-		{Name: "setvcpus", Category: "Resources", Usage: "set the number of vCPUs in a domain's definition", ArgsUsage: "DOMAIN COUNT",
+		{Name: "setvcpus", Category: "Resources", Usage: "set the number of vCPUs of a domain", ArgsUsage: "DOMAIN COUNT",
+			Description: "Without --live and --config: of the running domain, or of the definition of one that is off.\n" +
+				"A running guest gives up only vCPUs that came while it ran, or that its definition calls hotpluggable.",
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "maximum", Usage: "set the most that the domain can have"},
 				&cli.BoolFlag{Name: "config", Usage: "change the definition (the default when the domain is off)"},
 				&cli.BoolFlag{Name: "live", Usage: "change the running domain"},
+				&cli.BoolFlag{Name: "hotpluggable", Usage: "let vCPUs that the definition gets go while the domain runs"},
 			},
 			Action: withDomain(setVcpus), BashComplete: completeDomains(anyDomain)},
 	}
@@ -185,7 +188,8 @@ func setVcpus(c *cli.Context, s *session, d libvirt.Domain) error {
 		return fmt.Errorf("invalid number of virtual CPUs: '%s'", c.Args().Get(1))
 	}
 	var flags uint32
-	for name, bit := range map[string]libvirt.DomainVCPUFlags{"live": libvirt.DomainVCPULive, "config": libvirt.DomainVCPUConfig, "maximum": libvirt.DomainVCPUMaximum} {
+	for name, bit := range map[string]libvirt.DomainVCPUFlags{"live": libvirt.DomainVCPULive, "config": libvirt.DomainVCPUConfig, "maximum": libvirt.DomainVCPUMaximum,
+		"hotpluggable": libvirt.DomainVCPUHotpluggable} {
 		if c.Bool(name) {
 			flags |= uint32(bit)
 		}

@@ -36,6 +36,7 @@ func netCommands() []*cli.Command {
 					&cli.StringFlag{Name: "route", Usage: "guests reach the world with their own addresses; subnet `CIDR`"},
 					&cli.StringFlag{Name: "isolated", Usage: "guests reach each other and the host; subnet `CIDR`"},
 					&cli.StringFlag{Name: "bridge", Usage: "guests are on the host's existing bridge `NAME`"},
+					&cli.StringFlag{Name: "vf-pool", Usage: "each guest has a virtual function of the card with the interface `PF` for itself"},
 					&cli.StringFlag{Name: "domain", Usage: "guests' names are in the domain `NAME`"},
 				}, Action: netCreate},
 			netCommand("start", "start a network", "start", "Network '%s' started", nil,
@@ -106,7 +107,12 @@ type netDescription struct {
 	State      string `json:"state"`
 	Persistent bool   `json:"persistent"`
 	Autostart  bool   `json:"autostart"`
-	Bridge     string `json:"bridge"`
+	Bridge     string `json:"bridge"` // "" of a pool of links or functions
+
+	// What info tells more.
+	Forward   string        `json:"forward,omitempty"`
+	PF        string        `json:"pf,omitempty"` // interface of the card whose functions the guests have
+	Functions []netFunction `json:"functions,omitempty"`
 }
 
 func (s *session) describeNetwork(n libvirt.Network) (netDescription, error) {
@@ -128,6 +134,10 @@ func (s *session) describeNetwork(n libvirt.Network) (netDescription, error) {
 	}
 	d.Persistent, d.Autostart = persistent != 0, auto != 0
 	d.Bridge, err = s.NetworkGetBridgeName(n)
+	var no libvirt.Error
+	if errors.As(err, &no) && no.Code == uint32(libvirt.ErrInternalError) { // libvirt's way to say that it has none
+		err = nil
+	}
 	return d, err
 }
 
@@ -162,12 +172,15 @@ func netList(c *cli.Context, s *session) error {
 
 func netInfo(c *cli.Context, s *session, n libvirt.Network) error {
 	d, err := s.describeNetwork(n)
+	if err == nil {
+		err = s.describeForward(n, &d)
+	}
 	if err != nil {
 		return err
 	}
 	return emit(c, d, func(w io.Writer) error {
-		return describe(w, []field{{"Name", d.Name}, {"UUID", d.UUID}, {"State", d.State}, {"Persistent", yesNo(d.Persistent)},
-			{"Autostart", yesNo(d.Autostart)}, {"Bridge", d.Bridge}})
+		return describe(w, append([]field{{"Name", d.Name}, {"UUID", d.UUID}, {"State", d.State}, {"Persistent", yesNo(d.Persistent)},
+			{"Autostart", yesNo(d.Autostart)}, {"Bridge", d.Bridge}}, d.poolFields()...))
 	})
 }
 
@@ -206,7 +219,7 @@ func netDefine(c *cli.Context) error {
 // netDocument is the XML of a network that net create makes.
 func netDocument(c *cli.Context, name string) (string, error) {
 	var mode, value string
-	for _, m := range []string{"nat", "route", "isolated", "bridge"} {
+	for _, m := range []string{"nat", "route", "isolated", "bridge", "vf-pool"} {
 		if v := c.String(m); v != "" {
 			if mode != "" {
 				return "", fmt.Errorf("--%s and --%s exclude each other", mode, m)
@@ -221,9 +234,11 @@ func netDocument(c *cli.Context, name string) (string, error) {
 	head := "<network><name>" + escape(name) + "</name>"
 	switch mode {
 	case "":
-		return "", errors.New("say what kind of network: --nat CIDR, --route CIDR, --isolated CIDR or --bridge NAME")
+		return "", errors.New("say what kind of network: --nat CIDR, --route CIDR, --isolated CIDR, --bridge NAME or --vf-pool PF")
 	case "bridge":
 		return head + "<forward mode='bridge'/><bridge name='" + escape(value) + "'/></network>", nil
+	case "vf-pool":
+		return head + "<forward mode='hostdev' managed='yes'><driver name='vfio'/><pf dev='" + escape(value) + "'/></forward></network>", nil
 	case "isolated":
 	default:
 		head += "<forward mode='" + mode + "'/>"

@@ -12,13 +12,16 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/network"
 	"virtd/network/dhcp"
+	"virtd/network/portconf"
 )
 
 // TestNetCommands is one day of a network, as TestCommands is one of a domain.
 func TestNetCommands(t *testing.T) {
 	b := newBed(t)
 	id := uuid.MustParse("33333333-4444-4555-8666-777777777777")
+	b.netHost.SetFunctions("enp1s0", portconf.Function{Bus: 1, Slot: 16}, portconf.Function{Bus: 1, Slot: 16, Number: 2})
 	xml := filepath.Join(b.dir, "net.xml")
 	text := "<network><name>x</name><uuid>" + id.String() + "</uuid><ip address='10.7.0.1' prefix='24'><dhcp><range start='10.7.0.2' end='10.7.0.9'/></dhcp></ip></network>"
 	if err := os.WriteFile(xml, []byte(text), 0o600); err != nil {
@@ -60,8 +63,19 @@ func TestNetCommands(t *testing.T) {
 		{"net destroy x", 0, `destroyed`},
 		{"net leases x", 1, `network 'x' is not active`},
 		{"net undefine x", 0, `undefined`},
+		{"net create fast --vf-pool enp1s0", 0, `^Network 'fast' created; `},
+		{"net create slow --vf-pool eth9", 1, `'slow' is defined, but cannot be started: .*no PCI card with the interface 'eth9'`},
+		{"net undefine slow", 0, `undefined`},
+		{"net list --all", 0, `\n fast   active     yes         yes +\n`},
+		{"net info fast", 0, `Forward: +hostdev\nCard: +enp1s0\nFunctions: +0000:01:10.0 \(domain demo\), 0000:01:10.2 \(free\)\n$`},
+		{"net dumpxml fast --inactive", 0, `<forward mode='hostdev' managed='yes'>\n +<driver name='vfio'/>\n +<pf dev='enp1s0'/>\n +</forward>`},
 		{"net nonsense", 1, `^error: unknown command: 'net nonsense'; vctl net --help`},
 	} {
+		if c.line == "net info fast" {
+			if _, err := b.nets.Connect(network.Request{Network: "fast", Owner: network.Owner{Name: "demo"}, MAC: "52:54:00:00:00:01"}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		args := strings.Fields(c.line)
 		for i := range args {
 			args[i] = strings.ReplaceAll(args[i], "_", " ")
@@ -77,7 +91,7 @@ func TestNetCommands(t *testing.T) {
 	}
 	out, stderr, _ := b.run("", "-o", "json", "net", "list", "--all")
 	var nets []netDescription
-	if err := json.Unmarshal([]byte(out), &nets); err != nil || len(nets) != 3 || nets[0].Name != "lab" || nets[0].Bridge != "virbr0" {
+	if err := json.Unmarshal([]byte(out), &nets); err != nil || len(nets) != 4 || nets[1].Name != "lab" || nets[1].Bridge != "virbr0" {
 		t.Errorf("%v %+v %s", err, nets, stderr)
 	}
 }

@@ -26,15 +26,18 @@ func poolCommands() []*cli.Command {
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "the definition that the next start uses"}}, Action: withPool(poolDumpXML)},
 			{Name: "define", Usage: "define a pool from XML, or change its definition", ArgsUsage: "FILE",
 				Description: "FILE - is standard input.", Action: poolDefine},
-			{Name: "create", Usage: "define a pool over a directory, make the directory, start it, and mark it for autostart",
-				ArgsUsage: "NAME DIRECTORY", Action: poolCreate},
+			poolCreateCommand(),
+			poolCommand("build", "make what a stopped pool is on: a directory, a filesystem, a volume group", "build", "Pool '%s' built", overwriteFlags, poolBuild),
 			poolCommand("start", "start a pool", "start", "Pool '%s' started",
-				[]cli.Flag{&cli.BoolFlag{Name: "build", Usage: "make its directory where that is missing"}}, poolStart),
-			poolCommand("destroy", "stop a pool; its files stay", "destroy", "Pool '%s' destroyed", nil,
+				append([]cli.Flag{&cli.BoolFlag{Name: "build", Usage: "make what it is on first"}}, overwriteFlags...), poolStart),
+			poolCommand("destroy", "stop a pool; its volumes stay", "destroy", "Pool '%s' destroyed", nil,
 				func(_ *cli.Context, s *session, p libvirt.StoragePool) error { return s.StoragePoolDestroy(p) }),
-			poolCommand("undefine", "remove a pool's definition; its files stay", "undefine", "Pool '%s' has been undefined", nil,
+			poolCommand("undefine", "remove a pool's definition; its volumes stay", "undefine", "Pool '%s' has been undefined", nil,
 				func(_ *cli.Context, s *session, p libvirt.StoragePool) error { return s.StoragePoolUndefine(p) }),
-			poolCommand("refresh", "look at a pool's directory again", "refresh", "Pool '%s' refreshed", nil,
+			poolCommand("delete", "remove what a stopped pool without volumes is on: its directory or volume group", "delete", "Pool '%s' deleted", nil,
+				func(_ *cli.Context, s *session, p libvirt.StoragePool) error { return s.StoragePoolDelete(p, 0) }),
+			{Name: "sources", Usage: "list the volume groups that pools of type logical could be made of", Action: withSession(poolSources)},
+			poolCommand("refresh", "look at a pool again", "refresh", "Pool '%s' refreshed", nil,
 				func(_ *cli.Context, s *session, p libvirt.StoragePool) error { return s.StoragePoolRefresh(p, 0) }),
 			poolCommand("autostart", "start a pool when the host boots", "change autostart of", "Autostart of pool '%s' changed",
 				[]cli.Flag{&cli.BoolFlag{Name: "disable", Usage: "do not start it any more"}}, poolAutostart),
@@ -95,6 +98,7 @@ func (s *session) pool(arg string) (libvirt.StoragePool, error) {
 type poolDescription struct {
 	Name       string `json:"name"`
 	UUID       string `json:"uuid"`
+	Type       string `json:"type"`
 	State      string `json:"state"`
 	Persistent bool   `json:"persistent"`
 	Autostart  bool   `json:"autostart"`
@@ -113,6 +117,9 @@ func (s *session) describePool(p libvirt.StoragePool) (poolDescription, error) {
 		d.State = "active"
 	}
 	d.Capacity, d.Allocation, d.Available = capacity, allocation, available
+	if d.Type, err = s.poolType(p); err != nil {
+		return d, err
+	}
 	persistent, err := s.StoragePoolIsPersistent(p)
 	if err != nil {
 		return d, err
@@ -145,9 +152,9 @@ func poolList(c *cli.Context, s *session) error {
 	return emit(c, out, func(w io.Writer) error {
 		rows := make([][]string, 0, len(out))
 		for _, d := range out {
-			rows = append(rows, []string{d.Name, d.State, yesNo(d.Autostart)})
+			rows = append(rows, []string{d.Name, d.Type, d.State, yesNo(d.Autostart)})
 		}
-		return table(w, []string{"Name", "State", "Autostart"}, rows)
+		return table(w, []string{"Name", "Type", "State", "Autostart"}, rows)
 	})
 }
 
@@ -157,7 +164,7 @@ func poolInfo(c *cli.Context, s *session, p libvirt.StoragePool) error {
 		return err
 	}
 	return emit(c, d, func(w io.Writer) error {
-		fields := []field{{"Name", d.Name}, {"UUID", d.UUID}, {"State", d.State}, {"Persistent", yesNo(d.Persistent)}, {"Autostart", yesNo(d.Autostart)}}
+		fields := []field{{"Name", d.Name}, {"UUID", d.UUID}, {"Type", d.Type}, {"State", d.State}, {"Persistent", yesNo(d.Persistent)}, {"Autostart", yesNo(d.Autostart)}}
 		if d.State == "active" {
 			fields = append(fields, field{"Capacity", sizeText(d.Capacity)}, field{"Allocation", sizeText(d.Allocation)}, field{"Available", sizeText(d.Available)})
 		}
@@ -208,35 +215,6 @@ func poolDefine(c *cli.Context) error {
 		}
 		return done(c, "Pool '%s' defined from %s", p.Name, c.Args().First())
 	})(c)
-}
-
-func poolCreate(c *cli.Context) error {
-	if c.NArg() != 2 {
-		return errors.New("command 'pool create' requires <name> and <directory>; see vctl pool create --help")
-	}
-	name, dir := c.Args().Get(0), c.Args().Get(1)
-	return withSession(func(c *cli.Context, s *session) error {
-		p, err := s.StoragePoolDefineXML("<pool type='dir'><name>"+escape(name)+"</name><target><path>"+escape(dir)+"</path></target></pool>", 0)
-		if err != nil {
-			return fmt.Errorf("failed to define pool '%s': %w", name, err)
-		}
-		err = s.StoragePoolCreate(p, libvirt.StoragePoolCreateWithBuild)
-		if err == nil {
-			err = s.StoragePoolSetAutostart(p, 1)
-		}
-		if err != nil {
-			return fmt.Errorf("pool '%s' is defined, but cannot be started: %w", name, err)
-		}
-		return done(c, "Pool '%s' created in %s", name, dir)
-	})(c)
-}
-
-func poolStart(c *cli.Context, s *session, p libvirt.StoragePool) error {
-	flags := libvirt.StoragePoolCreateNormal
-	if c.Bool("build") {
-		flags = libvirt.StoragePoolCreateWithBuild
-	}
-	return s.StoragePoolCreate(p, flags)
 }
 
 func poolAutostart(c *cli.Context, s *session, p libvirt.StoragePool) error {

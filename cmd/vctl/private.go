@@ -11,14 +11,14 @@ import (
 	"virtd/virterr"
 )
 
-// callPrivate calls a procedure of virtd's own program, which needs a local connection.
+// callPrivate calls a procedure of virtd's own program, which go-libvirt does not know.
 func callPrivate(c *cli.Context, readOnly bool, procedure uint32, args, ret any) error {
 	t, err := connectionTarget(c)
 	if err != nil {
 		return err
 	}
-	if t.socket == "" {
-		return fmt.Errorf("this command needs a local connection, not %s", t.uri.Redacted())
+	if !t.direct() {
+		return fmt.Errorf("this command does not work over %s; run vctl on the host itself, or connect over TLS", t.uri.Redacted())
 	}
 	conn, err := t.dial()
 	if err != nil {

@@ -7,6 +7,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"virtd/storage"
+	"virtd/storage/storagetest"
 )
 
 // TestStorageCommands is one day of a pool, as TestCommands is one of a domain.
@@ -25,12 +28,12 @@ func TestStorageCommands(t *testing.T) {
 		status int
 		prints string
 	}{
-		{"pool list --all", 0, `^ Name   State   Autostart\n-+\n$`},
+		{"pool list --all", 0, `^ Name   Type   State   Autostart\n-+\n$`},
 		{"pool create vms " + dir, 0, `^Pool 'vms' created in `},
 		{"pool create vms " + dir + "/x", 1, `^error: failed to define pool 'vms': .*pool 'vms' already exists with uuid`},
 		{"pool create vms", 1, `requires <name> and <directory>`},
-		{"pool list", 0, `\n vms    active   yes\n$`},
-		{"pool info vms", 0, `Name: +vms\n(.*\n)*Available: +[\d.]+ .iB\n$`},
+		{"pool list", 0, `\n vms    dir    active   yes\n$`},
+		{"pool info vms", 0, `Name: +vms\n.*\nType: +dir\n(.*\n)*Available: +[\d.]+ .iB\n$`},
 		{"pool info nobody", 1, `failed to get pool 'nobody': .*no storage pool with matching name`},
 		{"pool dumpxml vms", 0, `<mode>0711</mode>`},
 		{"pool dumpxml vms --inactive", 0, `<pool type='dir'>`},
@@ -90,6 +93,70 @@ func TestStorageCommands(t *testing.T) {
 	if _, err := os.Stat(dir + "/b<c>.img"); err != nil {
 		t.Errorf("undefining a pool took its files: %v", err)
 	}
+}
+
+// TestStorageKinds: pools of the types fs and logical.
+func TestStorageKinds(t *testing.T) {
+	b := newBed(t)
+	dir := filepath.Join(b.dir, "disk")
+	for _, c := range []struct {
+		line   string
+		status int
+		prints string
+	}{
+		{"pool create --type fs --device /dev/sdb disk " + dir, 1, `pool 'disk' is defined, but cannot be started: .*has no filesystem that is known`},
+		{"pool undefine disk", 0, `undefined`},
+		{"pool create --type fs --device /dev/sdb --format ext4 --no-overwrite disk " + dir, 0, `^Pool 'disk' created in `},
+		{"vol create a.img 1MiB -p disk", 0, `created`},
+		{"pool destroy disk", 0, `destroyed`},
+		{"pool build --no-overwrite disk", 1, `failed to build pool 'disk': .*is not empty: it carries ext4; build with --overwrite`},
+		{"pool build --overwrite disk", 0, `Pool 'disk' built`},
+		{"pool start disk", 0, `started`},
+		{"pool create --type logical --device /dev/sdc vg", 1, `cannot find logical volume group name 'vg'`},
+		{"pool start --build vg", 0, `started`},
+		{"pool info vg", 0, `Type: +logical`},
+		{"pool sources", 0, `\n vg +/dev/sdc\n`},
+		{"vol create root 8MiB -p vg", 0, `created`},
+		{"vol info root -p vg", 0, `Allocation: +8.00 MiB`},
+		{"vol clone root copy -p vg", 0, `created`},
+		{"vol dumpxml copy -p vg", 0, `<volume type='block'>`},
+		{"vol resize copy 12MiB -p vg", 0, `12.00 MiB`},
+		{"pool destroy vg", 0, `destroyed`},
+		{"pool delete vg", 1, `has 2 volumes: delete them first`},
+		{"pool create --type logical --group other --no-overwrite --device /dev/sdd o", 0, `^Pool 'o' created\n`},
+		{"pool create --type logical --format ext4 o", 1, `takes no --format`},
+		{"pool create --type fs o " + dir, 1, `takes one --device`},
+		{"pool create --type nfs o " + dir, 1, `unknown type of pool`},
+		{"pool create --device /dev/sdb o " + dir, 1, `for pools of other types`},
+		{"pool create --type logical o " + dir, 1, `of type logical <name> only`},
+		{"pool create --type logical --overwrite --no-overwrite o", 1, `exclude each other`},
+	} {
+		stdout, stderr, status := b.run("", strings.Fields(c.line)...)
+		got := stdout
+		if c.status != 0 {
+			got = stderr
+		}
+		if status != c.status || !regexp.MustCompile(c.prints).MatchString(got) {
+			t.Errorf("vctl %s: status %d, want %d and %q\nstdout: %s\nstderr: %s", c.line, status, c.status, c.prints, stdout, stderr)
+		}
+	}
+	out, stderr, _ := b.run("", "-o", "json", "pool", "sources")
+	var groups []volumeGroup
+	if err := json.Unmarshal([]byte(out), &groups); err != nil || len(groups) != 2 {
+		t.Errorf("%v %+v %s", err, groups, stderr)
+	}
+}
+
+// storageHost is a host with three empty block devices.
+func (b *bed) storageHost() storage.Host {
+	b.t.Helper()
+	h := storagetest.New(filepath.Join(b.dir, "storage-host"))
+	for _, name := range []string{"sdb", "sdc", "sdd"} {
+		if _, err := h.Device(name, 64<<20); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return h
 }
 
 func TestStorageJSON(t *testing.T) {

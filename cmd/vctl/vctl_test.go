@@ -35,8 +35,11 @@ type bed struct {
 	socket string
 	driver *fake.Driver
 	dir    string
+	server *rpc.Server
 
+	nets    *network.Manager
 	netHost *networktest.Fake
+	bridges fakeBridges
 }
 
 func newBed(t *testing.T) *bed {
@@ -53,6 +56,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.nets = nets
 	mgr, err := manager.New(manager.Config{Driver: b.driver, Store: st, Networks: nets, Log: log, QuitTimeout: time.Second,
 		SaveDir: filepath.Join(b.dir, "save")})
 	if err != nil {
@@ -67,17 +71,19 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pools, err := storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log})
+	pools, err := storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log,
+		Host: b.storageHost()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Hostdevs: b.hostdevs(sys), Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log,
+	d := daemon.New(daemon.Config{Manager: mgr, Storage: pools, Networks: nets, Devices: devices, Hostdevs: b.hostdevs(sys), Node: &nodeinfo.Node{FS: host}, CPU: b.driver, Log: log, Bridges: &b.bridges, Links: testLinks,
 		HostCheck: func(context.Context) hostcheck.Report {
 			return hostcheck.Report{Findings: []hostcheck.Finding{{Name: "kvm", Status: hostcheck.Fail, Detail: "no /dev/kvm", Fix: "modprobe kvm_amd"}}}
 		}})
 	reg := rpc.NewRegistry()
 	d.Register(reg)
-	server := rpc.NewServer(reg, rpc.Options{Logger: log})
+	server := rpc.NewServer(reg, rpc.Options{Logger: log, AuthFailureDelay: -1})
+	b.server = server
 	l, err := net.Listen("unix", b.socket)
 	if err != nil {
 		t.Fatal(err)

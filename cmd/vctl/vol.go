@@ -145,11 +145,14 @@ func volCreate(c *cli.Context) error {
 		if c.NArg() == 2 {
 			fmt.Fprintf(text, "<capacity>%d</capacity>", size)
 		}
-		allocation := uint64(0)
-		if c.Bool("allocate") {
-			allocation = size
+		kind, err := s.poolType(p)
+		if err != nil {
+			return err
 		}
-		fmt.Fprintf(text, "<allocation>%d</allocation><target><format type='%s'/></target>", allocation, escape(c.String("format")))
+		if !c.Bool("allocate") && kind != "logical" { // where little space means a volume that breaks when it is used up
+			text.WriteString("<allocation>0</allocation>")
+		}
+		fmt.Fprintf(text, "<target><format type='%s'/></target>", escape(c.String("format")))
 		if backing != "" {
 			path, err := s.backingPath(c, backing)
 			if err != nil {

@@ -11,15 +11,15 @@ import (
 )
 
 // policies say who may do what: everyone may look, where the socket's mode lets them connect; root, virtd's own user and the
-// members of the group may manage.
+// members of the group may manage. Where passwords are asked for, they are asked for as well.
 func policies(cfg config) (manage, look rpc.Policy, err error) {
 	gid, ok, err := lookupGroup(cfg.SocketGroup)
 	if err != nil {
 		return manage, look, err
 	}
 	own := uint32(os.Geteuid())
-	look = rpc.Policy{ReadOnly: true}
-	manage = rpc.Policy{Admit: func(p rpc.Peer) error {
+	look = rpc.Policy{ReadOnly: true, SASL: authenticator(cfg, cfg.Auth.UnixRO)}
+	manage = rpc.Policy{SASL: authenticator(cfg, cfg.Auth.UnixRW), Admit: func(p rpc.Peer) error {
 		if !p.Known {
 			return refusal("the kernel does not say who is connecting")
 		}

@@ -33,7 +33,11 @@ type config struct {
 	KeepaliveInterval int // seconds; -1: never
 	KeepaliveCount    int
 
-	TLS tlsConfig
+	MaxAnonymous int // connections that have yet to prove who they are
+
+	TLS  tlsConfig
+	TCP  tcpConfig
+	Auth authConfig
 
 	UIDBase, UIDCount int
 	ConsoleLogMax     int64
@@ -52,7 +56,8 @@ func defaults(session bool, env func(string) string, home string) (config, error
 		Session: session, LogLevel: "info", MaxClients: 5000, MaxPerUser: 500, ParallelCalls: 5,
 		KeepaliveInterval: 5, KeepaliveCount: 5, ConsoleLogMax: 16 << 20, DrainTime: 10 * time.Second,
 		// Anyone may connect: who may manage is decided by the peer's credentials, and others are told which group is missing.
-		SocketMode: 0o666, SocketROMode: 0o666, SocketGroup: defaultGroup, TLS: defaultTLS,
+		SocketMode: 0o666, SocketROMode: 0o666, SocketGroup: defaultGroup,
+		TLS: defaultTLS, TCP: defaultTCP, Auth: defaultAuth, MaxAnonymous: 20,
 	}
 	if !session {
 		c.StateDir, c.RunDir, c.LogDir, c.SocketDir = "/var/lib/virtd", "/run/virtd", "/var/log/virtd", "/run/libvirt"
@@ -129,8 +134,9 @@ func mode(field func(*config) *fs.FileMode) func(*config, string) error {
 	}
 }
 
-// read applies a configuration file: lines of "name = value", the value in quotes or not, comments after #. A name that
-// does not exist is an error: a typing mistake in an access setting must not pass.
+// read applies a configuration file: lines of "name = value", the value in quotes or not, or a list in brackets that may go
+// on over further lines; comments after #. A name that does not exist is an error: a typing mistake in an access setting must
+// not pass.
 func (c *config) read(r io.Reader, name string) error {
 	sc := bufio.NewScanner(r)
 	for n := 1; sc.Scan(); n++ {
@@ -147,7 +153,11 @@ func (c *config) read(r io.Reader, name string) error {
 		if set == nil {
 			return fmt.Errorf("%s:%d: there is no setting '%s'", name, n, key)
 		}
-		v, err := unquote(strings.TrimSpace(value))
+		value = strings.TrimSpace(value)
+		if strings.HasPrefix(value, "[") {
+			value, n = wholeList(value, sc, n)
+		}
+		v, err := unquote(value)
 		if err == nil {
 			err = set(c, v)
 		}
@@ -158,8 +168,36 @@ func (c *config) read(r io.Reader, name string) error {
 	return sc.Err()
 }
 
-// unquote takes a value in double quotes, or a bare one up to a comment.
+// wholeList adds the following lines to a list until it is closed, and returns it without comments, with the number of the
+// last line read.
+func wholeList(value string, sc *bufio.Scanner, n int) (string, int) {
+	for value = uncomment(value); !strings.HasSuffix(value, "]") && sc.Scan(); n++ {
+		value = strings.TrimSpace(value + " " + uncomment(sc.Text()))
+	}
+	return value, n
+}
+
+// uncomment removes a comment that is not within double quotes.
+func uncomment(line string) string {
+	quoted := false
+	for i := 0; i < len(line); i++ {
+		switch {
+		case line[i] == '\\' && quoted:
+			i++ // whatever follows is part of the string
+		case line[i] == '"':
+			quoted = !quoted
+		case line[i] == '#' && !quoted:
+			return strings.TrimSpace(line[:i])
+		}
+	}
+	return strings.TrimSpace(line)
+}
+
+// unquote takes a value in double quotes, a list as it is, or a bare value up to a comment.
 func unquote(v string) (string, error) {
+	if strings.HasPrefix(v, "[") {
+		return v, nil
+	}
 	if strings.HasPrefix(v, `"`) {
 		end := strings.IndexByte(v[1:], '"')
 		if end < 0 {

@@ -24,6 +24,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == services.Role {
 		return serveNetwork(slog.New(slog.NewTextHandler(stderr, nil)))
 	}
+	if len(args) > 0 && args[0] == saslUserRole {
+		return saslUser(args[1:], os.Stdin, stdout, stderr)
+	}
 	cfg, action, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -131,6 +134,7 @@ func parse(args []string, stderr io.Writer) (config, string, error) {
 
 func usage(w io.Writer) {
 	fmt.Fprintf(w, `Usage: virtd [OPTION]...
+       virtd sasl-user add|remove|list ...
 Run virtual machines for libvirt's clients and vctl.
 
   --config FILE          settings (%s, where it exists)

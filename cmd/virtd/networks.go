@@ -7,15 +7,20 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/google/nftables"
+
+	"virtd/driver/kvm"
 	"virtd/network"
 	"virtd/network/bridge"
 	"virtd/network/firewall"
 	"virtd/network/services"
+	"virtd/network/usernet"
+	"virtd/nodedev"
 )
 
 // openNetworks finds the virtual networks and starts those that are marked for it. This comes before domains are adopted or
 // started, which have ports on them. A host on which none can be started still has their definitions.
-func openNetworks(cfg config, log *slog.Logger) (*network.Manager, func(), error) {
+func openNetworks(cfg config, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*network.Manager, func(), error) {
 	state, run := filepath.Join(cfg.StateDir, "networks"), filepath.Join(cfg.RunDir, "networks")
 	program, err := os.Executable()
 	if err != nil {
@@ -28,6 +33,9 @@ func openNetworks(cfg config, log *slog.Logger) (*network.Manager, func(), error
 		return nil, nil, err
 	}
 	host := &network.Local{Links: &bridge.Host{}, Services: children, Log: log}
+	if hostdevs != nil { // a nil pointer in an interface is not nil
+		host.Hostdevs = hostdevs
+	}
 	networks, err := network.Open(network.Config{State: state, Run: run, Host: host, Log: log})
 	if err != nil {
 		children.Close()
@@ -39,22 +47,38 @@ func openNetworks(cfg config, log *slog.Logger) (*network.Manager, func(), error
 		}
 	}
 	networks.Autostart()
-	ctx, stop := context.WithCancel(context.Background())
-	var watching sync.WaitGroup
-	watching.Go(func() { keepRules(ctx, networks, log) })
-	return networks, func() { stop(); watching.Wait(); networks.Close(); children.Close() }, nil
+	stop := keepTable(nftables.TableFamilyINet, "packet filter of networks", networks.Repair, log)
+	return networks, func() { stop(); networks.Close(); children.Close() }, nil
 }
 
-// keepRules makes the packet filter of the networks again when somebody flushed it, as reloads of other filters do.
-func keepRules(ctx context.Context, networks *network.Manager, log *slog.Logger) {
-	err := firewall.Watch(ctx, func() {
-		if err := networks.Repair(); err != nil {
-			log.Error("the packet filter of the networks was removed and cannot be made again", "error", err)
+// openUserNets is what starts the processes behind interfaces of type user. virtd-usernet is where the engine is.
+func openUserNets(cfg config, log *slog.Logger) *usernet.Supervisor {
+	return usernet.NewSupervisor(usernet.Options{Helper: filepath.Join(filepath.Dir(engine(cfg)), "virtd-usernet"), Logs: cfg.LogDir, Log: log})
+}
+
+// watchLinks tells the driver of links that go, under which may be those of guests.
+func watchLinks(ctx context.Context, drv *kvm.Driver, log *slog.Logger) {
+	if err := new(bridge.Host).WatchRemoved(ctx, drv.LinkRemoved); err != nil {
+		log.Warn("links that vanish are not noticed: guests on macvtaps keep a cable that leads nowhere", "error", err)
+	}
+}
+
+// keepTable makes one of virtd's tables of the packet filter again when somebody flushed it, as reloads of other filters do.
+// what names its content. stop ends that and waits for it.
+func keepTable(family nftables.TableFamily, what string, repair func() error, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		err := firewall.Watch(ctx, family, func() {
+			if err := repair(); err != nil {
+				log.Error("the "+what+" was removed and cannot be made again", "error", err)
+			}
+		})
+		if err != nil {
+			log.Warn("the packet filter is not watched: what others remove comes back when virtd is restarted", "of", what, "error", err)
 		}
 	})
-	if err != nil {
-		log.Warn("the packet filter is not watched: rules that others remove come back when a network starts or stops", "error", err)
-	}
+	return func() { cancel(); watching.Wait() }
 }
 
 // serveNetwork is this program as the services of one network, which its supervisor starts.

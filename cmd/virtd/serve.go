@@ -12,6 +12,7 @@ import (
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"virtd/daemon"
@@ -23,7 +24,10 @@ import (
 	"virtd/hypervisor"
 	"virtd/network"
 	"virtd/network/bridge"
+	"virtd/network/firewall"
 	"virtd/network/hostif"
+	"virtd/network/hostnet"
+	"virtd/network/usernet"
 	"virtd/nodedev"
 	"virtd/release"
 	"virtd/rpc"
@@ -42,83 +46,79 @@ func serve(cfg config, log *slog.Logger) error {
 	}
 	defer lock.Close()
 	hostdevs := openHostdevs(ctx, cfg, log)
-	networks, closeNetworks, err := openNetworks(cfg, log)
+	networks, closeNetworks, err := openNetworks(cfg, hostdevs, log)
 	if err != nil {
 		return err
 	}
 	defer closeNetworks()
-	mgr, cpu, err := openManager(ctx, cfg, networks, hostdevs, log)
+	// Domains name volumes of the pools: there must be pools when a domain starts.
+	pools, err := storage.Open(storage.Config{
+		State: filepath.Join(cfg.StateDir, "storage"), Run: filepath.Join(cfg.RunDir, "storage"), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer pools.Close()
+	filters := &firewall.Guests{}
+	defer keepTable(nftables.TableFamilyBridge, "packet filter of guests", filters.Restore, log)()
+	userNets := openUserNets(cfg, log)
+	defer userNets.Close()
+	mgr, cpu, watch, err := openManager(ctx, cfg, hostParts{networks, pools, filters, hostdevs, userNets}, log)
 	if err != nil {
 		return err
 	}
 	defer mgr.Close()
+	watching, unwatch := context.WithCancel(ctx)
+	var watchers sync.WaitGroup
+	watchers.Go(func() { watch(watching) })
+	defer func() { unwatch(); watchers.Wait() }()
 	networks.Retain(mgr.PortsInUse())
 	devices := openDevices(log)
 	if devices != nil {
 		defer devices.Close()
 	}
-	pools, err := openPools(cfg, log)
-	if err != nil {
-		return err
-	}
-	defer pools.Close()
 	secrets, err := secret.Open(secret.Config{State: filepath.Join(cfg.StateDir, "secrets"), Log: log})
 	if err != nil {
 		return err
 	}
+	bridges, err := hostnet.Open(hostnet.Config{
+		Links: &bridge.Host{}, Run: filepath.Join(cfg.RunDir, "bridges"), Owner: networks.BridgeOwner, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer bridges.Close()
 	d := daemon.New(daemon.Config{
+		Bridges: bridges, Links: new(bridge.Host).List,
 		Secrets: secrets, Interfaces: hostif.List,
 		Manager: mgr, Storage: pools, Networks: networks, Devices: devices, Hostdevs: hostdevs,
 		CPU: cpu, Emulator: engine(cfg), URI: uri(cfg), HostCheck: checkHost, Log: log,
 		Neighbours: new(bridge.Host).Neighbours,
 	})
 	defer d.Close()
+	startPools(pools, cfg, log)
 	registry := rpc.NewRegistry()
 	d.Register(registry)
 	server := rpc.NewServer(registry, rpc.Options{
 		MaxClients: cfg.MaxClients, MaxPerUser: cfg.MaxPerUser, ParallelCalls: cfg.ParallelCalls,
-		KeepaliveInterval: time.Duration(cfg.KeepaliveInterval) * time.Second, KeepaliveCount: cfg.KeepaliveCount, Logger: log,
+		KeepaliveInterval: time.Duration(cfg.KeepaliveInterval) * time.Second, KeepaliveCount: cfg.KeepaliveCount,
+		MaxAnonymous: cfg.MaxAnonymous, Logger: log,
 	})
 	return listenAndServe(ctx, stop, cfg, log, server, mgr)
 }
 
 // listenAndServe accepts clients until ctx ends, then lets the calls under way finish.
 func listenAndServe(ctx context.Context, stop func(), cfg config, log *slog.Logger, server *rpc.Server, mgr *manager.Manager) error {
-	manage, look, err := policies(cfg)
+	endpoints, err := openEndpoints(cfg, log)
 	if err != nil {
 		return err
 	}
-	sockets, err := listen(cfg, log)
-	if err != nil {
-		return err
-	}
-	failed := make(chan error, len(sockets)+1)
+	failed := make(chan error, len(endpoints))
 	var background sync.WaitGroup
-	if cfg.TLS.Listen {
-		remote, err := listenTLS(cfg.TLS, log)
-		if err != nil {
-			for _, s := range sockets {
-				s.Close()
-			}
-			return err
-		}
-		defer background.Wait()
-		defer remote.Close()
+	for _, e := range endpoints {
 		background.Go(func() {
-			if err := remote.serve(ctx, server); err != nil {
-				failed <- fmt.Errorf("serve TLS: %w", err)
-			}
-		})
-		context.AfterFunc(ctx, func() { remote.Close() })
-	}
-	for _, s := range sockets {
-		policy := manage
-		if s.readOnly {
-			policy = look
-		}
-		background.Go(func() {
-			if err := server.Serve(s, policy); err != nil {
-				failed <- fmt.Errorf("serve %s: %w", s.Addr(), err)
+			if err := e.run(ctx, server); err != nil {
+				failed <- err
 			}
 		})
 	}
@@ -147,38 +147,49 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// openManager finds the stored domains and the engines that run.
-func openManager(ctx context.Context, cfg config, networks *network.Manager, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*manager.Manager, domain.HostCPU, error) {
+// hostParts are what domains use of the host.
+type hostParts struct {
+	networks *network.Manager
+	pools    *storage.Manager
+	filters  *firewall.Guests
+	hostdevs *nodedev.Hostdevs // nil: domains have none
+	userNets *usernet.Supervisor
+}
+
+// openManager finds the stored domains and the engines that run. watch follows what becomes of the host's links, until its
+// context ends.
+func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logger) (*manager.Manager, domain.HostCPU, func(context.Context), error) {
 	driverConfig := kvm.Config{
-		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir, Links: &bridge.Host{},
+		Engine: engine(cfg), RunDir: filepath.Join(cfg.RunDir, "engines"), LogDir: cfg.LogDir,
+		Links: &bridge.Host{}, Filters: use.filters, UserNets: use.userNets,
 		HostCPU: hostCPU{}, Log: log, UIDBase: cfg.UIDBase, UIDCount: cfg.UIDCount, ConsoleLogMax: cfg.ConsoleLogMax,
 		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
 	}
-	if hostdevs != nil { // a nil pointer in an interface is not nil
-		driverConfig.Hostdevs = hostdevs
+	if use.hostdevs != nil { // a nil pointer in an interface is not nil
+		driverConfig.Hostdevs = use.hostdevs
 	}
 	drv, err := kvm.New(driverConfig)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	st, err := store.Open(store.Options{
-		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg),
+		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg), Log: log,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	mgr, err := manager.New(manager.Config{
-		Driver: drv, Store: st, Networks: networks, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
+		Driver: drv, Store: st, Networks: use.networks, Volumes: use.pools, Emulator: engine(cfg), Log: log, AutostartMark: filepath.Join(cfg.StateDir, "autostarted"),
 		SaveDir: filepath.Join(cfg.StateDir, "save"),
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := mgr.Open(ctx); err != nil {
 		mgr.Close()
-		return nil, nil, fmt.Errorf("find the domains that run: %w", err)
+		return nil, nil, nil, fmt.Errorf("find the domains that run: %w", err)
 	}
-	return mgr, hostCPU{}, nil
+	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, log) }, nil
 }
 
 // openDevices looks at the host's devices. Guests do not need the list, so virtd runs without it where there is no sysfs.
@@ -193,20 +204,14 @@ func openDevices(log *slog.Logger) *nodedev.Manager {
 	return devices
 }
 
-// openPools finds the storage pools and starts those that are marked for it. This comes before domains are started, whose
-// disks may be in them. What is wrong with a pool is no reason for domains not to be served.
-func openPools(cfg config, log *slog.Logger) (*storage.Manager, error) {
-	pools, err := storage.Open(storage.Config{
-		State: filepath.Join(cfg.StateDir, "storage"), Run: filepath.Join(cfg.RunDir, "storage"), Log: log,
-	})
-	if err != nil {
-		return nil, err
-	}
+// startPools starts the storage pools that are marked for it. This comes before domains are started, whose disks may be in
+// them, and after those that run are known, whose disks are not to be taken. What is wrong with a pool is no reason for
+// domains not to be served.
+func startPools(pools *storage.Manager, cfg config, log *slog.Logger) {
 	if err := pools.EnsureDefault(cfg.ImagesDir); err != nil {
 		log.Error("cannot make the default storage pool", "directory", cfg.ImagesDir, "error", err)
 	}
 	pools.Autostart()
-	return pools, nil
 }
 
 // takeLock keeps a second virtd away from the same directories. The lock goes with the process.

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -24,6 +23,8 @@ type tlsConfig struct {
 	CA      string // who signs the certificates of clients, in PEM
 	Cert    string
 	Key     string
+	// NoVerify lets clients in without a certificate, which is for those who prove who they are by a password.
+	NoVerify bool
 }
 
 // defaultTLS are libvirt's port and files.
@@ -33,15 +34,12 @@ var defaultTLS = tlsConfig{
 }
 
 func init() {
-	settings["listen_tls"] = func(c *config, v string) error {
-		on, err := strconv.ParseBool(v)
-		if err != nil {
-			return fmt.Errorf("'%s' is neither 0 nor 1", v)
-		}
-		c.TLS.Listen = on
+	settings["listen_tls"] = onOff(func(c *config) *bool { return &c.TLS.Listen })
+	settings["tls_no_verify_certificate"] = onOff(func(c *config) *bool { return &c.TLS.NoVerify })
+	settings["listen_addr"] = func(c *config, v string) error {
+		c.TLS.Address, c.TCP.Address = v, v
 		return nil
 	}
-	settings["listen_addr"] = text(func(c *config) *string { return &c.TLS.Address })
 	settings["tls_port"] = text(func(c *config) *string { return &c.TLS.Port })
 	settings["ca_file"] = text(func(c *config) *string { return &c.TLS.CA })
 	settings["cert_file"] = text(func(c *config) *string { return &c.TLS.Cert })
@@ -53,9 +51,11 @@ const (
 	handshakesOnce = 64               // under way at a time; a connection beyond that is closed
 )
 
-// secureListener admits clients that have a certificate of the configured authority, who may then manage domains.
+// secureListener admits clients that have a certificate of the configured authority, or prove who they are by a password, or
+// both, as configured. They may then manage domains.
 type secureListener struct {
 	net.Listener
+	policy rpc.Policy
 	tls    *tls.Config
 	log    *slog.Logger
 	within time.Duration // for a handshake
@@ -63,7 +63,10 @@ type secureListener struct {
 }
 
 // listenTLS opens the port. What is wrong with a certificate is told now, not to the first client.
-func listenTLS(cfg tlsConfig, log *slog.Logger) (*secureListener, error) {
+func listenTLS(cfg tlsConfig, policy rpc.Policy, log *slog.Logger) (*secureListener, error) {
+	if cfg.NoVerify && policy.SASL == nil {
+		return nil, errors.New("listen for TLS: with tls_no_verify_certificate = 1 anybody could manage guests; set auth_tls = \"sasl\" too")
+	}
 	cert, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
 	if err != nil {
 		return nil, fmt.Errorf("read the server's certificate (cert_file, key_file): %w", err)
@@ -80,15 +83,25 @@ func listenTLS(cfg tlsConfig, log *slog.Logger) (*secureListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for TLS: %w", err)
 	}
+	clientAuth := tls.RequireAndVerifyClientCert
+	if cfg.NoVerify {
+		clientAuth = tls.NoClientCert
+	}
 	log.Info("listening", "tls", l.Addr().String())
 	return &secureListener{
-		Listener: l, log: log, within: handshakeTime, slots: make(chan struct{}, handshakesOnce),
+		Listener: l, policy: policy, log: log, within: handshakeTime, slots: make(chan struct{}, handshakesOnce),
 		tls: &tls.Config{
 			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
-			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
+			ClientAuth: clientAuth, ClientCAs: clients,
 			SessionTicketsDisabled: true, // libvirt's clients take a ticket that comes before the confirmation for a failure
 		},
 	}, nil
+}
+
+// serveUntil is serve until ctx ends, when the port is closed: the server does not know this listener.
+func (s *secureListener) serveUntil(ctx context.Context, server *rpc.Server) error {
+	defer context.AfterFunc(ctx, func() { s.Close() })()
+	return s.serve(ctx, server)
 }
 
 // serve accepts clients until the listener is closed, and returns when the last one has left.
@@ -123,7 +136,7 @@ func (s *secureListener) serve(ctx context.Context, server *rpc.Server) error {
 				conn.Close()
 				return
 			}
-			server.ServeConn(secure, rpc.Policy{})
+			server.ServeConn(secure, s.policy)
 		})
 	}
 }

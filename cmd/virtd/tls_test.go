@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -19,8 +18,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	libvirt "github.com/digitalocean/go-libvirt"
 
 	"virtd/rpc"
 )
@@ -87,42 +84,24 @@ func writePEM(t *testing.T, file, kind string, der []byte) {
 func serveTLS(t *testing.T, within time.Duration) (port, dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	a := newAuthority(t, filepath.Join(dir, "cacert.pem"))
-	a.sign("localhost", filepath.Join(dir, "servercert.pem"), filepath.Join(dir, "serverkey.pem"))
-	a.sign("some client", filepath.Join(dir, "clientcert.pem"), filepath.Join(dir, "clientkey.pem"))
-	registry := rpc.NewRegistry()
-	rpc.Handle(registry, rpc.ProgramRemote, rpc.ProcAuthList, func(context.Context, *rpc.Call, *struct{}) (*libvirt.AuthListRet, error) {
-		return &libvirt.AuthListRet{Types: []libvirt.AuthType{0}}, nil
-	})
-	rpc.Handle(registry, rpc.ProgramRemote, rpc.ProcConnectOpen, func(_ context.Context, c *rpc.Call, _ *libvirt.ConnectOpenArgs) (*struct{}, error) {
-		c.Conn.Open(false)
-		return nil, nil
-	})
-	rpc.Handle(registry, rpc.ProgramRemote, rpc.ProcConnectGetHostname, func(context.Context, *rpc.Call, *struct{}) (*libvirt.ConnectGetHostnameRet, error) {
-		return &libvirt.ConnectGetHostnameRet{Hostname: "far"}, nil
-	})
-	log := slog.New(slog.DiscardHandler)
-	server := rpc.NewServer(registry, rpc.Options{Logger: log})
-	l, err := listenTLS(tlsConfig{Address: "127.0.0.1", Port: "0", CA: dir + "/cacert.pem", Cert: dir + "/servercert.pem", Key: dir + "/serverkey.pem"}, log)
+	cfg := makeCertificates(t, dir)
+	l, err := listenTLS(cfg, rpc.Policy{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.within = within
-	served := make(chan error, 1)
-	go func() { served <- l.serve(context.Background(), server) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		l.Close()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Errorf("shutdown: %v", err)
-		}
-		if err := <-served; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
+	serveEndpoints(t, rpc.Options{}, []endpoint{{l, l.serveUntil}})
 	_, port, _ = net.SplitHostPort(l.Addr().String())
 	return port, dir
+}
+
+// makeCertificates fills a directory with an authority, a server's certificate for localhost and a client's.
+func makeCertificates(t *testing.T, dir string) tlsConfig {
+	t.Helper()
+	a := newAuthority(t, filepath.Join(dir, "cacert.pem"))
+	a.sign("localhost", filepath.Join(dir, "servercert.pem"), filepath.Join(dir, "serverkey.pem"))
+	a.sign("some client", filepath.Join(dir, "clientcert.pem"), filepath.Join(dir, "clientkey.pem"))
+	return tlsConfig{Listen: true, Address: "127.0.0.1", Port: "0", CA: dir + "/cacert.pem", Cert: dir + "/servercert.pem", Key: dir + "/serverkey.pem"}
 }
 
 // TestTLS: virsh reaches the daemon with a certificate, and not with another authority's or none.
@@ -193,7 +172,7 @@ func TestTLSFiles(t *testing.T) {
 	} {
 		cfg := good
 		change(&cfg)
-		l, err := listenTLS(cfg, slog.New(slog.DiscardHandler))
+		l, err := listenTLS(cfg, rpc.Policy{}, slog.New(slog.DiscardHandler))
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}

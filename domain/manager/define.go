@@ -76,12 +76,14 @@ func (d *Domain) Undefine(ctx context.Context, flags UndefineFlags) error {
 	if err := d.undefineSaved(flags); err != nil {
 		return err
 	}
-	def, err := d.definition()
-	if err != nil && d.Active() {
-		_, def, err = d.engine() // the stored file is unreadable: what runs serves as well
-	}
-	if err != nil {
-		def = nil // unreadable and off: removing it is what the user wants
+	var def *domain.Definition // what a running domain goes on with
+	if d.Active() {
+		if def, err = d.definition(); err != nil {
+			_, def, err = d.engine() // the stored file is unreadable: what runs serves as well
+		}
+		if err != nil {
+			def = nil
+		}
 	}
 	if err := d.m.cfg.Store.Delete(d.uuid); err != nil {
 		return err
@@ -183,7 +185,16 @@ func (d *Domain) change(ctx context.Context, what string, flags Affect, edit fun
 				return j.outcome(d, err)
 			}
 		}
-		d.setLive(running)
+		d.mu.Lock()
+		if r := d.run; r != nil {
+			if r.live != current { // a device or vCPU came or went meanwhile
+				if again, err := edit(r.live); err == nil {
+					running = again
+				}
+			}
+			r.live = running
+		}
+		d.mu.Unlock()
 		if err := d.syncStatus(); err != nil {
 			return err
 		}
@@ -192,13 +203,4 @@ func (d *Domain) change(ctx context.Context, what string, flags Affect, edit fun
 		return d.m.cfg.Store.Save(stored)
 	}
 	return nil
-}
-
-// setLive replaces the live definition, if the domain still runs.
-func (d *Domain) setLive(def *domain.Definition) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.run != nil {
-		d.run.live = def
-	}
 }

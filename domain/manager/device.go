@@ -24,7 +24,7 @@ func (d *Domain) device(xml string, flags Affect, function string) (dev *domain.
 }
 
 // UpdateDevice replaces a disk or an interface of the persistent configuration. In a running domain it plugs an interface's
-// cable in or pulls it, and moves it to another bridge; every other difference is OperationUnsupported.
+// cable in or pulls it, moves it to another bridge, and changes what its host end may carry; every other difference is OperationUnsupported.
 func (d *Domain) UpdateDevice(ctx context.Context, xml string, flags Affect) error {
 	dev, live, err := d.device(xml, flags, "qemuDomainUpdateDeviceFlags")
 	if err != nil {
@@ -49,14 +49,14 @@ func (d *Domain) UpdateDevice(ctx context.Context, xml string, flags Affect) err
 				return nil, err
 			}
 		}
-		if change.Bridge == "" {
+		if !change.Host {
 			return def, nil
 		}
-		return def.SetBridge(change.MAC, change.Bridge)
+		return def.SetHostEnd(change.MAC, dev)
 	}
 	return d.change(ctx, "update-device", flags, edit, func(ctx context.Context, r *run) error {
-		if change.Bridge != "" {
-			if err := r.inst.SetBridge(ctx, alias, change.Bridge); err != nil {
+		if change.Host {
+			if err := d.updateInterface(ctx, r, alias, edit); err != nil {
 				return err
 			}
 		}
@@ -69,8 +69,8 @@ func (d *Domain) UpdateDevice(ctx context.Context, xml string, flags Affect) err
 
 // liveUpdate finds the interface that dev describes, and what of it shall change.
 func liveUpdate(live *domain.Definition, dev *domain.Device) (change domain.LiveUpdate, alias string, err error) {
-	refuse := virterr.New(virterr.OperationUnsupported, "live update of device '%s' is not supported, except the link state "+
-		"and the bridge of an interface; change the configuration (--config)", dev.Kind())
+	refuse := virterr.New(virterr.OperationUnsupported, "live update of device '%s' is not supported, except the link state, "+
+		"bridge, VLANs, isolation, bandwidth and filter of an interface; change the configuration (--config)", dev.Kind())
 	if dev.Kind() != "interface" {
 		return change, "", refuse
 	}
@@ -103,13 +103,11 @@ func (d *Domain) ResizeDisk(ctx context.Context, disk string, bytes uint64) erro
 		if err != nil {
 			return err
 		}
-		for _, n := range live.View().Devices.Disks {
-			if n.Target == nil || n.Alias == nil || n.Target.Dev != disk && diskPath(live, n.Alias.Name) != disk {
-				continue
-			}
-			return inst.ResizeDisk(ctx, n.Alias.Name, bytes)
+		found, ok := findDisk(live, disk)
+		if !ok {
+			return virterr.New(virterr.InvalidArg, "disk '%s' was not found in the domain config", disk)
 		}
-		return virterr.New(virterr.InvalidArg, "disk '%s' was not found in the domain config", disk)
+		return inst.ResizeDisk(ctx, found.Alias, bytes)
 	})
 }
 
@@ -121,18 +119,24 @@ func (d *Domain) InjectNMI(ctx context.Context) error {
 // Interface is an interface of a running domain: the device on the host and the guest's address.
 type Interface struct {
 	Host, MAC string
-	Network   string // the virtual network it is on, or ""
+	Network   string   // the virtual network it is on, or ""
+	Addresses []string // with lengths of subnets, of an interface of type user, as far as they are known
 }
 
-// Interfaces returns the interfaces of a running domain that have a device on the host.
+// Interfaces returns the interfaces of a running domain that have a device on the host, or a process behind them: these go by
+// their alias.
 func (d *Domain) Interfaces() ([]Interface, error) {
-	_, live, err := d.engine()
+	inst, live, err := d.engine()
 	if err != nil {
 		return nil, err
 	}
 	var out []Interface
-	devices := live.View().Devices
+	devices, addresses := live.View().Devices, inst.Runtime().NetAddresses
 	for i := range devices.Interfaces {
+		if n := &devices.Interfaces[i]; n.Alias != nil && n.MAC != nil && len(addresses[n.Alias.Name]) > 0 {
+			out = append(out, Interface{Host: n.Alias.Name, MAC: n.MAC.Address, Addresses: addresses[n.Alias.Name]})
+			continue
+		}
 		if n := &devices.Interfaces[i]; n.Target != nil && n.Target.Dev != "" && n.MAC != nil {
 			nic := Interface{Host: n.Target.Dev, MAC: n.MAC.Address}
 			if n.Source != nil && n.Source.Network != nil {

@@ -35,8 +35,8 @@ func TestLiveDeviceChanges(t *testing.T) {
 	if err := d.UpdateDevice(ctx, `<interface><mac address='52:54:00:00:00:01'/><source bridge='br7'/></interface>`, AffectLive); err != nil {
 		t.Fatal(err)
 	}
-	if up, _ := e.Link("net1"); up || e.Bridge("net1") != "br7" {
-		t.Errorf("moved to bridge %q, and the cable is in: %v", e.Bridge("net1"), up)
+	if up, _ := e.Link("net1"); up || e.Interface("net1") == nil || e.Interface("net1").Source.Bridge.Bridge != "br7" {
+		t.Errorf("moved as %+v, and the cable is in: %v", e.Interface("net1"), up)
 	}
 	if xml, err := d.XML(0); err != nil || !strings.Contains(xml, "<source bridge='br7'/>") {
 		t.Errorf("the new bridge is not shown (%v)", err)

@@ -67,6 +67,7 @@ type run struct {
 	resetArmed   bool   // the engine was told to reset at the next power-off
 	sawShutdown  bool   // clients got the SHUTDOWN event of this end
 	restored     bool   // it began with a saved state
+	autodestroy  bool   // it ends with the connection of the client that began it
 	endAs        *end   // what an end that we bring about is called, nil for destroyed
 	balloon      uint64 // KiB the guest has, 0 unknown
 	startupError string
@@ -191,6 +192,16 @@ func (d *Domain) engine() (driver.Instance, *domain.Definition, error) {
 		return nil, nil, notRunning()
 	}
 	return d.run.inst, d.run.live, nil
+}
+
+// live returns the definition of the domain as it runs or starts; nil when it is off.
+func (d *Domain) live() *domain.Definition {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run == nil {
+		return nil
+	}
+	return d.run.live
 }
 
 // definition returns the inactive definition: the stored one, or a transient domain's.

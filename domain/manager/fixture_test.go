@@ -22,6 +22,7 @@ type fixture struct {
 	m     *Manager
 
 	networks Networks
+	volumes  Volumes
 
 	mu     sync.Mutex
 	events []Event
@@ -42,7 +43,7 @@ func newFixture(t *testing.T, drv *fake.Driver, st store.Store) *fixture {
 func (f *fixture) open() {
 	f.t.Helper()
 	m, err := New(Config{
-		Driver: f.drv, Store: f.store, Networks: f.networks, BootID: "boot", Log: slog.New(slog.DiscardHandler),
+		Driver: f.drv, Store: f.store, Networks: f.networks, Volumes: f.volumes, BootID: "boot", Log: slog.New(slog.DiscardHandler),
 		JobTimeout: 5 * time.Second, CallTimeout: 5 * time.Second, QuitTimeout: 200 * time.Millisecond, SaveDir: f.saves,
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ type StartFlags uint32
 // Flags of Start and CreateXML.
 const (
 	StartPaused      StartFlags = 1
-	StartAutodestroy StartFlags = 2  // the caller destroys the domain when its connection closes
+	StartAutodestroy StartFlags = 2  // the caller calls Autodestroy when its connection closes
 	StartBypassCache StartFlags = 4  // of a managed save image: the host's page cache does not keep it
 	StartForceBoot   StartFlags = 8  // discard the managed save image, if there is one
 	StartValidate    StartFlags = 16 // CreateXML only
@@ -90,7 +90,7 @@ const (
 	MemMaximum        Affect = 4  // SetMemory
 	VCPUMaximum       Affect = 4  // VCPUs and SetVCPUs
 	VCPUGuest         Affect = 8  // asks the guest agent
-	VCPUHotpluggable  Affect = 16 // accepted for the configuration
+	VCPUHotpluggable  Affect = 16 // vCPUs that come can go while the domain runs
 	affectBoth               = AffectLive | AffectConfig
 	vcpuFlagsKnown           = affectBoth | VCPUMaximum | VCPUGuest | VCPUHotpluggable
 	memoryFlagsKnown         = affectBoth | MemMaximum

@@ -86,6 +86,12 @@ func (d *Domain) handle(r *run, e driver.Event) {
 		d.deviceRemoved(r, e.Alias)
 	case driver.DeviceKept:
 		d.deviceKept(e.Alias)
+	case driver.VCPURemoved:
+		d.vcpuRemoved(r, e.VCPU)
+	case driver.VCPUKept:
+		d.vcpuKept(e.VCPU)
+	case driver.VCPUsPresent:
+		d.vcpusPresent(r, e.VCPUs)
 	case driver.IOFailed:
 		d.emit(Event{Kind: EventIOError, Alias: e.Alias, Reason: e.Reason, Action: 2, Path: diskPath(r.live, e.Alias)})
 	case driver.MonitorEvent:

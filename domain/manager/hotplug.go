@@ -80,7 +80,10 @@ func (d *Domain) attachLive(ctx context.Context, dev *domain.Device) error {
 	if r == nil {
 		return notRunning()
 	}
-	live, release, err := d.connectNew(live, alias)
+	if live, err = d.resolveNew(live, alias); err != nil {
+		return err
+	}
+	live, alias, release, err := d.connectNew(live, alias)
 	if err != nil {
 		return err
 	}

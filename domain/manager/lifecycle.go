@@ -147,6 +147,23 @@ func (d *Domain) Destroy(ctx context.Context, flags DestroyFlags) error {
 	if err := checkFlags(flags, DestroyGraceful|DestroyRemoveLogs, "qemuDomainDestroyFlags"); err != nil {
 		return err
 	}
+	return d.destroy(ctx, flags, func(*run) bool { return true })
+}
+
+// Autodestroy ends the life with this id, if the domain still has it and it is to end with its client's connection.
+func (d *Domain) Autodestroy(ctx context.Context, id int) error {
+	mine := func(r *run) bool { return r.autodestroy && d.id == id }
+	d.mu.Lock()
+	over := d.run == nil || !mine(d.run)
+	d.mu.Unlock()
+	if over {
+		return nil
+	}
+	return d.destroy(ctx, 0, mine)
+}
+
+// destroy ends the domain's life if it is the wanted one, which is asked with d.mu held.
+func (d *Domain) destroy(ctx context.Context, flags DestroyFlags, wanted func(*run) bool) error {
 	if !d.Active() {
 		if d.isRemoved() {
 			return d.notFound()
@@ -161,7 +178,7 @@ func (d *Domain) Destroy(ctx context.Context, flags DestroyFlags) error {
 	defer j.end()
 	d.mu.Lock()
 	r := d.run
-	if r == nil {
+	if r == nil || !wanted(r) {
 		d.mu.Unlock()
 		return notRunning()
 	}

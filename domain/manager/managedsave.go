@@ -228,10 +228,14 @@ func (d *Domain) startSaved(j *job, flags StartFlags) (resumed bool, err error) 
 	}
 	defer img.Close()
 	began := false
-	err = d.start(j.ctx, boot{def: def, paused: flags&StartPaused != 0 || !img.Running, incoming: img.State(), restored: func() error {
+	b := flags.boot(def)
+	b.paused = b.paused || !img.Running
+	b.incoming = img.State()
+	b.restored = func() error {
 		began = true
 		return d.removeSaved()
-	}})
+	}
+	err = d.start(j.ctx, b)
 	if err != nil && !began {
 		err = d.discardHint(err)
 	}

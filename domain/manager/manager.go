@@ -18,10 +18,12 @@ import (
 // Config is what a Manager works with. All fields but the first two have defaults.
 type Config struct {
 	Driver driver.Driver
-	Store  store.Store
+	Store  store.Store // the Manager's from now on: its Close closes it
 
 	// Networks are the virtual networks; nil: there are none.
 	Networks Networks
+	// Volumes are those of the storage pools; nil: there are none.
+	Volumes Volumes
 	// BootID tells this boot of the host from others; status records of another boot are stale. Empty is
 	// /proc/sys/kernel/random/boot_id.
 	BootID string
@@ -53,6 +55,7 @@ type Manager struct {
 	byUUID map[uuid.UUID]*Domain
 	byName map[string]*Domain
 	byID   map[int]*Domain
+	order  []*Domain // the visible ones by name; nil: to be made again, see byNames
 	lastID int
 }
 
@@ -94,29 +97,19 @@ func (m *Manager) Close() {
 	m.wg.Wait()
 	m.releaseAll() // what a restart that was under way made
 	m.events.Close()
+	if err := m.cfg.Store.Close(); err != nil {
+		m.log.Error("cannot close the store of definitions; what is in its journal is there at the next start", "err", err)
+	}
 }
 
 func (m *Manager) releaseAll() {
-	for _, d := range m.all() {
+	for _, d := range m.byNames() {
 		d.release()
 	}
 }
 
 // parseOptions are how this host reads domain XML.
 func (m *Manager) parseOptions() domain.Options { return domain.Options{Emulator: m.cfg.Emulator} }
-
-// all returns every visible domain, in no order.
-func (m *Manager) all() []*Domain {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	list := make([]*Domain, 0, len(m.byUUID))
-	for _, d := range m.byUUID {
-		if d.visible {
-			list = append(list, d)
-		}
-	}
-	return list
-}
 
 // LookupByName finds a domain. NoDomain if there is none.
 func (m *Manager) LookupByName(name string) (*Domain, error) {
@@ -200,7 +193,7 @@ func (m *Manager) match(def *domain.Definition) (*Domain, error) {
 // reveal makes a domain visible to lookups and lists.
 func (m *Manager) reveal(d *Domain) {
 	m.mu.Lock()
-	d.visible = true
+	d.visible, m.order = true, nil
 	m.mu.Unlock()
 }
 
@@ -211,6 +204,7 @@ func (m *Manager) forget(d *Domain) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.removed = true
+	m.order = nil
 	delete(m.byUUID, d.uuid)
 	delete(m.byName, d.Name())
 	if m.byID[d.id] == d {

@@ -133,3 +133,5 @@ func (s *memStore) Statuses() ([]store.Status, []store.Problem) {
 }
 
 func (s *memStore) Problems() []store.Problem { return nil }
+
+func (s *memStore) Close() error { return nil }

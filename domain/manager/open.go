@@ -14,6 +14,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/store"
 	"virtd/driver"
+	"virtd/virterr"
 )
 
 // adoptTimeout bounds the adoption of one engine.
@@ -34,8 +35,7 @@ func (m *Manager) Open(ctx context.Context) error {
 	for _, p := range problems {
 		m.log.Error("cannot read the record of a running domain; it is left as it is", "path", p.Path, "err", p.Err)
 	}
-	var adoptions sync.WaitGroup
-	limit := make(chan struct{}, 8)
+	found := map[*Domain]store.Status{}
 	for _, s := range statuses {
 		m.lastID = max(m.lastID, s.ID)
 		if s.BootID != m.cfg.BootID {
@@ -51,6 +51,12 @@ func (m *Manager) Open(ctx context.Context) error {
 			m.log.Error("cannot use the record of a running domain; it is left as it is", "uuid", s.UUID, "err", err)
 			continue
 		}
+		found[d] = s
+	}
+	// Only now: a domain whose engine is gone may be one to forget, and the list of domains must be complete by then.
+	var adoptions sync.WaitGroup
+	limit := make(chan struct{}, 8)
+	for d, s := range found {
 		adoptions.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
@@ -59,6 +65,7 @@ func (m *Manager) Open(ctx context.Context) error {
 	}
 	adoptions.Wait()
 	m.tidy(statuses)
+	m.destroyOrphans(ctx)
 	m.findSaved()
 	return ctx.Err()
 }
@@ -111,7 +118,7 @@ func (m *Manager) recorded(s store.Status) (*Domain, error) {
 		}
 		d = newDomain(m, s.UUID, live.Name())
 		m.byUUID[d.uuid], m.byName[d.Name()] = d, d
-		d.visible = true
+		d.visible, m.order = true, nil
 		opts.Live = false
 		if d.transient, err = domain.Parse(s.InactiveXML, opts); err != nil {
 			d.transient, err = domain.Parse(s.LiveXML, opts)
@@ -120,7 +127,7 @@ func (m *Manager) recorded(s store.Status) (*Domain, error) {
 			return nil, err
 		}
 	}
-	d.run = &run{live: live, record: s.Driver, started: s.Started, gone: make(chan struct{})}
+	d.run = &run{live: live, record: s.Driver, started: s.Started, gone: make(chan struct{}), autodestroy: s.Autodestroy}
 	d.id, d.state, d.reason = s.ID, State(s.State), Reason(s.Reason)
 	m.byID[s.ID] = d
 	return d, nil
@@ -161,6 +168,27 @@ func (m *Manager) adopt(ctx context.Context, d *Domain, s store.Status) {
 	}
 	inst.Listen(func(e driver.Event) { d.handle(r, e) })
 	d.logStatus()
+}
+
+// destroyOrphans ends the domains that were to end with their clients' connections: those ended with the virtd before this
+// one. It runs when all are adopted, as transient domains go away with it.
+func (m *Manager) destroyOrphans(ctx context.Context) {
+	var ends sync.WaitGroup
+	for _, d := range m.List(ListActive) {
+		d.mu.Lock()
+		orphan := d.run != nil && d.run.autodestroy
+		d.mu.Unlock()
+		if !orphan {
+			continue
+		}
+		ends.Go(func() {
+			m.log.Info("destroying a domain whose client left while virtd was away", "domain", d.Name())
+			if err := d.Autodestroy(ctx, d.Ref().ID); err != nil && !virterr.Is(err, virterr.OperationInvalid) {
+				m.log.Error("cannot destroy a domain whose client left while virtd was away", "domain", d.Name(), "err", err)
+			}
+		})
+	}
+	ends.Wait()
 }
 
 // reconcile corrects the recorded state by what the engine says, without events: nobody was there to be told. The caller

@@ -7,6 +7,7 @@ import (
 
 	"virtd/domain"
 	"virtd/network"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -16,6 +17,8 @@ type Networks interface {
 	Connect(network.Request) (*network.Port, error)
 	Connected(port uuid.UUID, tap string) error
 	Disconnect(port uuid.UUID) error
+	// Limit gives a port other rates.
+	Limit(port uuid.UUID, b portconf.Bandwidth) error
 }
 
 // connect gives every interface on a virtual network its port. The ports are in r.live when it returns, also on an error, and
@@ -35,7 +38,7 @@ func (d *Domain) connect(r *run) error {
 			failed = err
 			break
 		}
-		ports[nic.Alias] = domain.NetworkPort{UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}
+		ports[nic.Alias] = given(p)
 	}
 	if len(ports) == 0 {
 		return failed
@@ -53,26 +56,47 @@ func (d *Domain) connect(r *run) error {
 	return failed
 }
 
-// connectNew gives the device that is about to be attached its port, when it is an interface on a virtual network. release
-// takes the port back.
-func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain.Definition, release func(), err error) {
+// connectNew gives the device that is about to be attached its port, when it is an interface on a virtual network. The port may
+// change the alias. release takes the port back.
+func (d *Domain) connectNew(live *domain.Definition, alias string) (with *domain.Definition, now string, release func(), err error) {
 	for _, nic := range live.NetworkInterfaces() {
 		if nic.Alias != alias || nic.Port != "" {
 			continue
 		}
 		p, err := d.connectOne(nic)
 		if err != nil {
-			return nil, nil, err
+			return nil, "", nil, err
 		}
 		release := func() { d.disconnectPort(nic.Network, p.UUID) }
-		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: {UUID: p.UUID.String(), Bridge: p.Bridge, Isolated: p.Isolated}})
+		with, err := live.SetPorts(map[string]domain.NetworkPort{alias: given(p)})
 		if err != nil {
 			release()
-			return nil, nil, err
+			return nil, "", nil, err
 		}
-		return with, release, nil
+		for _, nic := range with.NetworkInterfaces() {
+			if nic.Port == p.UUID.String() {
+				alias = nic.Alias
+			}
+		}
+		return with, alias, release, nil
 	}
-	return live, func() {}, nil
+	return live, alias, func() {}, nil
+}
+
+// given is what an interface becomes by its port, as libvirt shows it.
+func given(p *network.Port) domain.NetworkPort {
+	out := domain.NetworkPort{UUID: p.UUID.String(), Type: "bridge", Bridge: p.Bridge, Dev: p.Dev, Mode: p.Mode, Isolated: p.Isolated, Trust: p.Trust,
+		VLAN: p.VLAN, Limits: p.Limits}
+	switch {
+	case p.Function != "":
+		out.Type, out.Managed = "hostdev", p.Managed
+		out.Function, _ = portconf.ParseFunction(p.Function) // the network wrote it
+	case p.Dev != "":
+		out.Type = "direct"
+	case p.Own:
+		out.Type = "network"
+	}
+	return out
 }
 
 func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) {
@@ -81,6 +105,7 @@ func (d *Domain) connectOne(nic domain.NetworkInterface) (*network.Port, error) 
 	}
 	return d.m.cfg.Networks.Connect(network.Request{
 		Network: nic.Network, Owner: network.Owner{Name: d.Name(), UUID: d.uuid}, MAC: nic.MAC, Group: nic.Group, Isolated: nic.Isolated,
+		VLAN: nic.VLAN, Limits: nic.Limits,
 	})
 }
 
@@ -124,7 +149,7 @@ func (d *Domain) disconnectPort(network string, port uuid.UUID) {
 // PortsInUse returns the ports of the domains that run.
 func (m *Manager) PortsInUse() map[uuid.UUID]bool {
 	out := map[uuid.UUID]bool{}
-	for _, d := range m.all() {
+	for _, d := range m.byNames() {
 		d.mu.Lock()
 		var live *domain.Definition
 		if d.run != nil {

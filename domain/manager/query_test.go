@@ -111,7 +111,7 @@ func TestConfigAndLive(t *testing.T) {
 	if err := d.SetVCPUs(bg, 1, AffectConfig); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.SetVCPUs(bg, 1, AffectLive); !virterr.Is(err, virterr.OperationUnsupported) {
+	if err := d.SetVCPUs(bg, 1, AffectLive); !virterr.Is(err, virterr.ConfigUnsupported) {
 		t.Fatal(err)
 	}
 	if err := d.PinVCPU(bg, 1, []byte{0b1011}, AffectLive|AffectConfig); err != nil {

@@ -71,6 +71,7 @@ func (m *Manager) changeName(d *Domain, name string) {
 	defer d.mu.Unlock()
 	d.emitLifecycle(LifecycleUndefined, UndefinedRenamed)
 	delete(m.byName, d.Name())
+	m.order = nil
 	d.name.Store(&name)
 	d.emitLifecycle(LifecycleDefined, DefinedRenamed)
 }

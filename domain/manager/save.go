@@ -63,7 +63,7 @@ func (d *Domain) save(j *job, path, xml string, flags SaveFlags) error {
 	}
 	var held driver.Saved
 	err = d.runLong(j, JobSave, inst, func(ctx context.Context) error {
-		held, err = inst.Save(ctx, img.State(), live.LiveAliases()) // as the image has them
+		held, err = inst.Save(ctx, img.State(), live) // as the image has it
 		return err
 	})
 	if err != nil {

@@ -44,7 +44,7 @@ func (m *Manager) CreateXML(ctx context.Context, xml string, flags StartFlags) (
 		return nil, err
 	}
 	m.reveal(d)
-	if err := j.outcome(d, d.start(j.ctx, boot{def: def, paused: flags&StartPaused != 0})); err != nil {
+	if err := j.outcome(d, d.start(j.ctx, flags.boot(def))); err != nil {
 		if !persistent {
 			m.forget(d)
 		}
@@ -74,13 +74,19 @@ func (d *Domain) Start(ctx context.Context, flags StartFlags) error {
 	if err != nil {
 		return err
 	}
-	return j.outcome(d, d.start(j.ctx, boot{def: def, paused: flags&StartPaused != 0}))
+	return j.outcome(d, d.start(j.ctx, flags.boot(def)))
+}
+
+// boot returns the life that the flags ask for.
+func (f StartFlags) boot(def *domain.Definition) boot {
+	return boot{def: def, paused: f&StartPaused != 0, autodestroy: f&StartAutodestroy != 0}
 }
 
 // boot is a life to begin.
 type boot struct {
-	def    *domain.Definition
-	paused bool
+	def         *domain.Definition
+	paused      bool
+	autodestroy bool
 	// incoming is a saved state to begin with, nil to boot. restored is called then before the guest runs; its error ends
 	// the start.
 	incoming *os.File
@@ -95,7 +101,7 @@ func (d *Domain) start(ctx context.Context, b boot) error {
 		d.m.dropID(id)
 		return err
 	}
-	r := &run{live: live, started: time.Now(), gone: make(chan struct{}), starting: true, restored: b.incoming != nil}
+	r := &run{live: live, started: time.Now(), gone: make(chan struct{}), starting: true, restored: b.incoming != nil, autodestroy: b.autodestroy}
 	d.mu.Lock()
 	d.run, d.id = r, id
 	d.state, d.reason, d.lastExit = Paused, PausedStartingUp, ""
@@ -126,6 +132,9 @@ func (d *Domain) launch(ctx context.Context, r *run, incoming *os.File) error {
 		r.record = rec
 		d.mu.Unlock()
 		return d.syncStatus()
+	}
+	if err := d.resolve(r); err != nil {
+		return err
 	}
 	if err := d.connect(r); err != nil {
 		return err

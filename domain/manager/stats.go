@@ -62,11 +62,11 @@ func (d *Domain) diskAlias(path string) (driver.Instance, string, error) {
 	if err != nil || path == "" {
 		return inst, "", err
 	}
-	disk := findDisk(live, path)
-	if disk == nil {
+	disk, ok := findDisk(live, path)
+	if !ok {
 		return nil, "", virterr.New(virterr.InvalidArg, "invalid path '%s'", path)
 	}
-	return inst, disk.Alias.Name, nil
+	return inst, disk.Alias, nil
 }
 
 func sum(all map[string]driver.BlockStats, wanted string) driver.BlockStats {
@@ -116,35 +116,21 @@ func nicNamed(nic libvirtxml.DomainInterface, device string) bool {
 	return nic.Target != nil && nic.Target.Dev == device || nic.MAC != nil && nic.MAC.Address == device
 }
 
-func findDisk(live *domain.Definition, path string) *libvirtxml.DomainDisk {
-	disks := live.View().Devices.Disks
-	for i := range disks {
-		d := &disks[i]
-		if d.Alias != nil && (d.Target != nil && d.Target.Dev == path || diskSource(d) == path) {
-			return d
+// findDisk finds a disk of a running domain by its target or by the path of its image.
+func findDisk(live *domain.Definition, path string) (domain.Disk, bool) {
+	for _, d := range live.Disks() {
+		if d.Alias != "" && (d.Target == path || d.Path != "" && d.Path == path) {
+			return d, true
 		}
 	}
-	return nil
-}
-
-// diskSource is the path of a disk's image or device, "" for an empty drive.
-func diskSource(d *libvirtxml.DomainDisk) string {
-	switch {
-	case d.Source == nil:
-		return ""
-	case d.Source.File != nil:
-		return d.Source.File.File
-	case d.Source.Block != nil:
-		return d.Source.Block.Dev
-	}
-	return ""
+	return domain.Disk{}, false
 }
 
 // diskPath is the image of the disk with that alias.
 func diskPath(live *domain.Definition, alias string) string {
-	for i, d := range live.View().Devices.Disks {
-		if d.Alias != nil && d.Alias.Name == alias {
-			return diskSource(&live.View().Devices.Disks[i])
+	for _, d := range live.Disks() {
+		if d.Alias == alias {
+			return d.Path
 		}
 	}
 	return ""
@@ -302,13 +288,13 @@ func (s *statsList) blocks(ctx context.Context, d *Domain, inst driver.Instance,
 	if inst == nil {
 		return
 	}
-	disks, count := live.View().Devices.Disks, uint32(0)
+	disks, count := live.Disks(), uint32(0)
 	at := len(s.params)
 	s.put("block.count", count)
 	all, err := d.blockStats(ctx, inst)
 	for i, node := range live.Tree().Root.Child("devices").All("disk") {
-		disk := &disks[i]
-		top, chain := s.image(count, disk, diskSource(disk)), []domain.BackingImage(nil)
+		disk := disks[i]
+		top, chain := s.image(count, disk, disk.Path), []domain.BackingImage(nil)
 		count++
 		if backing {
 			chain, _ = domain.DiskChain(node)
@@ -317,8 +303,8 @@ func (s *statsList) blocks(ctx context.Context, d *Domain, inst driver.Instance,
 		if backing && ierr == nil { // the images of a chain are numbered from it on
 			s.put(top+"backingIndex", uint32(index))
 		}
-		if err == nil && disk.Alias != nil {
-			s.requests(top, all[disk.Alias.Name])
+		if err == nil && disk.Alias != "" {
+			s.requests(top, all[disk.Alias])
 		}
 		for n, b := range chain {
 			prefix := s.image(count, disk, b.Path)
@@ -332,10 +318,10 @@ func (s *statsList) blocks(ctx context.Context, d *Domain, inst driver.Instance,
 }
 
 // image begins what is told of one image of a disk, and returns the prefix of the rest.
-func (s *statsList) image(number uint32, disk *libvirtxml.DomainDisk, path string) (prefix string) {
+func (s *statsList) image(number uint32, disk domain.Disk, path string) (prefix string) {
 	prefix = fmt.Sprintf("block.%d.", number)
-	if disk.Target != nil {
-		s.put(prefix+"name", disk.Target.Dev)
+	if disk.Target != "" {
+		s.put(prefix+"name", disk.Target)
 	}
 	if path != "" {
 		s.put(prefix+"path", path)

@@ -59,8 +59,8 @@ func (d *Domain) status() (store.Status, bool) {
 	}
 	s := store.Status{
 		Version: store.StatusVersion, UUID: d.uuid, ID: d.id, BootID: d.m.cfg.BootID,
-		State: int(d.state), Reason: int(d.reason), Started: r.started, Transient: !d.persistent,
-		LiveXML: r.live.XML(domain.XMLSecure), Driver: r.record,
+		State: int(d.state), Reason: int(d.reason), Started: r.started, Transient: !d.persistent, Autodestroy: r.autodestroy,
+		LiveXML: r.live.Record(), Driver: r.record,
 	}
 	if r.inst != nil {
 		s.PID = r.inst.PID()

@@ -57,11 +57,11 @@ func TestChainUsesImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !usesImage(doc.Root, st) {
+	if !usesImage(doc.Root, "/other/name", st) {
 		t.Error("an image at the end of a chain is not found")
 	}
 	doc.Root.RemoveAll("backingStore")
-	if usesImage(doc.Root, st) {
+	if usesImage(doc.Root, "/other/name", st) {
 		t.Error("an image that is not in a chain is found")
 	}
 }

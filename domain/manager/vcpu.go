@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"virtd/domain"
@@ -42,34 +43,6 @@ func (d *Domain) affected(flags Affect) (*domain.Definition, error) {
 		return def, err
 	}
 	return d.definition()
-}
-
-// SetVCPUs sets how many vCPUs the domain has at its next start, or with VCPUMaximum can have.
-func (d *Domain) SetVCPUs(ctx context.Context, n int, flags Affect) error {
-	if err := checkFlags(flags, vcpuFlagsKnown, "qemuDomainSetVcpusFlags"); err != nil {
-		return err
-	}
-	if flags&VCPUGuest != 0 {
-		return virterr.New(virterr.ArgumentUnsupported, "QEMU guest agent is not configured")
-	}
-	live, _, err := d.targets(flags & affectBoth)
-	if err != nil {
-		return err
-	}
-	if live {
-		return virterr.New(virterr.OperationUnsupported,
-			"the vcpus of domain '%s' cannot change while it runs; change its configuration (--config) and start it again", d.Name())
-	}
-	return d.change(ctx, "set-vcpus", AffectConfig, func(def *domain.Definition) (*domain.Definition, error) {
-		if flags&VCPUMaximum != 0 {
-			return def.SetMaxVCPUs(n)
-		}
-		if n > def.VCPUs() {
-			return nil, virterr.New(virterr.InvalidArg,
-				"requested vcpus is greater than max allowable vcpus for the persistent domain: %d > %d", n, def.VCPUs())
-		}
-		return def.SetVCPUs(n)
-	}, nil)
 }
 
 // VCPUState is what a vCPU does (virVcpuState).
@@ -129,8 +102,10 @@ func (d *Domain) PinVCPU(ctx context.Context, vcpu int, cpus []byte, flags Affec
 		return def.SetVCPUPin(vcpu, set)
 	}
 	return d.change(ctx, "pin-vcpu", flags, edit, func(ctx context.Context, r *run) error {
-		if err := r.inst.PinVCPU(ctx, vcpu, cpus); err != nil {
-			return err
+		if slices.Contains(r.live.OnlineVCPUs(), vcpu) { // else when it comes
+			if err := r.inst.PinVCPU(ctx, vcpu, cpus); err != nil {
+				return err
+			}
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()

@@ -1,17 +1,17 @@
 package store
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"sort"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -23,6 +23,7 @@ import (
 // Files of a store:
 //
 //	STATE/UUID.xml         a definition
+//	STATE/journal.N        changes of definitions that are not in files of their own yet: see journal.go
 //	STATE/UUID.autostart   empty: start it with the host
 //	STATE/.UUID.xml.N.tmp  a definition that was being written when power failed; removed at the next Open
 //	RUN/UUID.json          the record of a running domain
@@ -31,40 +32,80 @@ const (
 	autostartExt  = ".autostart"
 	statusExt     = ".json"
 	tempExt       = ".tmp"
-
-	maxStatus = 3 * xmltree.MaxSize // bytes; a record holds two documents
 )
 
-// Dir is a Store in two directories.
+// Dir is a Store in two directories. Open and Close it.
+//
+// A change of a definition is durable in the journal before its caller goes on, which takes one sync, shared by those who
+// come at once. Later it moves to the definition's own file. Nobody waits for a disk with mu held: questions are answered
+// while definitions are written.
 type Dir struct {
 	fs       filesystem
 	state    string
 	run      string
 	emulator string
+	log      *slog.Logger
+	settles  bool          // by itself; tests do it when they want to
+	writers  int           // of files at once
+	serial   atomic.Uint64 // for names of temporary files
 
-	mu       sync.Mutex // serializes changes, guards what is below
-	entries  map[uuid.UUID]Entry
-	names    map[string]uuid.UUID
-	problems []Problem
-	serial   uint64 // for names of temporary files
+	settling    sync.Mutex      // one settle at a time; taken before the others
+	commitMu    sync.Mutex      // one batch at a time, and guards what follows; taken before mu
+	journal     *journal        // nil: the next change begins one
+	journals    []string        // whose changes are not all in files yet, oldest first
+	damaged     map[string]bool // of them; as Open found them
+	lastJournal uint64
+	record      []byte // being written
+
+	marks    sync.Mutex // serializes autostart marks
+	statuses sync.Mutex // serializes status records
+
+	mu          sync.RWMutex // guards what is below
+	entries     map[uuid.UUID]Entry
+	names       map[string]uuid.UUID
+	claimed     map[string]uuid.UUID // names of definitions that are being saved
+	problems    []Problem
+	next        *batch               // that whoever comes joins
+	pending     map[uuid.UUID]change // in the journal, newer than in files
+	moving      map[uuid.UUID]change // likewise, being written to files; older than pending
+	backlog     int                  // bytes of records in the journals of pending
+	timer       *time.Timer          // settles later
+	settleAfter time.Duration
+	work        sync.WaitGroup // the timer's
+	closed      bool
 }
 
 var _ Store = (*Dir)(nil)
 
 // Options says where a store is.
 type Options struct {
-	State    string // definitions; created with mode 0700 if missing
-	Run      string // records of running domains; likewise
-	Emulator string // for domain.Options
+	State    string       // definitions; created with mode 0700 if missing
+	Run      string       // records of running domains; likewise
+	Emulator string       // for domain.Options
+	Log      *slog.Logger // nil: slog.Default
 }
 
 // Open reads the index of a store. Files that are not ours or cannot be understood are left alone and become Problems;
 // the error is only for directories that cannot be used.
-func Open(o Options) (*Dir, error) { return open(o, disk{}) }
+func Open(o Options) (*Dir, error) {
+	d, err := open(o, disk{})
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.settles, d.writers = true, fileWriters
+	d.schedule() // what open could not move
+	return d, nil
+}
 
 func open(o Options, fs filesystem) (*Dir, error) {
-	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator,
-		entries: map[uuid.UUID]Entry{}, names: map[string]uuid.UUID{}}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, writers: 1, settleAfter: settleDelay,
+		entries: map[uuid.UUID]Entry{}, names: map[string]uuid.UUID{}, claimed: map[string]uuid.UUID{},
+		pending: map[uuid.UUID]change{}, damaged: map[string]bool{}}
 	for _, dir := range []string{o.State, o.Run} {
 		if err := fs.MkdirAll(dir, 0o700); err != nil {
 			return nil, virterr.New(virterr.SystemError, "cannot create directory '%s': %w", dir, err)
@@ -72,6 +113,9 @@ func open(o Options, fs filesystem) (*Dir, error) {
 	}
 	if err := d.scan(); err != nil {
 		return nil, err
+	}
+	if err := d.settle(); err != nil {
+		d.problems = append(d.problems, Problem{d.state, err})
 	}
 	return d, d.sweep(d.run)
 }
@@ -85,22 +129,39 @@ func (d *Dir) scan() error {
 	if err != nil {
 		return virterr.New(virterr.SystemError, "cannot read directory '%s': %w", d.state, err)
 	}
+	var names []string
 	auto := map[string]bool{}
 	for _, e := range list {
+		names = append(names, e.Name())
 		if base, ok := strings.CutSuffix(e.Name(), autostartExt); ok {
 			auto[base] = true
 		}
 	}
-	for _, e := range list {
-		base, ok := strings.CutSuffix(e.Name(), definitionExt)
-		if !ok {
+	d.readJournals(names)
+	for _, name := range names {
+		base, ok := strings.CutSuffix(name, definitionExt)
+		if id, err := uuid.Parse(base); !ok || err == nil && d.journaled(id) {
 			continue
 		}
 		if err := d.index(base, auto[base]); err != nil {
-			d.problems = append(d.problems, Problem{filepath.Join(d.state, e.Name()), err})
+			d.problems = append(d.problems, Problem{filepath.Join(d.state, name), err})
+		}
+	}
+	for id, c := range d.pending {
+		if c.text == nil {
+			continue
+		}
+		if err := d.index(id.String(), auto[id.String()]); err != nil {
+			d.problems = append(d.problems, Problem{d.definitionPath(id), err})
 		}
 	}
 	return nil
+}
+
+// journaled reports whether the journal says what a definition is, rather than its file.
+func (d *Dir) journaled(id uuid.UUID) bool {
+	_, ok := d.pending[id]
+	return ok
 }
 
 // sweep removes the temporary files that a power cut left. They were never promised to anybody: the file they were to
@@ -132,7 +193,7 @@ func ourTemp(name string) bool {
 	return ok && dot && err == nil && idErr == nil && id.String() == base
 }
 
-// index reads one definition file into the index.
+// index reads one definition into the index.
 func (d *Dir) index(base string, autostart bool) error {
 	id, err := uuid.Parse(base)
 	if err != nil || id.String() != base {
@@ -166,11 +227,21 @@ func (d *Dir) keep(def *domain.Definition, autostart bool) {
 	d.names[e.Name] = e.UUID
 }
 
+// read reads a definition from where it is now.
 func (d *Dir) read(id uuid.UUID) (*domain.Definition, error) {
 	path := d.definitionPath(id)
-	text, err := d.fs.ReadFile(path, xmltree.MaxSize)
-	if err != nil {
-		return nil, virterr.New(virterr.SystemError, "cannot read definition '%s': %w", path, err)
+	d.mu.RLock()
+	c, ok := d.pending[id]
+	if !ok {
+		c, ok = d.moving[id]
+	}
+	d.mu.RUnlock()
+	text := c.text
+	if !ok {
+		var err error
+		if text, err = d.fs.ReadFile(path, xmltree.MaxSize); err != nil {
+			return nil, virterr.New(virterr.SystemError, "cannot read definition '%s': %w", path, err)
+		}
 	}
 	def, err := domain.Parse(string(text), domain.Options{Stored: true, Emulator: d.emulator})
 	if err != nil {
@@ -187,10 +258,14 @@ func (d *Dir) autostartPath(id uuid.UUID) string {
 }
 func (d *Dir) statusPath(id uuid.UUID) string { return filepath.Join(d.run, id.String()+statusExt) }
 
+func (d *Dir) journalPath(n uint64) string {
+	return filepath.Join(d.state, journalPrefix+strconv.FormatUint(n, 10))
+}
+
 // Entries implements Store.
 func (d *Dir) Entries() []Entry {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	out := make([]Entry, 0, len(d.entries))
 	for _, e := range d.entries {
 		out = append(out, e)
@@ -201,35 +276,37 @@ func (d *Dir) Entries() []Entry {
 
 // Entry implements Store.
 func (d *Dir) Entry(id uuid.UUID) (Entry, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	e, ok := d.entries[id]
 	return e, ok
 }
 
 // ByName implements Store.
 func (d *Dir) ByName(name string) (Entry, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	id, ok := d.names[name]
 	return d.entries[id], ok
 }
 
 // Problems implements Store.
 func (d *Dir) Problems() []Problem {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	return slices.Clone(d.problems)
 }
 
 // Load implements Store.
 func (d *Dir) Load(id uuid.UUID) (*domain.Definition, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if _, ok := d.entries[id]; !ok {
+	if _, ok := d.Entry(id); !ok {
 		return nil, noDomain(id)
 	}
-	return d.read(id)
+	def, err := d.read(id)
+	if _, ok := d.Entry(id); !ok { // it was deleted meanwhile
+		return nil, noDomain(id)
+	}
+	return def, err
 }
 
 func noDomain(id uuid.UUID) error {
@@ -238,50 +315,52 @@ func noDomain(id uuid.UUID) error {
 
 // Save implements Store.
 func (d *Dir) Save(def *domain.Definition) error {
+	if err := d.claim(def); err != nil {
+		return err
+	}
+	defer d.unclaim(def)
+	text := def.XML(domain.XMLSecure | domain.XMLInactive)
+	return d.commit(change{def.UUID(), []byte(text)}, func() { d.keep(def, d.entries[def.UUID()].Autostart) })
+}
+
+// claim keeps others from saving another definition of the same name meanwhile.
+func (d *Dir) claim(def *domain.Definition) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if other, taken := d.names[def.Name()]; taken && other != def.UUID() {
-		return virterr.New(virterr.OperationFailed, "domain '%s' already exists with uuid %s", def.Name(), other)
+	for _, names := range []map[string]uuid.UUID{d.names, d.claimed} {
+		if other, taken := names[def.Name()]; taken && other != def.UUID() {
+			return virterr.New(virterr.OperationFailed, "domain '%s' already exists with uuid %s", def.Name(), other)
+		}
 	}
-	text := def.XML(domain.XMLSecure | domain.XMLInactive)
-	err := d.write(d.definitionPath(def.UUID()), []byte(text), true)
-	if err == nil || errors.Is(err, errVisible) {
-		d.keep(def, d.entries[def.UUID()].Autostart)
-	}
-	return err
+	d.claimed[def.Name()] = def.UUID()
+	return nil
+}
+
+func (d *Dir) unclaim(def *domain.Definition) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.claimed, def.Name())
 }
 
 // Delete implements Store. The mark goes first: a mark without a definition would start the next domain of that UUID.
 func (d *Dir) Delete(id uuid.UUID) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	e, ok := d.entries[id]
-	if !ok {
+	if _, ok := d.Entry(id); !ok {
 		return noDomain(id)
 	}
-	if e.Autostart {
-		err := d.remove(d.autostartPath(id), true)
-		if err == nil || errors.Is(err, errVisible) {
-			e.Autostart = false
-			d.entries[id] = e
-		}
-		if err != nil {
-			return err
-		}
+	if err := d.SetAutostart(id, false); err != nil {
+		return err
 	}
-	err := d.remove(d.definitionPath(id), true)
-	if err == nil || errors.Is(err, errVisible) {
+	return d.commit(change{id: id}, func() {
+		delete(d.names, d.entries[id].Name)
 		delete(d.entries, id)
-		delete(d.names, e.Name)
-	}
-	return err
+	})
 }
 
 // SetAutostart implements Store.
 func (d *Dir) SetAutostart(id uuid.UUID, on bool) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	e, ok := d.entries[id]
+	d.marks.Lock()
+	defer d.marks.Unlock()
+	e, ok := d.Entry(id)
 	if !ok {
 		return noDomain(id)
 	}
@@ -290,135 +369,20 @@ func (d *Dir) SetAutostart(id uuid.UUID, on bool) error {
 	}
 	var err error
 	if on {
-		err = d.write(d.autostartPath(id), nil, true)
+		err = d.replace(d.autostartPath(id), nil, true)
 	} else {
-		err = d.remove(d.autostartPath(id), true)
+		err = d.remove(d.autostartPath(id))
+	}
+	if err == nil {
+		err = d.syncDir(d.state)
 	}
 	if err == nil || errors.Is(err, errVisible) {
-		e.Autostart = on
-		d.entries[id] = e
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if e, ok := d.entries[id]; ok {
+			e.Autostart = on
+			d.entries[id] = e
+		}
 	}
 	return err
-}
-
-// SaveStatus implements Store.
-func (d *Dir) SaveStatus(s Status) error {
-	s.Version = StatusVersion
-	text, err := json.MarshalIndent(s, "", " ")
-	if err != nil {
-		return virterr.New(virterr.InternalError, "cannot write the record of domain %s: %w", s.UUID, err)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.write(d.statusPath(s.UUID), append(text, '\n'), false)
-}
-
-// DeleteStatus implements Store.
-func (d *Dir) DeleteStatus(id uuid.UUID) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.remove(d.statusPath(id), false)
-}
-
-// Statuses implements Store.
-func (d *Dir) Statuses() ([]Status, []Problem) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	list, err := d.fs.ReadDir(d.run)
-	if err != nil {
-		return nil, []Problem{{d.run, err}}
-	}
-	var out []Status
-	var problems []Problem
-	for _, e := range list {
-		base, ok := strings.CutSuffix(e.Name(), statusExt)
-		if !ok || strings.HasPrefix(base, ".") {
-			continue
-		}
-		path := filepath.Join(d.run, e.Name())
-		s, err := d.readStatus(path, base)
-		if err != nil {
-			problems = append(problems, Problem{path, err})
-			continue
-		}
-		out = append(out, s)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
-	return out, problems
-}
-
-func (d *Dir) readStatus(path, base string) (s Status, err error) {
-	text, err := d.fs.ReadFile(path, maxStatus)
-	if err != nil {
-		return s, err
-	}
-	if err := json.NewDecoder(bytes.NewReader(text)).Decode(&s); err != nil {
-		return s, err
-	}
-	switch {
-	case s.UUID.String() != base:
-		return s, fmt.Errorf("record is of domain %s", s.UUID)
-	case s.Version < 1 || s.Version > StatusVersion:
-		return s, fmt.Errorf("record has version %d, this build reads up to %d", s.Version, StatusVersion)
-	}
-	return s, nil
-}
-
-// errVisible is wrapped by errors of changes that happened but may be undone by a power cut: the directory could not be
-// synced. The index follows what is there.
-var errVisible = errors.New("the change may not survive a power cut")
-
-// write replaces path by a file with that text, atomically. With durable it returns after the change would survive a
-// power cut.
-func (d *Dir) write(path string, text []byte, durable bool) error {
-	dir, name := filepath.Split(path)
-	d.serial++
-	temp := filepath.Join(dir, fmt.Sprintf(".%s.%d%s", name, d.serial, tempExt))
-	if err := d.writeTemp(temp, text, durable); err != nil {
-		_ = d.fs.Remove(temp)
-		return virterr.New(virterr.SystemError, "cannot write '%s': %w", path, err)
-	}
-	if err := d.fs.Rename(temp, path); err != nil {
-		_ = d.fs.Remove(temp)
-		return virterr.New(virterr.SystemError, "cannot write '%s': %w", path, err)
-	}
-	if durable {
-		if err := d.fs.SyncDir(filepath.Clean(dir)); err != nil {
-			return virterr.New(virterr.SystemError, "cannot sync directory of '%s': %v: %w", path, err, errVisible)
-		}
-	}
-	return nil
-}
-
-func (d *Dir) writeTemp(temp string, text []byte, durable bool) error {
-	f, err := d.fs.Create(temp, 0o600)
-	if errors.Is(err, os.ErrExist) { // left by a crash after our Open: by another process that should not be here
-		if err = d.fs.Remove(temp); err == nil {
-			f, err = d.fs.Create(temp, 0o600)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// remove removes a file; a missing one is no error.
-func (d *Dir) remove(path string, durable bool) error {
-	if err := d.fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return virterr.New(virterr.SystemError, "cannot remove '%s': %w", path, err)
-	}
-	if durable {
-		if err := d.fs.SyncDir(filepath.Dir(path)); err != nil {
-			return virterr.New(virterr.SystemError, "cannot sync directory of '%s': %v: %w", path, err, errVisible)
-		}
-	}
-	return nil
 }

@@ -14,7 +14,7 @@ import (
 var errPower = errors.New("power failed")
 
 // memFS is a filesystem whose power can fail before any step. What was not synced may then be lost: contents in whole or
-// part, and changes of directories from any point on.
+// part, and changes of directories: all from a point on, or any of them.
 type memFS struct {
 	now     map[string]*inode // what a running process sees
 	durable map[string]*inode // what is on the platter
@@ -140,13 +140,16 @@ func (m *memFS) SyncDir(dir string) error {
 func (m *memFS) restart(rng *rand.Rand) *memFS {
 	after := newMemFS()
 	after.now = maps.Clone(m.durable)
+	some := rng.Intn(2) == 0 // or all up to a point
 	for _, c := range m.pending[:rng.Intn(len(m.pending)+1)] {
-		apply(after.now, c)
+		if !some || rng.Intn(2) == 0 {
+			apply(after.now, c)
+		}
 	}
 	for path, n := range after.now {
 		data := n.synced
-		if len(n.data) > len(n.synced) && rng.Intn(2) == 0 {
-			data = n.data[:rng.Intn(len(n.data)+1)]
+		if more := len(n.data) - len(n.synced); more > 0 && rng.Intn(2) == 0 {
+			data = n.data[:len(n.synced)+rng.Intn(more+1)] // files are only appended to
 		}
 		after.now[path] = &inode{data: slices.Clone(data), synced: slices.Clone(data)}
 	}

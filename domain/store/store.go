@@ -35,6 +35,8 @@ type Status struct {
 	Reason    int       `json:"reason"`
 	Started   time.Time `json:"started"`
 	Transient bool      `json:"transient,omitempty"` // no definition in the store
+	// Autodestroy says that the domain lives no longer than the client that started it, which no virtd after this one has.
+	Autodestroy bool `json:"autodestroy,omitempty"`
 	// LiveXML is the running domain's XML, secrets included; InactiveXML is what applies at the next start of a
 	// transient domain. Both are read with domain.Options.Stored, LiveXML also with Live.
 	LiveXML     string `json:"liveXML"`
@@ -80,4 +82,7 @@ type Store interface {
 
 	// Problems returns the definition files that could not be read when the store was opened.
 	Problems() []Problem
+
+	// Close ends the store's own work. No other method may be called after it.
+	Close() error
 }

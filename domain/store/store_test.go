@@ -59,9 +59,11 @@ func TestSaveLoadDelete(t *testing.T) {
 		if err != nil || got.XML(0) != a.XML(0) {
 			t.Errorf("%v: %s", err, got.XML(0))
 		}
-		var err2 error
-		if d, err2 = Open(o); err2 != nil || len(d.Problems()) != 0 {
-			t.Fatal(err2, d.Problems())
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if d, err = Open(o); err != nil || len(d.Problems()) != 0 {
+			t.Fatal(err, d.Problems())
 		}
 	}
 	if err := d.Delete(a.UUID()); err != nil {
@@ -72,6 +74,9 @@ func TestSaveLoadDelete(t *testing.T) {
 	}
 	if err := d.Delete(a.UUID()); !virterr.Is(err, virterr.NoDomain) {
 		t.Errorf("got %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
 	}
 	if files, _ := os.ReadDir(o.State); len(files) != 1 {
 		t.Errorf("left %v", files)
@@ -105,7 +110,7 @@ func TestForeignFiles(t *testing.T) {
 	d, o := openDir(t)
 	good := define(t, "good", 1, 64)
 	twin := define(t, "good", 5, 64)
-	if err := d.Save(good); err != nil {
+	if err := errors.Join(d.Save(good), d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	id := func(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", n) }
@@ -218,14 +223,16 @@ func script(t *testing.T, d *Dir) (before, after acked, finished bool) {
 			return d.SetAutostart(def.UUID(), on)
 		}
 	}
+	remove := func(def *domain.Definition) func() error {
+		return func() error {
+			delete(state.xml, def.UUID())
+			delete(state.autostart, def.UUID())
+			return d.Delete(def.UUID())
+		}
+	}
 	for _, change := range []func() error{
-		save(a), save(b), mark(a, true), save(bigger), mark(b, true), save(renamed), mark(b, false), mark(b, true),
-		func() error {
-			delete(state.xml, b.UUID())
-			delete(state.autostart, b.UUID())
-			return d.Delete(b.UUID())
-		},
-		save(b),
+		save(a), save(b), mark(a, true), d.settle, save(bigger), mark(b, true), save(renamed), mark(b, false), mark(b, true),
+		remove(b), save(b), d.settle, save(bigger), remove(b), save(bigger), d.settle, remove(a), d.settle, save(a), save(b), d.Close,
 	} {
 		before = snapshot()
 		err := change()
@@ -281,7 +288,7 @@ func TestPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		before, after, finished := script(t, d)
-		for seed := range int64(40) {
+		for seed := range int64(24) {
 			check(t, fs.restart(rand.New(rand.NewSource(seed))), before, after)
 		}
 		check(t, fs.killed(), before, after)
@@ -308,7 +315,7 @@ func TestDiskError(t *testing.T) {
 		}
 		before, after, finished := script(t, d)
 		check(t, fs.killed(), before, after)
-		again, err := open(Options{State: "/s", Run: "/r"}, fs)
+		again, err := open(Options{State: "/s", Run: "/r"}, fs.killed())
 		if err != nil {
 			t.Fatal(err)
 		}

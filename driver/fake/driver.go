@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -70,7 +71,7 @@ func (d *Driver) Start(ctx context.Context, req driver.Request) (driver.Instance
 }
 
 // Adopt implements driver.Driver.
-func (d *Driver) Adopt(_ context.Context, rec json.RawMessage, _ *domain.Definition) (driver.Instance, error) {
+func (d *Driver) Adopt(_ context.Context, rec json.RawMessage, live *domain.Definition) (driver.Instance, error) {
 	var r record
 	if err := json.Unmarshal(rec, &r); err != nil {
 		return nil, err
@@ -85,7 +86,11 @@ func (d *Driver) Adopt(_ context.Context, rec json.RawMessage, _ *domain.Definit
 		d.remove(e)
 		return nil, &driver.Gone{Exit: *exit}
 	}
-	return e.connect(), nil
+	i := e.connect()
+	if has := e.definition().OnlineVCPUs(); !slices.Equal(has, live.OnlineVCPUs()) {
+		i.deliver(driver.VCPUsPresent{VCPUs: has})
+	}
+	return i, nil
 }
 
 // Tidy implements driver.Driver: a fake start is never cut short.

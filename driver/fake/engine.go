@@ -2,7 +2,10 @@ package fake
 
 import (
 	"fmt"
+	"slices"
 	"sync"
+
+	"libvirt.org/go/libvirtxml"
 
 	"virtd/domain"
 	"virtd/driver"
@@ -20,9 +23,11 @@ type Engine struct {
 	frozen  bool   // the guest does not answer its balloon
 	period  int
 	pins    map[int][]byte
-	sizes   map[string]uint64 // of resized disks, by alias
-	links   map[string]bool   // as last set, by alias
-	bridges map[string]string // as last set, by alias
+	sizes   map[string]uint64             // of resized disks, by alias
+	links   map[string]bool               // as last set, by alias
+	nics    map[string]*domain.Definition // that interfaces were made as last, by alias
+	tunes   map[string]domain.IOTune      // as last set, by alias
+	typed   []string                      // keys, and how long they were held
 	nmis    int
 	live    *domain.Definition // as devices came and went
 	clings  bool               // the guest does not let go of devices
@@ -37,7 +42,8 @@ type Engine struct {
 func newEngine(d *Driver, key string, live *domain.Definition) *Engine {
 	return &Engine{
 		Live: live, live: live, d: d, key: key, state: driver.MachinePaused, actual: live.CurrentMemory() * 1024,
-		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, bridges: map[string]string{}, guest: map[driver.MemoryStat]uint64{},
+		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, nics: map[string]*domain.Definition{},
+		tunes: map[string]domain.IOTune{}, guest: map[driver.MemoryStat]uint64{},
 	}
 }
 
@@ -63,11 +69,20 @@ func (e *Engine) Link(alias string) (up, told bool) {
 	return up, told
 }
 
-// Bridge returns the bridge that the interface with that alias was moved to last, "" for none.
-func (e *Engine) Bridge(alias string) string {
+// Interface returns what the host's end of the interface with that alias was made last, nil if it never changed.
+func (e *Engine) Interface(alias string) *libvirtxml.DomainInterface {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.bridges[alias]
+	if e.nics[alias] == nil {
+		return nil
+	}
+	list := e.nics[alias].View().Devices.Interfaces
+	for i := range list {
+		if list[i].Alias != nil && list[i].Alias.Name == alias {
+			return &list[i]
+		}
+	}
+	return nil
 }
 
 // DiskSize returns the size that the disk with that alias was given, 0 for none.
@@ -75,6 +90,21 @@ func (e *Engine) DiskSize(alias string) uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.sizes[alias]
+}
+
+// IOTune returns the limits that the disk with that alias was given, and whether it was.
+func (e *Engine) IOTune(alias string) (t domain.IOTune, told bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, told = e.tunes[alias]
+	return t, told
+}
+
+// Typed returns what was typed, by stroke: the keys and how long they were held.
+func (e *Engine) Typed() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.typed)
 }
 
 // NMIs returns how many non-maskable interrupts the guest got.
@@ -99,6 +129,16 @@ func (e *Engine) Yield(alias string) {
 	}
 	e.mu.Unlock()
 	e.Emit(driver.DeviceRemoved{Alias: alias})
+}
+
+// YieldVCPU is Yield for a vCPU.
+func (e *Engine) YieldVCPU(vcpu int) {
+	e.mu.Lock()
+	if without, err := e.live.UnplugVCPU(vcpu); err == nil {
+		e.live = without
+	}
+	e.mu.Unlock()
+	e.Emit(driver.VCPURemoved{VCPU: vcpu})
 }
 
 // definition returns what the machine has now.

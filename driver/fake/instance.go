@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -258,13 +259,33 @@ func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) e
 	return nil
 }
 
-func (i *instance) SetBridge(ctx context.Context, alias, bridge string) error {
-	if err := i.ask(ctx, "SetBridge"); err != nil {
+func (i *instance) SendKey(ctx context.Context, keys []uint16, hold time.Duration) error {
+	if err := i.ask(ctx, "SendKey"); err != nil {
 		return err
 	}
 	i.e.mu.Lock()
 	defer i.e.mu.Unlock()
-	i.e.bridges[alias] = bridge
+	i.e.typed = append(i.e.typed, fmt.Sprint(keys, " for ", hold))
+	return nil
+}
+
+func (i *instance) SetIOTune(ctx context.Context, alias string, t domain.IOTune) error {
+	if err := i.ask(ctx, "SetIOTune"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.tunes[alias] = t
+	return nil
+}
+
+func (i *instance) UpdateInterface(ctx context.Context, alias string, next *domain.Definition) error {
+	if err := i.ask(ctx, "UpdateInterface"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	defer i.e.mu.Unlock()
+	i.e.nics[alias] = next
 	return nil
 }
 
@@ -323,14 +344,44 @@ func (i *instance) VCPUs(ctx context.Context) ([]driver.VCPU, error) {
 	}
 	i.e.mu.Lock()
 	defer i.e.mu.Unlock()
-	list := make([]driver.VCPU, i.e.Live.CurrentVCPUs())
-	for n := range list {
-		list[n] = driver.VCPU{Number: n, Thread: 1000 + n, Time: time.Second, Affinity: []byte{3}}
+	var list []driver.VCPU
+	for _, n := range i.e.live.OnlineVCPUs() {
+		v := driver.VCPU{Number: n, Thread: 1000 + n, Time: time.Second, Affinity: []byte{3}}
 		if pin, ok := i.e.pins[n]; ok {
-			list[n].Affinity = pin
+			v.Affinity = pin
 		}
+		list = append(list, v)
 	}
 	return list, nil
+}
+
+// PlugVCPU gives the machine what it asks for at once.
+func (i *instance) PlugVCPU(ctx context.Context, live *domain.Definition, vcpu int) error {
+	if err := i.ask(ctx, "PlugVCPU"); err != nil {
+		return err
+	}
+	if has := i.e.definition(); slices.Contains(has.OnlineVCPUs(), vcpu) {
+		return virterr.New(virterr.OperationFailed, "plug vCPU %d: it is there already", vcpu)
+	}
+	i.e.setDefinition(live)
+	return i.ask(ctx, "PluggedVCPU")
+}
+
+// UnplugVCPU lets the vCPU go at once, unless the guest clings to it.
+func (i *instance) UnplugVCPU(ctx context.Context, vcpu int) error {
+	if err := i.ask(ctx, "UnplugVCPU"); err != nil {
+		return err
+	}
+	i.e.mu.Lock()
+	clings, refuses := i.e.clings, i.e.refuses
+	i.e.mu.Unlock()
+	switch {
+	case refuses:
+		i.e.Emit(driver.VCPUKept{VCPU: vcpu})
+	case !clings:
+		i.e.YieldVCPU(vcpu)
+	}
+	return nil
 }
 
 func (i *instance) PinVCPU(ctx context.Context, vcpu int, cpus []byte) error {

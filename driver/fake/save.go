@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"virtd/domain"
 	"virtd/driver"
 	"virtd/virterr"
 )
@@ -37,12 +38,16 @@ type saved struct {
 }
 
 // Save implements driver.Instance.
-func (i *instance) Save(ctx context.Context, f *os.File, aliases []string) (driver.Saved, error) {
+func (i *instance) Save(ctx context.Context, f *os.File, live *domain.Definition) (driver.Saved, error) {
 	if err := i.ask(ctx, "Save"); err != nil {
 		return nil, err
 	}
-	if has := i.e.definition().LiveAliases(); !slices.Equal(has, aliases) {
-		return nil, virterr.New(virterr.OperationFailed, "save the machine: it has the devices %v and not %v", has, aliases)
+	has := i.e.definition()
+	if aliases := live.LiveAliases(); !slices.Equal(has.LiveAliases(), aliases) {
+		return nil, virterr.New(virterr.OperationFailed, "save the machine: it has the devices %v and not %v", has.LiveAliases(), aliases)
+	}
+	if vcpus := live.OnlineVCPUs(); !slices.Equal(has.OnlineVCPUs(), vcpus) {
+		return nil, virterr.New(virterr.OperationFailed, "save the machine: it has the vCPUs %v and not %v", has.OnlineVCPUs(), vcpus)
 	}
 	i.e.mu.Lock()
 	run, actual := i.e.state == driver.MachineRunning, i.e.actual

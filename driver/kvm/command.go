@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"virtd/domain"
 	"virtd/driver"
@@ -88,6 +89,7 @@ func (i *instance) SetPoweroffAction(ctx context.Context, reset bool) error {
 
 // Quit implements driver.Instance.
 func (i *instance) Quit(ctx context.Context) error {
+	i.leaving.Store(true)
 	err := i.execute(ctx, "x-virtd-quit", map[string]string{"reason": "destroyed"}, nil)
 	if virterr.Is(err, virterr.OperationUnsupported) {
 		err = i.execute(ctx, "quit", nil, nil)
@@ -120,6 +122,26 @@ func (i *instance) SetStatsPeriod(ctx context.Context, seconds int) error {
 // ResizeDisk implements driver.Instance.
 func (i *instance) ResizeDisk(ctx context.Context, alias string, bytes uint64) error {
 	return i.execute(ctx, "block_resize", map[string]any{"device": alias, "size": bytes}, nil)
+}
+
+// SetIOTune implements driver.Instance.
+func (i *instance) SetIOTune(ctx context.Context, alias string, t domain.IOTune) error {
+	client, err := i.monitor()
+	if err != nil {
+		return err
+	}
+	args := map[string]any{"id": alias, "throttle": planThrottle(t)}
+	return i.explain(commandThrottle, client.Execute(ctx, "x-virtd-set-throttle", args, nil))
+}
+
+// SendKey implements driver.Instance.
+func (i *instance) SendKey(ctx context.Context, keys []uint16, hold time.Duration) error {
+	client, err := i.monitor()
+	if err != nil {
+		return err
+	}
+	args := map[string]any{"keys": keys, "hold-ms": hold.Milliseconds()}
+	return i.explain(commandSendKey, client.Execute(ctx, "x-virtd-send-key", args, nil))
 }
 
 // SetLink implements driver.Instance.

@@ -18,15 +18,32 @@ import (
 	"virtd/driver/kvm/supervise"
 	"virtd/hypervisor"
 	"virtd/network/bridge"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
 // Links is what the driver needs of the host's network links; bridge.Host has it.
 type Links interface {
 	OpenTap(c bridge.TapConfig) (*bridge.Tap, error)
+	OpenMacvtap(c bridge.MacvtapConfig) (*bridge.Tap, error)
+	DeleteMacvtap(name string, index int, mac []byte) error
+	ApplyRxFilter(name string, f bridge.RxFilter) error
 	OpenVhostNet(n int) ([]*os.File, error)
 	Attach(bridge, port string) error
+	Isolate(port string, on bool) error
+	SetVLAN(bridge, port string, v portconf.VLAN) error
+	SetBandwidth(name string, b portconf.Bandwidth) error
 	GuestStats(name string) (bridge.Stats, error)
+	Link(name string) (bridge.Link, error)
+}
+
+// Filters is what the driver needs of the packet filter for guests; firewall.Guests has it.
+type Filters interface {
+	Set(tap string, f *firewall.Filter) error
+	Remove(tap string) error
+	Keep(tap string, f *firewall.Filter)
+	Restore() error
 }
 
 // Config is what a Driver works with.
@@ -35,6 +52,10 @@ type Config struct {
 	RunDir string // for sockets and exit records of running domains; must not survive a boot
 	LogDir string // for the engines' own logs, NAME.log
 	Links  Links
+	// Filters enforces <filterref>; nil refuses interfaces that have one.
+	Filters Filters
+	// UserNets starts the processes behind interfaces of type user; nil refuses them.
+	UserNets UserNets
 	// Hostdevs takes PCI functions from the host; nil refuses domains with such devices.
 	Hostdevs Hostdevs
 	// HostCPU answers for host-model; nil refuses it.
@@ -62,6 +83,8 @@ type Driver struct {
 	mu     sync.Mutex
 	uids   map[int]bool       // given out
 	images map[inode][]string // names of domains that use an image
+
+	instances map[string]*instance // that run, by their directories
 }
 
 // inode identifies an image.
@@ -78,7 +101,7 @@ func New(cfg Config) (*Driver, error) {
 	if cfg.CgroupParent == "" {
 		cfg.CgroupParent = cgroupParent(cfg.RunDir)
 	}
-	d := &Driver{cfg: cfg, log: cfg.Log, uids: map[int]bool{}, images: map[inode][]string{}}
+	d := &Driver{cfg: cfg, log: cfg.Log, uids: map[int]bool{}, images: map[inode][]string{}, instances: map[string]*instance{}}
 	for _, dir := range []string{cfg.RunDir, cfg.LogDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, virterr.New(virterr.SystemError, "cannot make directory '%s' for engines: %w", dir, err)
@@ -87,6 +110,9 @@ func New(cfg Config) (*Driver, error) {
 	if len(filepath.Join(cfg.RunDir, uuidLength, monitorSocket)) > maxSocketPath {
 		return nil, virterr.New(virterr.SystemError, "directory '%s' has too long a path for unix sockets: use one of at most %d bytes",
 			cfg.RunDir, maxSocketPath-len(uuidLength)-len(monitorSocket)-2)
+	}
+	if cfg.UserNets != nil {
+		cfg.UserNets.OnLost(d.userNetLost)
 	}
 	d.openCgroups()
 	if os.Geteuid() != 0 {
@@ -176,8 +202,11 @@ func (d *Driver) Tidy(running []uuid.UUID) error {
 	errs = append(errs, err)
 	for _, e := range entries {
 		if _, err := uuid.Parse(e.Name()); err == nil && !keep[e.Name()] {
-			errs = append(errs, os.RemoveAll(filepath.Join(d.cfg.RunDir, e.Name())))
+			errs = append(errs, d.clean(&record{Dir: filepath.Join(d.cfg.RunDir, e.Name())}))
 		}
+	}
+	if d.cfg.Filters != nil {
+		errs = append(errs, d.cfg.Filters.Restore())
 	}
 	if d.cfg.Hostdevs != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), hostdevTimeout)

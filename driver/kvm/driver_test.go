@@ -347,7 +347,7 @@ func TestStartCutShort(t *testing.T) {
 			status.BootID = strings.TrimSpace(string(boot))
 			st, err := store.Open(store.Options{State: filepath.Join(h.dir, "etc"), Run: filepath.Join(h.dir, "status")})
 			if err == nil {
-				err = st.SaveStatus(status)
+				err = errors.Join(st.SaveStatus(status), st.Close())
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -41,6 +41,7 @@ type tinyEngine struct {
 	action  string
 	actual  uint64
 	devices []string
+	cpus    []int
 	clings  bool // the guest lets no device go
 	clients map[net.Conn]bool
 }
@@ -62,6 +63,11 @@ func runEngine(flag string) int {
 	}
 	for _, n := range e.cfg.NICs {
 		e.devices = append(e.devices, n.ID)
+	}
+	if e.cpus = e.cfg.CPU.Present; len(e.cpus) == 0 {
+		for n := range e.cfg.CPU.Online {
+			e.cpus = append(e.cpus, n)
+		}
 	}
 	switch e.cfg.Boot.Cmdline {
 	case "fail":
@@ -184,6 +190,29 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 	case "x-virtd-devices":
 		text, _ := json.Marshal(e.devices)
 		return string(text), false
+	case "x-virtd-cpus":
+		var list []string
+		for _, n := range e.cpus {
+			list = append(list, fmt.Sprintf(`{"cpu":%d,"thread":%d}`, n, os.Getpid()))
+		}
+		return "[" + strings.Join(list, ",") + "]", false
+	case "x-virtd-plug-cpu":
+		var a struct{ CPU int }
+		json.Unmarshal(args, &a)
+		if e.clings {
+			return "refused: the guest is busy", false
+		}
+		e.cpus = append(e.cpus, a.CPU)
+		slices.Sort(e.cpus)
+	case "x-virtd-unplug-cpu":
+		var a struct{ CPU int }
+		json.Unmarshal(args, &a)
+		if e.clings {
+			e.event("DEVICE_UNPLUG_GUEST_ERROR", fmt.Sprintf(`{"device":"vcpu%d"}`, a.CPU))
+			break
+		}
+		e.cpus = slices.DeleteFunc(e.cpus, func(n int) bool { return n == a.CPU })
+		e.event("DEVICE_DELETED", fmt.Sprintf(`{"device":"vcpu%d"}`, a.CPU))
 	case "x-virtd-attach":
 		var a struct{ Device hypervisor.Attachment }
 		json.Unmarshal(args, &a)
@@ -223,6 +252,12 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 		json.Unmarshal(args, &a)
 		if id, ok := strings.CutPrefix(a.Line, "forget "); ok { // without a word
 			e.devices = slices.DeleteFunc(e.devices, func(d string) bool { return d == id })
+		}
+		if n, ok := strings.CutPrefix(a.Line, "eject "); ok { // without a word
+			e.cpus = slices.DeleteFunc(e.cpus, func(cpu int) bool { return fmt.Sprint(cpu) == n })
+		}
+		if id, ok := strings.CutPrefix(a.Line, "late "); ok { // a device whose attachment nobody waited for
+			e.devices = append(e.devices, id)
 		}
 		switch a.Line {
 		case "cling":

@@ -21,6 +21,7 @@ import (
 	"virtd/domain/store"
 	"virtd/driver/kvm"
 	"virtd/network/bridge"
+	"virtd/network/portconf"
 )
 
 var bg = context.Background()
@@ -42,7 +43,23 @@ func (noLinks) OpenTap(c bridge.TapConfig) (*bridge.Tap, error) {
 
 func (noLinks) OpenVhostNet(int) ([]*os.File, error) { return nil, errors.New("no vhost") }
 
+func (noLinks) OpenMacvtap(bridge.MacvtapConfig) (*bridge.Tap, error) {
+	return nil, errors.New("no macvtap")
+}
+
+func (noLinks) DeleteMacvtap(string, int, []byte) error { return nil }
+
+func (noLinks) ApplyRxFilter(string, bridge.RxFilter) error { return nil }
+
+func (noLinks) Link(string) (bridge.Link, error) { return bridge.Link{}, nil }
+
 func (noLinks) Attach(string, string) error { return nil }
+
+func (noLinks) Isolate(string, bool) error { return nil }
+
+func (noLinks) SetVLAN(string, string, portconf.VLAN) error { return nil }
+
+func (noLinks) SetBandwidth(string, portconf.Bandwidth) error { return nil }
 
 func (noLinks) GuestStats(string) (bridge.Stats, error) { return bridge.Stats{RxBytes: 5}, nil }
 

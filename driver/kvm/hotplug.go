@@ -14,10 +14,12 @@ import (
 	"virtd/virterr"
 )
 
-// The names under which clients know what the engine is asked for here; errors have them.
+// The names under which clients know what the engine is asked for; errors have them.
 const (
-	commandAttach = "device_add"
-	commandDetach = "device_del"
+	commandAttach   = "device_add"
+	commandDetach   = "device_del"
+	commandThrottle = "block_set_io_throttle"
+	commandSendKey  = "send-key"
 )
 
 // Attach implements driver.Instance.
@@ -35,7 +37,7 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	if a.Hostdev != nil {
 		return i.attachHostdev(ctx, client, req, a, resources)
 	}
-	var cfg hypervisor.Config
+	cfg := hypervisor.Config{Name: i.name}
 	if a.NIC != nil {
 		cfg.NICs = append(cfg.NICs, *a.NIC)
 	}
@@ -70,8 +72,12 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 		return nil
 	}
 	undo()
+	i.catchUpLater(err)
 	return i.explain(commandAttach, err)
 }
+
+// answerTime is how long an engine that did not answer a command is asked what became of it.
+const answerTime = 2 * time.Second
 
 // hasAfterAll reports whether the engine has a device although no answer came to the command that gave it.
 func (i *instance) hasAfterAll(alias string, err error) bool {
@@ -79,10 +85,29 @@ func (i *instance) hasAfterAll(alias string, err error) bool {
 	if errors.As(err, &refused) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(i.ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(i.ctx, answerTime)
 	defer cancel()
 	devices, err := i.devices(ctx)
 	return err == nil && slices.Contains(devices, alias)
+}
+
+// lateAnswer is how long an engine that did not answer a command is waited for, to learn what became of it.
+const lateAnswer = 10 * time.Minute
+
+// catchUpLater has the engine asked what it has, when it answers again: the command that failed with err may have been
+// carried out after all. It returns at once.
+func (i *instance) catchUpLater(err error) {
+	var refused *qmp.Error
+	if errors.As(err, &refused) {
+		return
+	}
+	i.late.Go(func() {
+		ctx, cancel := context.WithTimeout(i.ctx, lateAnswer)
+		defer cancel()
+		if _, err := i.devices(ctx); err == nil { // commands of a connection are answered in their order; one that is lost is opened again
+			i.reconcile(ctx)
+		}
+	})
 }
 
 // Detach implements driver.Instance.
@@ -94,16 +119,6 @@ func (i *instance) Detach(ctx context.Context, alias string) error {
 	return i.explain(commandDetach, client.Execute(ctx, "x-virtd-detach", map[string]string{"id": alias}, nil))
 }
 
-// SetBridge implements driver.Instance. The engine has no part in it: the tap is the host's.
-func (i *instance) SetBridge(_ context.Context, alias, bridge string) error {
-	_, taps := i.used()
-	tap, ok := taps[alias]
-	if !ok {
-		return virterr.New(virterr.OperationUnsupported, "interface %s of domain '%s' has no tap that could move to another bridge", alias, i.name)
-	}
-	return i.d.cfg.Links.Attach(bridge, tap)
-}
-
 // devices asks the engine which devices it has.
 func (i *instance) devices(ctx context.Context) ([]string, error) {
 	var names []string
@@ -111,7 +126,7 @@ func (i *instance) devices(ctx context.Context) ([]string, error) {
 	return names, err
 }
 
-// reconcile catches up with the devices that went while nobody listened, or that never came because virtd ended in
+// reconcile catches up with the vCPUs that came or went, the devices that came too late, and those that went while nobody listened, or that never came because virtd ended in
 // between. An engine that does not know the question has every device from its start.
 func (i *instance) reconcile(ctx context.Context) {
 	i.attachMu.Lock()
@@ -127,6 +142,23 @@ func (i *instance) reconcile(ctx context.Context) {
 	for _, alias := range live.LiveAliases() {
 		if _, ours := i.function(alias); !slices.Contains(have, alias) && (ours || !live.IsHostdev(alias)) {
 			i.removed(alias)
+		}
+	}
+	i.detachUnknown(ctx, have)
+	i.reconcileVCPUs(ctx)
+}
+
+// detachUnknown asks the guest to let go of devices that came after virtd had given their attachment up. What they use on the
+// host is released when they go.
+func (i *instance) detachUnknown(ctx context.Context, have []string) {
+	live := i.definition()
+	for _, alias := range have {
+		if _, err := live.ByAlias(alias); err == nil {
+			continue
+		}
+		i.d.log.Warn("an engine has a device that its attachment was given up for; the guest is asked to let go of it", "domain", i.name, "device", printable(alias))
+		if err := i.execute(ctx, "x-virtd-detach", map[string]string{"id": alias}, nil); err != nil {
+			i.d.log.Warn("cannot take a device away", "domain", i.name, "device", printable(alias), "err", err)
 		}
 	}
 }
@@ -156,6 +188,8 @@ func (i *instance) addDevice(o *opened, live *domain.Definition) {
 	i.rec.Runtime.Taps = merged(i.rec.Runtime.Taps, o.runtime.Taps)
 	i.rec.Runtime.NetDrivers = merged(i.rec.Runtime.NetDrivers, o.runtime.NetDrivers)
 	i.rec.Runtime.Chains = merged(i.rec.Runtime.Chains, o.runtime.Chains)
+	i.rec.Runtime.NetBackends = merged(i.rec.Runtime.NetBackends, o.runtime.NetBackends)
+	i.rec.Runtime.NetAddresses = merged(i.rec.Runtime.NetAddresses, o.runtime.NetAddresses)
 	i.d.useImages(i.name, o.images)
 }
 
@@ -175,12 +209,29 @@ func (i *instance) dropDevice(alias string) {
 		}
 	}
 	i.rec.Images = kept
+	if tap := i.rec.Taps[alias]; tap != "" {
+		i.d.releaseTaps(map[string]string{alias: tap})
+	}
 	i.rec.Taps = without(i.rec.Taps, alias)
 	i.rec.Runtime.Taps = without(i.rec.Runtime.Taps, alias)
 	i.rec.Runtime.NetDrivers = without(i.rec.Runtime.NetDrivers, alias)
 	i.rec.Runtime.Chains = without(i.rec.Runtime.Chains, alias)
 	i.rec.Functions = without(i.rec.Functions, alias)
+	i.rec.Runtime.NetBackends = without(i.rec.Runtime.NetBackends, alias)
+	i.rec.Runtime.NetAddresses = without(i.rec.Runtime.NetAddresses, alias)
 	i.d.freeImages(i.name, gone)
+	i.dropHostPart(alias)
+}
+
+// dropHostPart removes what the host has for a device that is gone.
+func (i *instance) dropHostPart(alias string) {
+	err := removeLink(i.d.cfg.Links, linkPath(i.rec.Dir, alias))
+	if i.d.cfg.UserNets != nil {
+		err = errors.Join(err, i.d.cfg.UserNets.Stop(i.rec.Dir, alias))
+	}
+	if err != nil {
+		i.d.log.Error("something stays on the host of a device that is gone", "domain", i.name, "device", alias, "err", err)
+	}
 }
 
 // merged and without leave the old map as it is: others may be reading it.

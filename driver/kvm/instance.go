@@ -28,11 +28,17 @@ type instance struct {
 
 	releases sync.WaitGroup // functions on their way back to the host
 
+	filterMu   sync.Mutex     // one receive filter is applied at a time
+	background sync.WaitGroup // what follows an event and must not hold the monitor up
+
 	attachMu sync.Mutex // one device comes at a time, and none while it is looked which are there
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	killed atomic.Bool // Kill was called
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	killed  atomic.Bool // Kill was called
+	leaving atomic.Bool // Quit was called
+
+	late sync.WaitGroup // waits for answers that did not come in time; ends with ctx
 
 	restoring bool          // the engine begins with a saved state
 	ended     chan struct{} // closed when nothing of the instance runs any more
@@ -83,8 +89,12 @@ func (i *instance) connectFirst(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := i.pinConfigured(ctx); err != nil {
+	if err := i.pinConfigured(ctx, func(int) bool { return true }); err != nil {
 		return err
+	}
+	i.d.show(i)
+	if i.restoring {
+		i.syncRxFilters()
 	}
 	go i.watch()
 	return nil
@@ -195,6 +205,7 @@ func (i *instance) finish() {
 			c.Close()
 		}
 	}
+	i.d.hide(i)
 	status := i.proc.ExitStatus()
 	exit := i.rec.exit(status)
 	if exit.Reason == driver.ExitCrashed && i.killed.Load() && (status == "" || status == "signal: killed") {
@@ -204,9 +215,11 @@ func (i *instance) finish() {
 	i.releases.Wait()
 	i.recMu.Lock()
 	i.d.forget(i.name, &i.rec)
+	taps := i.rec.Taps
 	i.recMu.Unlock()
+	i.d.releaseTaps(taps)
 	i.d.releaseHostdevs(i.name, &i.rec)
-	if err := i.rec.clean(); err != nil {
+	if err := i.d.clean(&i.rec); err != nil {
 		i.d.log.Error("cannot clean up after an engine", "domain", i.name, "err", err)
 	}
 	i.deliver(driver.Exited{Exit: exit})
@@ -242,7 +255,10 @@ func (i *instance) Close() {
 	i.closed = true
 	i.evMu.Unlock()
 	i.cancel()
+	i.late.Wait()
 	<-i.ended
+	i.d.hide(i)
+	i.background.Wait()
 	i.releases.Wait()
 	if c := i.setClient(nil); c != nil {
 		c.Close()
@@ -258,6 +274,7 @@ func (i *instance) event(e qmp.Event) {
 		Action    string `json:"action"`
 		Actual    uint64 `json:"actual"`
 		Device    string `json:"device"`
+		Name      string `json:"name"`
 		Operation string `json:"operation"`
 	}
 	if len(e.Data) > 0 && json.Unmarshal(e.Data, &data) != nil {
@@ -282,11 +299,19 @@ func (i *instance) event(e qmp.Event) {
 	case "BALLOON_CHANGE":
 		i.deliver(driver.BalloonChanged{Actual: data.Actual})
 	case "DEVICE_DELETED":
-		if data.Device != "" {
+		if vcpu, ok := vcpuNumber(data.Device); ok {
+			i.vcpuRemoved(vcpu)
+		} else if data.Device != "" {
 			i.removed(data.Device)
 		}
+	case "NIC_RX_FILTER_CHANGED":
+		i.rxFilterChanged(data.Name)
 	case "DEVICE_UNPLUG_GUEST_ERROR":
-		i.deliver(driver.DeviceKept{Alias: data.Device})
+		if vcpu, ok := vcpuNumber(data.Device); ok {
+			i.deliver(driver.VCPUKept{VCPU: vcpu})
+		} else {
+			i.deliver(driver.DeviceKept{Alias: data.Device})
+		}
 	case "BLOCK_IO_ERROR":
 		i.deliver(driver.IOFailed{Alias: data.Device, Write: data.Operation == "write", Reason: printable(data.Reason)})
 	}
@@ -302,9 +327,11 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 	proc, err := supervise.Find(rec.PID, rec.StartTime)
 	if errors.Is(err, supervise.ErrGone) {
 		exit := rec.exit("")
-		if err := rec.clean(); err != nil {
+		if err := d.clean(rec); err != nil {
 			d.log.Error("cannot clean up after an engine", "domain", live.Name(), "err", err)
 		}
+		d.keepFilters(live, rec.Taps)
+		d.releaseTaps(rec.Taps)
 		d.releaseHostdevs(live.Name(), rec)
 		return nil, &driver.Gone{Exit: exit}
 	}
@@ -313,11 +340,18 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 	}
 	i := newInstance(d, live.Name(), live, *rec, proc)
 	d.register(i.name, &i.rec)
+	d.keepFilters(live, rec.Taps)
 	d.adoptHostdevs(i.name, &i.rec)
 	if err := i.connect(ctx); err != nil { // alive all the same: watch tries again
 		d.log.Warn("an engine is there and its monitor does not answer", "domain", i.name, "pid", rec.PID, "err", err)
 	}
 	i.reconcile(ctx)
+	i.d.show(i)
+	i.checkLinks()
+	i.syncRxFilters()
+	if d.cfg.UserNets != nil {
+		d.cfg.UserNets.Adopt(i.rec.Dir)
+	}
 	go i.watch()
 	return i, nil
 }

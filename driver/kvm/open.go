@@ -21,8 +21,13 @@ type opened struct {
 	images  []imageRecord
 	taps    map[string]string   // alias: device
 	sockets []string            // paths to remove at the end
+	links   []string            // records of macvtaps
+	dir     string              // of the engine
+	name    string              // of the domain
+	helpers []string            // aliases of interfaces behind which a process was started
 	chains  []chainFile         // backing images, which no plan can know
 	groups  map[string]*os.File // IOMMU groups by number
+	release func(taps map[string]string)
 }
 
 // close closes virtd's descriptors. The engine has its own.
@@ -38,20 +43,27 @@ func (o *opened) close() {
 }
 
 // discard undoes what open did.
-func (o *opened) discard() error {
+func (d *Driver) discard(o *opened) error {
 	o.close()
+	o.release(o.taps)
 	var errs []error
 	for _, path := range o.sockets {
 		errs = append(errs, ignoreMissing(os.Remove(path)))
+	}
+	for _, path := range o.links {
+		errs = append(errs, removeLink(d.cfg.Links, path))
+	}
+	for _, alias := range o.helpers {
+		errs = append(errs, d.cfg.UserNets.Stop(o.dir, alias))
 	}
 	return errors.Join(errs...)
 }
 
 // open opens every resource of a plan. On an error nothing stays behind.
 func (d *Driver) open(cfg hypervisor.Config, resources []Resource, dir string) (*opened, error) {
-	o := &opened{taps: map[string]string{}, runtime: domain.Runtime{
+	o := &opened{dir: dir, name: cfg.Name, taps: map[string]string{}, release: d.releaseTaps, runtime: domain.Runtime{
 		Taps: map[string]string{}, NetDrivers: map[string]string{}, TTYs: map[string]string{}, Sources: map[string]string{},
-		Chains: map[string][]domain.BackingImage{},
+		Chains: map[string][]domain.BackingImage{}, NetBackends: map[string]string{}, NetAddresses: map[string][]string{},
 	}}
 	for _, nic := range cfg.NICs {
 		o.runtime.NetDrivers[nic.ID] = nic.Driver
@@ -63,7 +75,7 @@ func (d *Driver) open(cfg hypervisor.Config, resources []Resource, dir string) (
 			err = virterr.New(virterr.InternalError, "resource %s of %s has %d descriptors, planned were %d", r.Kind, r.Alias, len(files), len(r.Files))
 		}
 		if err != nil {
-			return nil, errors.Join(err, o.discard())
+			return nil, errors.Join(err, d.discard(o))
 		}
 	}
 	return o, nil
@@ -94,6 +106,10 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 		return one(f, d.openChain(o, f, r))
 	case ResourceTap:
 		return d.openTap(o, r)
+	case ResourceMacvtap:
+		return d.openMacvtap(o, r, dir)
+	case ResourceUserNet:
+		return one(d.openUserNet(o, r))
 	case ResourceVhost:
 		return d.cfg.Links.OpenVhostNet(len(r.Files))
 	case ResourceChardev:
@@ -131,11 +147,22 @@ func (d *Driver) openTap(o *opened, r Resource) ([]*os.File, error) {
 	if err != nil {
 		return nil, virterr.New(virterr.InvalidMAC, "interface %s: '%s' is no MAC address", r.Alias, r.Tap.MAC)
 	}
-	tap, err := d.cfg.Links.OpenTap(bridge.TapConfig{
+	c := bridge.TapConfig{
 		Name: r.Tap.Name, Bridge: r.Tap.Bridge, MAC: mac, MTU: r.Tap.MTU, Queues: r.Tap.Queues, Owner: -1, Unmanaged: r.Tap.Unmanaged,
 		Isolated: r.Tap.Isolated,
-	})
+	}
+	if r.Tap.VLAN != nil {
+		c.VLAN = *r.Tap.VLAN
+	}
+	if r.Tap.Bandwidth != nil {
+		c.Bandwidth = *r.Tap.Bandwidth
+	}
+	tap, err := d.cfg.Links.OpenTap(c)
 	if err != nil {
+		return nil, err
+	}
+	if err := d.setFilter(tap.Name, r.Tap.Filter); err != nil { // before the guest can send anything
+		tap.Close()
 		return nil, err
 	}
 	o.taps[r.Alias], o.runtime.Taps[r.Alias] = tap.Name, tap.Name

@@ -9,6 +9,9 @@ import (
 	"virtd/domain"
 	"virtd/hypervisor"
 	"virtd/hypervisor/memory"
+	"virtd/network/bridge"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/nodedev"
 	"virtd/virterr"
 )
@@ -35,6 +38,8 @@ const (
 	ResourceInitrd  ResourceKind = "initrd"     // Path, read-only
 	ResourceDisk    ResourceKind = "disk"       // Path, locked
 	ResourceTap     ResourceKind = "tap"        // Tap, one file for each queue pair
+	ResourceMacvtap ResourceKind = "macvtap"    // Macvtap, one file for each queue pair
+	ResourceUserNet ResourceKind = "usernet"    // UserNet, the socket of a process that is started
 	ResourceVhost   ResourceKind = "vhost"      // /dev/vhost-net, one file for each queue pair
 	ResourceChardev ResourceKind = "chardev"    // pty, unix socket or file
 	ResourceLog     ResourceKind = "log"        // Path, append or truncate
@@ -52,6 +57,8 @@ type Resource struct {
 
 	Disk    *DiskResource    `json:"disk,omitempty"`
 	Tap     *TapResource     `json:"tap,omitempty"`
+	Macvtap *MacvtapResource `json:"macvtap,omitempty"`
+	UserNet *UserNetResource `json:"usernet,omitempty"`
 	Chardev *ChardevResource `json:"chardev,omitempty"`
 	Hostdev *nodedev.Claim   `json:"hostdev,omitempty"`
 	// Append keeps what is in a log; else it is emptied at start.
@@ -78,6 +85,27 @@ type TapResource struct {
 	Queues    int    `json:"queues"`
 	Unmanaged bool   `json:"unmanaged,omitempty"` // exists and stays as it is
 	Isolated  bool   `json:"isolated,omitempty"`  // does not reach other isolated ports of its bridge
+
+	VLAN      *portconf.VLAN      `json:"vlan,omitempty"`
+	Bandwidth *portconf.Bandwidth `json:"bandwidth,omitempty"`
+	Filter    *firewall.Filter    `json:"filter,omitempty"` // what the guest may send and get
+}
+
+// MacvtapResource says what macvtap an interface gets.
+type MacvtapResource struct {
+	Name   string             `json:"name,omitempty"` // "" is generated
+	Parent string             `json:"parent"`         // the host's link
+	Mode   bridge.MacvtapMode `json:"mode"`
+	MAC    string             `json:"mac"`
+	MTU    int                `json:"mtu,omitempty"`
+	Queues int                `json:"queues"`
+}
+
+// UserNetResource says what the process behind an interface of type user does.
+type UserNetResource struct {
+	MAC     string             `json:"mac"`
+	MTU     int                `json:"mtu,omitempty"`
+	Network domain.UserNetwork `json:"network"`
 }
 
 // ChardevResource says what the host side of a serial port or console is.

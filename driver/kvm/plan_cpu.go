@@ -11,6 +11,9 @@ var vendors = map[string]string{"Intel": "GenuineIntel", "AMD": "AuthenticAMD", 
 
 func (p *planner) cpu() error {
 	c := hypervisor.CPU{Count: p.def.VCPUs(), Online: p.def.CurrentVCPUs(), Paravirt: map[string]bool{}, Features: map[string]string{}}
+	if online := p.def.OnlineVCPUs(); online[len(online)-1] != len(online)-1 {
+		c.Present = online
+	}
 	c.Topology = hypervisor.Topology{Sockets: c.Count, Dies: 1, Clusters: 1, Cores: 1, Threads: 1}
 	p.cfg.CPU = c
 	p.cpuFeatures()

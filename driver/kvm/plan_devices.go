@@ -8,6 +8,10 @@ import (
 	"virtd/domain"
 	"virtd/domain/xmltree"
 	"virtd/hypervisor"
+	"virtd/hypervisor/block"
+	"virtd/network/bridge"
+	"virtd/network/firewall"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -19,7 +23,7 @@ func (p *planner) devices() error {
 		plan    func(*xmltree.Node) error
 	}{
 		{"controller", p.controller}, {"disk", p.disk}, {"interface", p.nic}, {"hostdev", p.hostdev}, {"serial", p.serial},
-		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"panic", p.pvpanic},
+		{"console", p.console}, {"memballoon", p.balloon}, {"rng", p.rng}, {"input", p.keyboard}, {"panic", p.pvpanic},
 	} {
 		for _, n := range devices.All(kind.element) {
 			if err := kind.plan(n); err != nil {
@@ -82,15 +86,37 @@ func (p *planner) disk(n *xmltree.Node) error {
 	if d.Cache == "default" {
 		d.Cache = ""
 	}
+	tune, err := domain.ReadIOTune(n)
+	if err != nil {
+		return err
+	}
+	d.Throttle = planThrottle(tune)
 	p.cfg.Disks = append(p.cfg.Disks, d)
 	p.add(Resource{
 		Kind: ResourceDisk, Files: []hypervisor.FileName{d.File}, Alias: d.ID, Path: domain.DiskPath(n),
 		Disk: &DiskResource{
-			Block: n.Attr("type") == "block", ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
+			Block: domain.DiskIsBlock(n), ReadOnly: d.ReadOnly, Shareable: n.Child("shareable") != nil,
 			Direct: d.Cache == "none" || d.Cache == "directsync", Chain: planChain(d.Format, n),
 		},
 	})
 	return nil
+}
+
+// planThrottle is what the engine calls a disk's limits; nil for none.
+func planThrottle(t domain.IOTune) *hypervisor.Throttle {
+	if !t.Limited() {
+		return nil
+	}
+	rate := func(r domain.IORate) block.Rate {
+		if r.Max == 0 {
+			r.MaxLength = 0 // libvirt has one of a second here, of nothing
+		}
+		return block.Rate{PerSecond: r.Sec, Burst: r.Max, Seconds: r.MaxLength}
+	}
+	return &hypervisor.Throttle{Group: t.Group, Limits: block.Limits{
+		TotalBytes: rate(t.TotalBytes), ReadBytes: rate(t.ReadBytes), WriteBytes: rate(t.WriteBytes),
+		TotalOps: rate(t.TotalIOPS), ReadOps: rate(t.ReadIOPS), WriteOps: rate(t.WriteIOPS), OpBytes: t.SizeIOPS,
+	}}
 }
 
 // file names the descriptor of a device: disk:virtio-disk0.
@@ -115,29 +141,87 @@ func (p *planner) nic(n *xmltree.Node) error {
 	if n.Attr("type") == "hostdev" {
 		return p.hostdev(n)
 	}
-	driver, target := n.Child("driver"), n.Child("target")
+	driver := n.Child("driver")
 	nic := hypervisor.NIC{
 		ID: alias(n), Address: at, MAC: n.Child("mac").Attr("address"), Queues: max(number(driver, "queues"), 1),
 		MTU: number(n.Child("mtu"), "size"), LinkDown: n.Child("link").Attr("state") == "down",
 		RxQueueSize: number(driver, "rx_queue_size"), TxQueueSize: number(driver, "tx_queue_size"),
 		Offloads: offloads(driver),
 	}
+	if n.Attr("type") == "user" {
+		return p.userNIC(n, nic)
+	}
 	if nic.Driver, err = p.nicDriver(nic.ID, driver.Attr("name")); err != nil {
 		return err
 	}
-	nic.Taps = files("tap", n, nic.Queues)
-	p.add(Resource{
-		Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID,
-		Tap: &TapResource{
-			Name: target.Attr("dev"), Bridge: n.Child("source").Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
-			Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
-			Isolated: n.Child("port").Attr("isolated") == "yes",
-		},
-	})
+	if err := p.tap(n, &nic); err != nil {
+		return err
+	}
 	if nic.Driver == "vhost" {
 		nic.Vhosts = files("vhost", n, nic.Queues)
 		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: "/dev/vhost-net"})
 	}
+	p.cfg.NICs = append(p.cfg.NICs, nic)
+	return nil
+}
+
+// tap plans the host's end of an interface.
+func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
+	source, target := n.Child("source"), n.Child("target")
+	nic.Taps = files("tap", n, nic.Queues)
+	if n.Attr("type") == "direct" {
+		p.add(Resource{
+			Kind: ResourceMacvtap, Files: nic.Taps, Alias: nic.ID,
+			Macvtap: &MacvtapResource{
+				Name: target.Attr("dev"), Parent: source.Attr("dev"), Mode: bridge.MacvtapMode(source.Attr("mode")), MAC: nic.MAC,
+				MTU: nic.MTU, Queues: nic.Queues,
+			},
+		})
+		return nil
+	}
+	tap := &TapResource{
+		Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
+		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
+		Isolated: n.Child("port").Attr("isolated") == "yes",
+	}
+	if err := tap.limit(n); err != nil {
+		return err
+	}
+	p.add(Resource{Kind: ResourceTap, Files: nic.Taps, Alias: nic.ID, Tap: tap})
+	return nil
+}
+
+// limit reads what a tap may carry.
+func (t *TapResource) limit(nic *xmltree.Node) error {
+	vlan, err := portconf.ReadVLAN(nic)
+	if err != nil {
+		return err
+	}
+	if vlan.Given() {
+		t.VLAN = &vlan
+	}
+	limits, err := portconf.ReadBandwidth(nic, true)
+	if err != nil {
+		return err
+	}
+	if limits.In.Floor = 0; limits.Limited() { // a floor is the network's business
+		t.Bandwidth = &limits
+	}
+	t.Filter, err = firewall.ReadFilter(nic)
+	return err
+}
+
+// userNIC plans an interface behind which is a process of its own.
+func (p *planner) userNIC(n *xmltree.Node, nic hypervisor.NIC) error {
+	network, err := domain.ReadUserNetwork(n)
+	if err != nil {
+		return err
+	}
+	nic.Driver, nic.Stream = "qemu", file("stream", n)
+	p.add(Resource{
+		Kind: ResourceUserNet, Files: []hypervisor.FileName{nic.Stream}, Alias: nic.ID,
+		UserNet: &UserNetResource{MAC: nic.MAC, MTU: nic.MTU, Network: network},
+	})
 	p.cfg.NICs = append(p.cfg.NICs, nic)
 	return nil
 }
@@ -270,6 +354,19 @@ func (p *planner) rng(n *xmltree.Node) error {
 		p.add(Resource{Kind: ResourceRNG, Files: []hypervisor.FileName{r.File}, Alias: r.ID, Path: path})
 	}
 	p.cfg.RNGs = append(p.cfg.RNGs, r)
+	return nil
+}
+
+// keyboard plans virtio keyboards. Other inputs are the machine's own, or kept without being provided.
+func (p *planner) keyboard(n *xmltree.Node) error {
+	if !domain.IsKeyboard(n) {
+		return nil
+	}
+	at, err := address(n)
+	if err != nil {
+		return err
+	}
+	p.cfg.Keyboards = append(p.cfg.Keyboards, hypervisor.Keyboard{ID: alias(n), Address: at})
 	return nil
 }
 

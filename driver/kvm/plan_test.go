@@ -50,6 +50,13 @@ func started(t *testing.T, name string) *domain.Definition {
 	if err != nil {
 		t.Fatal(err)
 	}
+	volumes := map[string]domain.VolumeSource{}
+	for _, v := range live.Volumes() {
+		volumes[v.Alias] = domain.VolumeSource{Path: "/pools/" + v.Pool + "/" + v.Volume, Block: v.Pool == "vg"}
+	}
+	if live, err = live.SetVolumes(volumes); err != nil {
+		t.Fatal(err)
+	}
 	return live
 }
 
@@ -148,6 +155,7 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 		put(n.ID, n.Address)
 		use(n.Taps...)
 		use(n.Vhosts...)
+		use(n.Stream)
 	}
 	for _, c := range cfg.Consoles {
 		put(c.ID, c.Address)
@@ -260,6 +268,11 @@ func TestSeamWithCPUID(t *testing.T) {
 	}
 	if domain.MachineQ35 != hypervisor.MachineQ35 || domain.MachinePC != hypervisor.MachinePC {
 		t.Error("machine types differ")
+	}
+	for _, m := range domain.MachineTypes {
+		if got := hypervisor.PlugsCPUs(m.Name); got != m.PlugsVCPUs {
+			t.Errorf("%s plugs vCPUs: %v for the engine", m.Name, got)
+		}
 	}
 }
 

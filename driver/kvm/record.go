@@ -149,14 +149,27 @@ func printable(text string) string {
 	return string(line)
 }
 
-// clean removes what is left of an engine that has ended.
-func (r *record) clean() error {
-	errs := []error{os.RemoveAll(r.Dir)}
+// clean removes what is left of an engine that has ended. While something of the host stays, so does the directory, by which
+// it is found.
+func (d *Driver) clean(r *record) error {
+	errs := []error{d.removeLive(r.Dir)}
+	if errs[0] == nil {
+		errs = append(errs, os.RemoveAll(r.Dir))
+	}
 	for _, s := range r.Sockets {
 		errs = append(errs, ignoreMissing(os.Remove(s)))
 	}
 	if r.Cgroup != "" {
 		errs = append(errs, supervise.RemoveCgroup(r.Cgroup))
+	}
+	return errors.Join(errs...)
+}
+
+// removeLive removes what the host has for an engine and what does not go by itself when it ends.
+func (d *Driver) removeLive(dir string) error {
+	errs := []error{removeLinks(d.cfg.Links, dir)}
+	if d.cfg.UserNets != nil {
+		errs = append(errs, d.cfg.UserNets.StopAll(dir))
 	}
 	return errors.Join(errs...)
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"virtd/domain"
 	"virtd/driver"
 	"virtd/driver/kvm/qmp"
 	"virtd/hypervisor"
@@ -71,12 +72,15 @@ func (i *instance) explainLong(ctx context.Context, what, command string, err er
 }
 
 // Save implements driver.Instance.
-func (i *instance) Save(ctx context.Context, f *os.File, aliases []string) (driver.Saved, error) {
+func (i *instance) Save(ctx context.Context, f *os.File, live *domain.Definition) (driver.Saved, error) {
 	c, err := i.connectFor(ctx)
 	if err != nil {
 		return nil, err
 	}
-	args := map[string][]string{"devices": append([]string{}, aliases...)} // none is not the same as not said
+	args := map[string]any{"devices": append([]string{}, live.LiveAliases()...)} // none is not the same as not said
+	if live.CheckVCPUHotplug() == nil {                                          // which engines of before do not have
+		args["cpus"] = live.OnlineVCPUs()
+	}
 	if err := c.ExecuteFiles(ctx, "x-virtd-save", args, []*os.File{f}, nil); err != nil {
 		c.Close() // which ends a save under way
 		return nil, i.explainLong(ctx, "save", "x-virtd-save", err)

@@ -52,14 +52,19 @@ type starter struct {
 func (s *starter) run(ctx context.Context, req driver.Request, resources []Resource) (*instance, error) {
 	name := req.Live.Name()
 	s.rec.Dir = filepath.Join(s.d.cfg.RunDir, req.Live.UUID().String())
+	// What an earlier run left here, which could not be removed then.
+	if err := s.d.removeLive(s.rec.Dir); err != nil {
+		return nil, err
+	}
 	if err := freshDir(s.rec.Dir); err != nil {
 		return nil, err
 	}
 	if err := s.claim(ctx, name, resources); err != nil {
-		return nil, errors.Join(err, s.rec.clean())
+		return nil, errors.Join(err, s.d.clean(&s.rec))
 	}
 	inst, err := s.launch(ctx, req, resources)
 	if err != nil {
+		s.d.releaseTaps(s.rec.Taps)
 		s.d.releaseHostdevs(name, &s.rec)
 	}
 	return inst, err
@@ -70,19 +75,19 @@ func (s *starter) launch(ctx context.Context, req driver.Request, resources []Re
 	name := req.Live.Name()
 	o, err := s.d.open(s.cfg, resources, s.rec.Dir)
 	if err != nil {
-		return nil, errors.Join(err, s.rec.clean())
+		return nil, errors.Join(err, s.d.clean(&s.rec))
 	}
 	defer o.close()
 	o.addChains(&s.cfg)
 	if req.Incoming != nil {
 		if err := s.incoming(o, req.Incoming); err != nil {
-			return nil, errors.Join(err, o.discard(), s.rec.clean())
+			return nil, errors.Join(err, s.d.discard(o), s.d.clean(&s.rec))
 		}
 	}
 	s.rec.Images, s.rec.Taps, s.rec.Sockets, s.rec.Runtime = o.images, o.taps, o.sockets, o.runtime
 	config, err := s.spawn(o, name)
 	if err != nil {
-		return nil, errors.Join(err, s.rec.clean())
+		return nil, errors.Join(err, s.d.clean(&s.rec))
 	}
 	defer config.Close()
 	if err := s.record(req); err != nil {
@@ -114,7 +119,7 @@ func (s *starter) abandon(err error) error {
 	if exit := s.rec.exit(s.proc.ExitStatus()); ended || exit.Reason == driver.ExitError {
 		err = virterr.New(virterr.InternalError, "the engine ended during start: %s", exit.Detail)
 	}
-	if cerr := s.rec.clean(); cerr != nil {
+	if cerr := s.d.clean(&s.rec); cerr != nil {
 		s.d.log.Error("cannot clean up after an engine that did not start", "err", cerr)
 	}
 	return err

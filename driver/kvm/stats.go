@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -92,8 +93,9 @@ func imageSize(image imageRecord) (allocation, length uint64) {
 	return uint64(st.Blocks) * 512, uint64(st.Size)
 }
 
-// NetStats implements driver.Instance: the host's counters of each tap, which count every kind of back end.
-func (i *instance) NetStats(context.Context) (map[string]driver.NetStats, error) {
+// NetStats implements driver.Instance: the host's counters of each tap, which count every kind of back end, and the engine's
+// where there is no tap. A device that the host lost has none.
+func (i *instance) NetStats(ctx context.Context) (map[string]driver.NetStats, error) {
 	_, taps := i.used()
 	all := make(map[string]driver.NetStats, len(taps))
 	for alias, tap := range taps {
@@ -101,12 +103,47 @@ func (i *instance) NetStats(context.Context) (map[string]driver.NetStats, error)
 		if _, now := i.used(); err != nil && now[alias] != tap {
 			continue // it went meanwhile
 		}
+		if errors.Is(err, unix.ENODEV) {
+			all[alias] = driver.NetStats{}
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		all[alias] = driver.NetStats(s)
 	}
-	return all, nil
+	return all, i.streamStats(ctx, taps, all)
+}
+
+// streamStats adds the counters of the interfaces that have no tap.
+func (i *instance) streamStats(ctx context.Context, taps map[string]string, all map[string]driver.NetStats) error {
+	var ask []string
+	for _, nic := range i.definition().Tree().Root.Child("devices").All("interface") {
+		if alias := alias(nic); nic.Attr("type") == "user" && taps[alias] == "" {
+			ask = append(ask, alias)
+		}
+	}
+	if len(ask) == 0 {
+		return nil
+	}
+	var reply map[string]struct {
+		RxBytes   uint64 `json:"rx-bytes"`
+		RxPackets uint64 `json:"rx-packets"`
+		RxDropped uint64 `json:"rx-dropped"`
+		TxBytes   uint64 `json:"tx-bytes"`
+		TxPackets uint64 `json:"tx-packets"`
+		TxDropped uint64 `json:"tx-dropped"`
+	}
+	if err := i.execute(ctx, "x-virtd-net-stats", nil, &reply); err != nil {
+		return err
+	}
+	for _, alias := range ask {
+		s := reply[alias]
+		all[alias] = driver.NetStats{
+			RxBytes: s.RxBytes, RxPackets: s.RxPackets, RxDropped: s.RxDropped, TxBytes: s.TxBytes, TxPackets: s.TxPackets, TxDropped: s.TxDropped,
+		}
+	}
+	return nil
 }
 
 // CPUTime implements driver.Instance.
@@ -121,102 +158,6 @@ func (i *instance) CPUTime() (driver.CPUTime, error) {
 		return driver.CPUTime{}, virterr.New(virterr.OperationInvalid, "domain is not running")
 	}
 	return driver.CPUTime{Total: s.User + s.System, User: s.User, System: s.System}, nil
-}
-
-// threads asks the engine which of its threads run vCPUs and returns their ids on the host, by vCPU.
-func (i *instance) threads(ctx context.Context) ([]int, error) {
-	var hello struct {
-		Threads struct {
-			VCPUs []int `json:"vcpus"`
-		} `json:"threads"`
-	}
-	if err := i.execute(ctx, "x-virtd-hello", map[string]int{"version": 1}, &hello); err != nil {
-		return nil, err
-	}
-	host, err := supervise.HostThreads(i.rec.PID)
-	if err != nil {
-		return nil, virterr.New(virterr.OperationInvalid, "domain is not running")
-	}
-	tids := make([]int, len(hello.Threads.VCPUs))
-	for n, inner := range hello.Threads.VCPUs {
-		tid, ok := host[inner]
-		if !ok {
-			return nil, virterr.New(virterr.InternalError, "domain '%s' names thread %d for vcpu %d, which it does not have", i.name, inner, n)
-		}
-		tids[n] = tid
-	}
-	return tids, nil
-}
-
-// VCPUs implements driver.Instance.
-func (i *instance) VCPUs(ctx context.Context) ([]driver.VCPU, error) {
-	tids, err := i.threads(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]driver.VCPU, len(tids))
-	for n, tid := range tids {
-		v := driver.VCPU{Number: n, Thread: tid}
-		if v.Time, err = supervise.ThreadTime(i.rec.PID, tid); err == nil {
-			var s supervise.Stat
-			s, err = supervise.ReadStat(i.rec.PID, tid)
-			v.CPU = s.CPU
-		}
-		if err == nil {
-			v.Affinity, err = affinity(tid)
-		}
-		if err != nil {
-			return nil, virterr.New(virterr.SystemError, "cannot look at vcpu %d of domain '%s' (thread %d): %w", n, i.name, tid, err)
-		}
-		list[n] = v
-	}
-	return list, nil
-}
-
-// PinVCPU implements driver.Instance.
-func (i *instance) PinVCPU(ctx context.Context, vcpu int, cpus []byte) error {
-	tids, err := i.threads(ctx)
-	if err != nil {
-		return err
-	}
-	if vcpu < 0 || vcpu >= len(tids) {
-		return virterr.New(virterr.InvalidArg, "vcpu %d is out of range of live cpu count %d", vcpu, len(tids))
-	}
-	return i.pin(tids[vcpu], vcpu, cpus)
-}
-
-func (i *instance) pin(tid, vcpu int, cpus []byte) error {
-	var set unix.CPUSet
-	for c := range 8 * len(cpus) {
-		if cpus[c/8]&(1<<(c%8)) != 0 {
-			set.Set(c)
-		}
-	}
-	if err := unix.SchedSetaffinity(tid, &set); err != nil {
-		return virterr.New(virterr.SystemError, "cannot set CPU affinity on process %d (vcpu %d of domain '%s'): %w", tid, vcpu, i.name, virterr.Strerror(err))
-	}
-	return nil
-}
-
-// pinConfigured binds the vCPUs as the definition says.
-func (i *instance) pinConfigured(ctx context.Context) error {
-	pins := VCPUPins(i.definition())
-	if len(pins) == 0 {
-		return nil
-	}
-	tids, err := i.threads(ctx)
-	if err != nil {
-		return err
-	}
-	for vcpu, cpus := range pins {
-		if vcpu >= len(tids) {
-			continue
-		}
-		if err := i.pin(tids[vcpu], vcpu, bitmap(cpus)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func bitmap(cpus []int) []byte {

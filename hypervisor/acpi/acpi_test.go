@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"flag"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,7 +43,7 @@ func ports8(n uint8) (out []Port) {
 
 // machines are the configurations whose tables are held still, by machine version and case.
 func machines() map[string]Config {
-	return map[string]Config{
+	all := map[string]Config{
 		"pc-q35-virtd-1.0": {Board: Q35, CPUs: cpus(1, 1), Windows: windows(0xe0000000), Slots: []uint8{0, 2, 31}, LastBus: 1,
 			Ports: ports8(1), Serials: []Serial{0}, PVPanic: true},
 		"pc-q35-virtd-1.0-64cpus": {Board: Q35, CPUs: append(cpus(62, 60), CPU{254, true}, CPU{255, true}), Windows: windows(0xe0000000),
@@ -50,6 +51,11 @@ func machines() map[string]Config {
 		"pc-i440fx-virtd-1.0": {Board: PC, CPUs: cpus(4, 2), Windows: windows(0), Slots: []uint8{0, 1, 2, 3, 4, 31},
 			Serials: []Serial{0, 1}, PVPanic: true},
 	}
+	for name, c := range maps.Clone(all) { // what 1.1 added
+		c.CPUHotplug = true
+		all[strings.Replace(name, "-1.0", "-1.1", 1)] = c
+	}
+	return all
 }
 
 const at = 0xe0000

@@ -145,6 +145,7 @@ func notify(device, code aml) aml { return join(aml{0x86}, device, code) }
 func mutex(path string) aml       { return join(aml{0x5b, 0x01}, nameString(path), aml{0}) }
 func acquire(path string) aml     { return join(aml{0x5b, 0x23}, nameString(path), aml{0xff, 0xff}) } // without end
 func release(path string) aml     { return join(aml{0x5b, 0x27}, nameString(path)) }
+func while(c aml, b ...aml) aml   { return append(aml{0xa2}, withLength(append(c, join(b...)...))...) }
 func call(path string, args ...aml) aml {
 	return append(nameString(path), join(args...)...)
 }
@@ -158,16 +159,22 @@ func ports(path string, base, size uint64) aml {
 }
 
 // dwords names the 32-bit registers of a region one after the other; "" skips one.
-func dwords(region string, names ...string) aml {
-	const dwordAccess, noLock, writeZeroes = 3, 0 << 4, 2 << 5
-	body := append(nameString(region), dwordAccess|noLock|writeZeroes)
+func dwords(region string, names ...string) aml { return registers(region, 32, 3, names) }
+
+// octets is dwords for registers of 8 bits.
+func octets(region string, names ...string) aml { return registers(region, 8, 1, names) }
+
+// registers names registers of that many bits, which are accessed as a whole: access is the field's AccessType (19.6.48).
+func registers(region string, bits, access byte, names []string) aml {
+	const noLock, writeZeroes = 0 << 4, 2 << 5
+	body := append(nameString(region), access|noLock|writeZeroes)
 	for _, n := range names {
 		if n == "" {
 			body = append(body, 0)
 		} else {
 			body = append(body, nameString(n)...)
 		}
-		body = append(body, 32)
+		body = append(body, bits)
 	}
 	return append(aml{0x5b, 0x81}, withLength(body)...)
 }

@@ -14,7 +14,7 @@ const (
 // CPU is one processor the machine can have.
 type CPU struct {
 	APICID uint32
-	Online bool // present at boot
+	Online bool // present when the guest starts
 }
 
 // Serial is a 16550 that the DSDT describes: 0 is COM1, 3 is COM4.
@@ -31,6 +31,8 @@ type Config struct {
 	PVPanic bool
 	// Ports are the root ports, behind which devices come and go (q35).
 	Ports []Port
+	// CPUHotplug: processors come and go by the registers of chipset.CPUHotplug, all but the first one.
+	CPUHotplug bool
 }
 
 // Port is a PCI Express root port.
@@ -41,6 +43,9 @@ type Port struct {
 
 // HotplugGPE is the general purpose event that says that a PCI device came or is asked to go.
 const HotplugGPE = 1
+
+// CPUHotplugGPE is the general purpose event that says that a processor came or is asked to go.
+const CPUHotplugGPE = 2
 
 // FirstHotplugSlot is the first slot of the pc board's bus that takes devices while the guest runs. The chipset is in
 // those before it.

@@ -9,6 +9,6 @@
 //
 // The bytes are a pure function of Config and part of the guest ABI: golden tests hold them still.
 //
-// The package leaves out hotplug of processors and memory, sleep states other than S5, and tables about NUMA, HPET and IOMMUs. Start reading at
+// The package leaves out hotplug of memory, sleep states other than S5, and tables about NUMA, HPET and IOMMUs. Start reading at
 // Build.
 package acpi

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"virtd/hypervisor/chipset"
 	"virtd/hypervisor/pci"
 )
 
@@ -16,7 +17,7 @@ func (b *builder) dsdt(c *Config) int {
 		name(`\PICF`, integer(0)),
 		method(`\_PIC`, 1, false, store(arg(0), nameString(`\PICF`))),
 		scope(`\_SB`, join(processors(c), pciHost(c), motherboard(c), panicDevice(c))),
-		hotplugEvent(),
+		events(c),
 	)...)
 	b.end(at)
 	return at
@@ -24,9 +25,12 @@ func (b *builder) dsdt(c *Config) int {
 
 // processors are devices with the UIDs that the MADT uses (8.4).
 func processors(c *Config) aml {
+	if c.CPUHotplug {
+		return processorContainer(c)
+	}
 	var out aml
 	for uid := range c.CPUs {
-		out = append(out, device(fmt.Sprintf("C%03X", uid), name("_HID", str("ACPI0007")), name("_UID", integer(uint64(uid))))...)
+		out = append(out, device(processorName(uid), name("_HID", str("ACPI0007")), name("_UID", integer(uint64(uid))))...)
 	}
 	return out
 }
@@ -130,13 +134,16 @@ func isaDevices(c *Config) aml {
 	return out
 }
 
-// motherboard reserves what no driver owns: the PM block, the hotplug registers and ECAM.
+// motherboard reserves what no driver owns: the PM block, the hotplug registers of PCI and processors, and ECAM.
 func motherboard(c *Config) aml {
 	d := []aml{ioPort(c.Windows.PMBase, 128)}
 	if c.Board == PC {
 		d[0] = ioPort(c.Windows.PMBase, 64)
 	}
 	d = append(d, ioPort(pci.HotplugPort, pci.HotplugPorts))
+	if c.CPUHotplug {
+		d = append(d, ioPort(chipset.CPUHotplugPort, chipset.CPUHotplugPorts))
+	}
 	if c.Windows.ECAM != 0 {
 		d = append(d, memory32Fixed(uint32(c.Windows.ECAM), 256<<20))
 	}

@@ -12,10 +12,15 @@ const (
 	notifyEjectRequest = 3
 )
 
-// hotplugEvent is the method of the general purpose event: edge-triggered, so that the guest clears the status before it
+// events are the methods of the general purpose events: edge-triggered, so that the guest clears the status before it
 // looks, and what comes while it looks is an event of its own.
-func hotplugEvent() aml {
-	return scope(`\_GPE`, method(fmt.Sprintf("_E%02X", HotplugGPE), 0, false, call(`\_SB.PCI0.PCNT`)))
+func events(c *Config) aml {
+	event := func(gpe int, look string) aml { return method(fmt.Sprintf("_E%02X", gpe), 0, false, call(look)) }
+	all := event(HotplugGPE, `\_SB.PCI0.PCNT`)
+	if c.CPUHotplug {
+		all = append(all, event(CPUHotplugGPE, `\_SB.CPUS.CSCN`)...)
+	}
+	return scope(`\_GPE`, all)
 }
 
 // hotplug is the part of PCI0 by which devices come and go: the registers, a device object for each place, and PCNT, which

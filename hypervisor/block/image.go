@@ -55,6 +55,8 @@ type Image struct {
 	noZero  atomic.Bool
 	noPunch atomic.Bool
 
+	throttle atomic.Pointer[Throttle] // nil: no limits
+
 	rmw sync.Mutex // read-modify-write of unaligned direct writes
 }
 
@@ -166,6 +168,10 @@ func (img *Image) Size() int64 {
 
 // FD is the open file, which the image owns; with a backing chain, the first.
 func (img *Image) FD() int { return img.fd }
+
+// SetThrottle makes t limit the image from now on; nil ends all limits. Images may share one. Loops look at the requests that
+// they hold back after their next Wake.
+func (img *Image) SetThrottle(t *Throttle) { img.throttle.Store(t) }
 
 // Options returns how the image was opened.
 func (img *Image) Options() Options { return img.opts }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,8 @@ type Loop struct {
 	stop    atomic.Bool
 	done    list
 	flight  int
+	held    held
+	cancel  atomic.Bool // with stop: what is held back ends without having begun
 	broken  error
 	started bool
 	work    chan func()
@@ -53,13 +56,16 @@ type engine interface {
 	disarm()
 	// start runs op.
 	start(op *Op)
-	// wait hands over what start queued, and with block waits until a request completes, the doorbell rings or the
-	// loop is woken. Completed requests went through Loop.finish.
-	wait(block bool) error
+	// wait hands over what start queued, and waits until a request completes, the doorbell rings, the loop is woken or
+	// the time is over; forever knows no time and 0 does not wait. Completed requests went through Loop.finish.
+	wait(limit time.Duration) error
 	// interrupt signals an eventfd with the next wait, if the engine can. It reports whether it will.
 	interrupt(eventfd int) bool
 	close()
 }
+
+// forever is a wait without a limit.
+const forever time.Duration = -1
 
 // NewLoop makes a loop for img. It must come before the engine denies itself io_uring_setup.
 func NewLoop(img *Image, cfg LoopConfig) (*Loop, error) {
@@ -123,12 +129,20 @@ func (l *Loop) Mode() (mode string, err error) { return l.mode, l.why }
 // Start runs fn on the loop's thread. fn waits for kickFD, an eventfd, with Wait, and returns soon after Stopping
 // becomes true. Requests that it leaves in flight are waited for.
 func (l *Loop) Start(kickFD int, fn func()) {
+	l.cancel.Store(false)
 	l.stop.Store(false)
 	l.kick, l.started = kickFD, true
 	l.work <- fn
 }
 
-// Stop makes the running function end and waits for it and for all requests in flight.
+// Cancel is Stop for a device that is reset: requests that the throttle holds back end with ECANCELED, without having begun.
+func (l *Loop) Cancel() {
+	l.cancel.Store(true)
+	l.Stop()
+}
+
+// Stop makes the running function end and waits for it and for all requests in flight. Those that the throttle holds back
+// begin at once.
 func (l *Loop) Stop() {
 	if !l.started {
 		return
@@ -146,7 +160,7 @@ var eventOne = []byte{1, 0, 0, 0, 0, 0, 0, 0}
 
 // Close ends the thread and releases the ring.
 func (l *Loop) Close() {
-	l.Stop()
+	l.Cancel()
 	close(l.work)
 	<-l.ended
 	unix.Close(l.wake)
@@ -163,6 +177,14 @@ func (l *Loop) Submit(op *Op) {
 	op.state, op.Err, op.stage = 0, 0, stageMain
 	op.file, op.at, op.slow, op.held = l.img, op.Off, false, false
 	l.flight++
+	if t := l.img.throttle.Load(); t != nil && l.hold(t, op) {
+		return
+	}
+	l.begin(op)
+}
+
+// begin sends op on its way to the host.
+func (l *Loop) begin(op *Op) {
 	if op.Code == Write && l.img.opts.DetectZeroes != "" && l.img.opts.DetectZeroes != DetectOff && allZero(op.Iov) {
 		op.Code, op.Unmap = WriteZeroes, l.img.opts.DetectZeroes == DetectUnmap
 	}
@@ -212,16 +234,28 @@ func (l *Loop) Next() *Op {
 	return op
 }
 
-// Wait submits what was queued and blocks until an Op completes, the doorbell rings, Wake or Stop is called, or a signal
-// arrives. It does not block when there is something for Next. An error means that the loop is of no more use.
+// Wait submits what was queued and blocks until an Op completes, the doorbell rings, Wake or Stop is called, a request that
+// was held back may begin, or a signal arrives. It does not block when there is something for Next. An error means that the loop is of no more use.
 func (l *Loop) Wait() error { return l.turn(true) }
 
 // Poll is Wait that does not block.
 func (l *Loop) Poll() error { return l.turn(false) }
 
 func (l *Loop) turn(block bool) error {
+	limit := time.Duration(0)
+	if block {
+		limit = forever
+	}
+	if l.held.n > 0 {
+		if next := l.release(); block {
+			limit = next
+		}
+	}
+	if l.done.head != nil {
+		limit = 0
+	}
 	if l.broken == nil {
-		l.broken = l.eng.wait(block && l.done.head == nil)
+		l.broken = l.eng.wait(limit)
 	}
 	if l.slow != nil && l.slow != l.eng {
 		l.slow.collect()

@@ -3,6 +3,7 @@ package block
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,8 @@ type pool struct {
 	todo chan *Op
 	wg   sync.WaitGroup
 	fds  [2]unix.PollFd
-	sink [8]byte // what eventfds counted
+	time unix.Timespec // of a wait
+	sink [8]byte       // what eventfds counted
 
 	mu   sync.Mutex
 	done list
@@ -60,14 +62,15 @@ func (p *pool) arm(kick int) { p.kick = kick }
 func (p *pool) disarm()      { p.kick = -1 }
 func (p *pool) start(op *Op) { p.todo <- op }
 
-func (p *pool) wait(block bool) error {
+func (p *pool) wait(limit time.Duration) error {
 	p.fds[0] = unix.PollFd{Fd: int32(p.l.wake), Events: unix.POLLIN}
 	p.fds[1] = unix.PollFd{Fd: int32(p.kick), Events: unix.POLLIN} // ignored when negative
-	timeout := 0
-	if block {
-		timeout = -1
+	var until *unix.Timespec                                       // nil: no limit
+	if limit != forever {
+		p.time = unix.NsecToTimespec(int64(limit))
+		until = &p.time
 	}
-	if _, err := unix.Poll(p.fds[:], timeout); err != nil && err != unix.EINTR {
+	if _, err := unix.Ppoll(p.fds[:], until, nil); err != nil && err != unix.EINTR {
 		return fmt.Errorf("%s: wait for the doorbell: %w", p.l.cfg.Name, err)
 	}
 	for i := range p.fds {

@@ -3,6 +3,7 @@ package block
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,7 +84,7 @@ func (e *uringEngine) disarm() {
 		s.opcode, s.fd, s.addr, s.userData = opPollRemove, -1, tagKick, tagRemove
 	}
 	for e.kicks > 0 && e.l.broken == nil {
-		e.l.broken = e.wait(true)
+		e.l.broken = e.wait(forever)
 	}
 }
 
@@ -173,13 +174,18 @@ func (e *uringEngine) complete(op *Op, res int32) {
 	e.release(op)
 }
 
-func (e *uringEngine) wait(block bool) error {
-	n := uint32(0)
-	if block {
-		n = 1
+func (e *uringEngine) wait(limit time.Duration) error {
+	var errno unix.Errno
+	switch limit {
+	case forever:
+		errno = e.u.enter(1)
+	case 0:
+		errno = e.u.enter(0)
+	default:
+		errno = e.u.enterFor(limit)
 	}
-	switch errno := e.u.enter(n); errno {
-	case 0, unix.EINTR, unix.EBUSY, unix.EAGAIN:
+	switch errno {
+	case 0, unix.EINTR, unix.EBUSY, unix.EAGAIN, unix.ETIME:
 	default:
 		return fmt.Errorf("%s: submit to io_uring: %w", e.l.cfg.Name, errno)
 	}

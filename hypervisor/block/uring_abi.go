@@ -15,6 +15,7 @@ const (
 const (
 	featSingleMmap = 1 << 0  // IORING_FEAT_SINGLE_MMAP
 	featNoDrop     = 1 << 1  // IORING_FEAT_NODROP
+	featExtArg     = 1 << 8  // IORING_FEAT_EXT_ARG, 5.11: an enter can have a time limit
 	featRsrcTags   = 1 << 10 // IORING_FEAT_RSRC_TAGS, 5.13: the release that has multishot poll
 	featCQESkip    = 1 << 11 // IORING_FEAT_CQE_SKIP, 5.17
 )
@@ -38,6 +39,7 @@ const (
 
 const (
 	enterGetEvents = 1 // IORING_ENTER_GETEVENTS
+	enterExtArg    = 8 // IORING_ENTER_EXT_ARG
 	fsyncDatasync  = 1 // IORING_FSYNC_DATASYNC
 	pollAddMulti   = 1 // IORING_POLL_ADD_MULTI
 	cqeMore        = 2 // IORING_CQE_F_MORE
@@ -77,6 +79,17 @@ type sqe struct {
 	userData      uint64
 	_             [3]uint64
 }
+
+// eventsArg is struct io_uring_getevents_arg.
+type eventsArg struct {
+	sigmask     uint64
+	sigmaskSize uint32
+	_           uint32
+	time        uint64 // address of a time64
+}
+
+// time64 is struct __kernel_timespec.
+type time64 struct{ sec, nsec int64 }
 
 // cqe is struct io_uring_cqe.
 type cqe struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,9 @@ type uring struct {
 
 	tail     uint32 // local submission tail
 	features uint32
+
+	limit time64 // of an enter that ends by itself, and
+	until eventsArg
 }
 
 // errNoMultishot tells that the kernel's io_uring is too old for the loop.
@@ -57,7 +61,8 @@ func newUring(entries uint32) (*uring, error) {
 }
 
 func (u *uring) init(p *params) error {
-	if p.features&(featSingleMmap|featNoDrop|featRsrcTags) != featSingleMmap|featNoDrop|featRsrcTags {
+	const need = featSingleMmap | featNoDrop | featExtArg | featRsrcTags
+	if p.features&need != need {
 		return errNoMultishot
 	}
 	size := max(uint64(p.sq.array)+4*uint64(p.sqEntries), uint64(p.cq.cqes)+16*uint64(p.cqEntries))
@@ -136,6 +141,17 @@ func (u *uring) enter(wait uint32) unix.Errno {
 	submit := u.tail - atomic.LoadUint32(u.sqHead)
 	atomic.StoreUint32(u.sqTail, u.tail)
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(u.fd), uintptr(submit), uintptr(wait), enterGetEvents, 0, 0)
+	return errno
+}
+
+// enterFor submits what get returned and waits for a completion, at most that long; ETIME tells that the time was over.
+func (u *uring) enterFor(limit time.Duration) unix.Errno {
+	submit := u.tail - atomic.LoadUint32(u.sqHead)
+	atomic.StoreUint32(u.sqTail, u.tail)
+	u.limit = time64{sec: int64(limit / time.Second), nsec: int64(limit % time.Second)}
+	u.until.time = uint64(uintptr(unsafe.Pointer(&u.limit)))
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(u.fd), uintptr(submit), 1, enterGetEvents|enterExtArg,
+		uintptr(unsafe.Pointer(&u.until)), unsafe.Sizeof(u.until))
 	return errno
 }
 

@@ -61,8 +61,14 @@ type FPU struct {
 // LAPIC is struct kvm_lapic_state: the registers as the APIC page shows them.
 type LAPIC struct{ Regs [1024]uint8 }
 
-// XSave is struct kvm_xsave, without the states that need more than 4096 bytes.
-type XSave struct{ Region [4096]uint8 }
+// XSave is struct kvm_xsave, in XSAVE's standard layout, with the states that need more than its 4096 bytes.
+type XSave []byte
+
+// Sizes of XSave: what every host has, and a bound on what is ever read, in bytes.
+const (
+	xsaveSize = 4096
+	maxXSave  = 1 << 16
+)
 
 // XCRs is struct kvm_xcrs.
 type XCRs struct {

@@ -20,7 +20,7 @@ func TestABISizes(t *testing.T) {
 		{"kvm_sregs get", reqGetSRegs, sizeOf[SRegs]()},
 		{"kvm_fpu", reqSetFPU, sizeOf[FPU]()},
 		{"kvm_lapic_state", reqSetLAPIC, sizeOf[LAPIC]()},
-		{"kvm_xsave", reqSetXSave, sizeOf[XSave]()},
+		{"kvm_xsave", reqSetXSave, sizeOf[[xsaveSize]byte]()},
 		{"kvm_xcrs", reqSetXCRs, sizeOf[XCRs]()},
 		{"kvm_debugregs", reqSetDebugRegs, sizeOf[DebugRegs]()},
 		{"kvm_vcpu_events", reqSetVCPUEvents, sizeOf[VCPUEvents]()},

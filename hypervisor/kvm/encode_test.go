@@ -2,15 +2,21 @@ package kvm
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"reflect"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // filled is a state in which every part is something else.
 func filled() *State {
 	s := &State{MSRs: []MSR{{Index: 0x10, Value: 1 << 40}, {Index: 0xc0000080, Value: 0xd01}}}
 	s.Regs.RIP, s.SRegs.CR3, s.XCRs.NR, s.DebugRegs.DR7 = 0xfff0, 0x1000, 1, 0x400
-	s.XSave.Region[4095], s.LAPIC.Regs[32], s.Events.NMI.Masked, s.MPState = 9, 8, 1, MPHalted
+	s.XSave = make(XSave, 11008) // as a processor with tiles has it
+	s.XSave[11007], s.LAPIC.Regs[32], s.Events.NMI.Masked, s.MPState = 9, 8, 1, MPHalted
 	return s
 }
 
@@ -26,11 +32,43 @@ func TestStateEncoding(t *testing.T) {
 	}
 	for name, bad := range map[string][]byte{
 		"nothing": nil, "cut": enc[:len(enc)-1], "longer": append(bytes.Clone(enc), 0), "another size": append([]byte{1}, enc[1:]...),
-		"no MSRs": enc[:len(enc)-36],
+		"no MSRs": enc[:len(enc)-36], "no xsave area": enc[:4+144+4+312], "short xsave area": xsaveOf(enc, 4095), "long xsave area": xsaveOf(enc, 1<<20),
 	} {
 		if err := new(State).Decode(bad); err == nil {
 			t.Errorf("%s was decoded", name)
 		}
+	}
+}
+
+// xsaveOf is an encoded state whose xsave area claims to have n bytes.
+func xsaveOf(enc []byte, n uint32) []byte {
+	bad := bytes.Clone(enc)
+	binary.LittleEndian.PutUint32(bad[4+144+4+312:], n)
+	return bad
+}
+
+// What was encoded before areas of more than 4096 bytes can still be read.
+func TestStateOfBefore(t *testing.T) {
+	s := filled()
+	s.XSave = make(XSave, 4096)
+	s.XSave[17] = 1
+	var back State
+	if err := back.Decode(s.Encode()); err != nil || !reflect.DeepEqual(*s, back) {
+		t.Error(err)
+	}
+}
+
+// A state that this host has no place for is not cut off.
+func TestXSaveOfALargerHost(t *testing.T) {
+	v := newVCPU(-1, 0, xsaveSize, nil)
+	x := make(XSave, 11008)
+	x[11007] = 1
+	if err := v.SetXSave(x); err == nil || !strings.Contains(err.Error(), "takes 11008 bytes, of which this host has 4096") {
+		t.Errorf("got %v", err)
+	}
+	x[11007] = 0
+	if err := v.SetXSave(x); !errors.Is(err, unix.EBADF) { // it reached the kernel
+		t.Errorf("got %v", err)
 	}
 }
 

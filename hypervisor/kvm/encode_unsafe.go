@@ -8,7 +8,8 @@ import (
 )
 
 // Encoded states are the kernel's own structures, one after the other, each behind its size: they are ABI, so they never
-// change their layout. The parts come in a fixed order and an older build refuses more of them than it knows.
+// change their layout. The parts come in a fixed order and an older build refuses more of them than it knows. The xsave
+// area, part xsavePart, has the size that the host gave it.
 
 // bytesOf returns the memory of a structure of the ABI, which has no pointers.
 func bytesOf[T any](p *T) []byte {
@@ -16,9 +17,11 @@ func bytesOf[T any](p *T) []byte {
 }
 
 func (s *State) parts() [][]byte {
-	return [][]byte{bytesOf(&s.Regs), bytesOf(&s.SRegs), bytesOf(&s.XSave), bytesOf(&s.XCRs), bytesOf(&s.LAPIC),
+	return [][]byte{bytesOf(&s.Regs), bytesOf(&s.SRegs), s.XSave, bytesOf(&s.XCRs), bytesOf(&s.LAPIC),
 		bytesOf(&s.DebugRegs), bytesOf(&s.Events), bytesOf(&s.MPState)}
 }
+
+const xsavePart = 2
 
 // Encode returns the state in a form that Decode of this and later builds reads.
 func (s *State) Encode() []byte {
@@ -37,6 +40,17 @@ func (s *State) Encode() []byte {
 // Decode sets the state to what Encode returned. The kernel checks what it is given when the state is set.
 func (s *State) Decode(b []byte) error {
 	for i, p := range s.parts() {
+		if i == xsavePart {
+			if len(b) < 4 {
+				return errors.New("a vCPU's state has no xsave area")
+			}
+			n := binary.LittleEndian.Uint32(b)
+			if n < xsaveSize || n > maxXSave {
+				return fmt.Errorf("%d bytes are not the xsave area of a vCPU", n)
+			}
+			s.XSave = make(XSave, n)
+			p = s.XSave
+		}
 		if len(b) < 4+len(p) || binary.LittleEndian.Uint32(b) != uint32(len(p)) {
 			return fmt.Errorf("part %d of a vCPU's state does not have the %d bytes that it should", i, len(p))
 		}

@@ -30,7 +30,7 @@ func (v *VCPU) State(indices []uint32) (*State, error) {
 	for _, part := range []func() error{
 		func() error { return into(&s.Regs, v.Regs) },
 		func() error { return into(&s.SRegs, v.SRegs) },
-		func() error { return into(&s.XSave, v.XSave) },
+		func() error { s.XSave, err = v.XSave(); return err },
 		func() error { return into(&s.XCRs, v.XCRs) },
 		func() error { return into(&s.LAPIC, v.LAPIC) },
 		func() error { s.MSRs, err = v.MSRs(indices); return err },
@@ -66,7 +66,7 @@ func (v *VCPU) SetState(s *State) (refused []uint32, err error) {
 	for _, part := range []func() error{
 		func() error { return v.SetSRegs(&c.SRegs) },
 		func() error { return v.SetXCRs(&c.XCRs) },
-		func() error { return v.SetXSave(&c.XSave) },
+		func() error { return v.SetXSave(c.XSave) },
 		func() error { return v.SetRegs(&c.Regs) },
 		func() error { return v.SetLAPIC(&c.LAPIC) },
 		func() (err error) { refused, err = v.SetMSRs(c.MSRs); return err },

@@ -1,6 +1,9 @@
 package kvm
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 func get[T any](v *VCPU, req uintptr, what string) (*T, error) {
 	p := new(T)
@@ -41,11 +44,28 @@ func (v *VCPU) LAPIC() (*LAPIC, error) { return get[LAPIC](v, reqGetLAPIC, "loca
 // SetLAPIC stores the local APIC.
 func (v *VCPU) SetLAPIC(l *LAPIC) error { return set(v, reqSetLAPIC, "local APIC", l) }
 
-// XSave returns the extended state in XSAVE's standard layout.
-func (v *VCPU) XSave() (*XSave, error) { return get[XSave](v, reqGetXSave, "xsave area") }
+// XSave returns the extended state: as many bytes as this host's KVM has for the machine's processors.
+func (v *VCPU) XSave() (XSave, error) {
+	x := make(XSave, v.xsaveLen)
+	req := uintptr(reqGetXSave)
+	if len(x) > xsaveSize {
+		req = reqGetXSave2
+	}
+	if _, err := ioctlPtr(v.fd, req, &x[0]); err != nil {
+		return nil, fmt.Errorf("read xsave area of vCPU %d: %w", v.id, err)
+	}
+	return x, nil
+}
 
-// SetXSave stores the extended state.
-func (v *VCPU) SetXSave(x *XSave) error { return set(v, reqSetXSave, "xsave area", x) }
+// SetXSave stores the extended state, which may come from a host with a larger or smaller area. What this host has no
+// place for must be in its initial configuration, which is all zeroes.
+func (v *VCPU) SetXSave(x XSave) error {
+	area := make(XSave, v.xsaveLen) // KVM reads so much
+	if n := copy(area, x); slices.ContainsFunc(x[n:], func(b byte) bool { return b != 0 }) {
+		return fmt.Errorf("set xsave area of vCPU %d: the processor's state takes %d bytes, of which this host has %d", v.id, len(x), len(area))
+	}
+	return set(v, reqSetXSave, "xsave area", &area[0])
+}
 
 // XCRs returns the extended control registers.
 func (v *VCPU) XCRs() (*XCRs, error) { return get[XCRs](v, reqGetXCRs, "extended control registers") }

@@ -10,15 +10,16 @@ import (
 
 // VCPU is one virtual processor. One thread runs it and reads or sets its state; Kick and NMI may come from any.
 type VCPU struct {
-	fd   int
-	id   int
-	page []byte // struct kvm_run, shared with the kernel
-	tid  atomic.Int32
-	pid  int
+	fd       int
+	id       int
+	xsaveLen int    // bytes of XSave
+	page     []byte // struct kvm_run, shared with the kernel
+	tid      atomic.Int32
+	pid      int
 }
 
-func newVCPU(fd, id int, page []byte) *VCPU {
-	return &VCPU{fd: fd, id: id, page: page, pid: unix.Getpid()}
+func newVCPU(fd, id, xsaveLen int, page []byte) *VCPU {
+	return &VCPU{fd: fd, id: id, xsaveLen: xsaveLen, page: page, pid: unix.Getpid()}
 }
 
 // ID returns the APIC ID.

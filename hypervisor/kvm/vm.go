@@ -136,5 +136,14 @@ func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 		unix.Close(int(fd))
 		return nil, fmt.Errorf("map the run page of vCPU %d: %w", id, err)
 	}
-	return newVCPU(int(fd), id, page), nil
+	return newVCPU(int(fd), id, vm.xsaveLen(), page), nil
+}
+
+// xsaveLen returns the bytes of XSave. A host that does not tell has those of before there were more.
+func (vm *VM) xsaveLen() int {
+	n, err := vm.Check(CapXSave2)
+	if err != nil {
+		return xsaveSize
+	}
+	return min(max(n, xsaveSize), maxXSave)
 }

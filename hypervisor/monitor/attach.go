@@ -11,7 +11,8 @@ import (
 // fileCommands are the commands that take descriptors. A function that returns an error has closed those it did not give
 // away.
 var fileCommands = map[string]func(s *Server, args json.RawMessage, files []int) (any, error){
-	"x-virtd-attach": attach,
+	"x-virtd-attach":     attach,
+	"x-virtd-net-stream": netStream,
 }
 
 // attach is x-virtd-attach.
@@ -54,4 +55,22 @@ func virtdDetach(s *Server, args json.RawMessage) (any, error) {
 		return nil, err
 	}
 	return nil, s.machine.Detach(a.ID)
+}
+
+// netStream is x-virtd-net-stream.
+func netStream(s *Server, args json.RawMessage, files []int) (any, error) {
+	var a struct {
+		ID string `json:"id"`
+	}
+	err := arguments(args, &a)
+	if err == nil && len(files) != 1 {
+		err = fmt.Errorf("%d descriptors came, one is needed", len(files))
+	}
+	if err != nil {
+		for _, fd := range files {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	return nil, s.machine.ReconnectNIC(a.ID, files[0])
 }

@@ -38,6 +38,7 @@ func init() {
 		"query-blockstats":      plain(queryBlockStats),
 		"block_resize":          blockResize,
 		"set_link":              setLink,
+		"query-rx-filter":       queryRxFilter,
 		"human-monitor-command": humanCommand,
 	}
 	saveCommands = map[string]func(c *client, r request) any{

@@ -5,7 +5,7 @@
 //
 //	qmp_capabilities, query-status, query-version, query-commands, query-name, query-uuid, query-kvm, query-cpus-fast,
 //	stop, cont, system_powerdown, system_reset, quit, query-balloon, balloon {value}, query-blockstats, query-block,
-//	block_resize, set_link {name, up}, inject-nmi, human-monitor-command {command-line}
+//	block_resize, set_link {name, up}, query-rx-filter {name}, inject-nmi, human-monitor-command {command-line}
 //
 // and emits STOP, RESUME, RESET {guest}, POWERDOWN, SHUTDOWN {guest, reason}, GUEST_PANICKED {action},
 // BALLOON_CHANGE {actual}, GUEST_CRASHLOADED, NIC_RX_FILTER_CHANGED, DEVICE_DELETED {device, path},
@@ -23,20 +23,28 @@
 //	x-virtd-block-stats                 -> {ID: {rd-bytes, rd-ops, rd-ns, wr-bytes, wr-ops, wr-ns, flush-ops, flush-ns, errors}}
 //	x-virtd-net-stats                   -> {ID: {rx-bytes, rx-packets, rx-dropped, tx-bytes, ...}} (userspace back end only)
 //	x-virtd-set-link {id, up}
+//	x-virtd-set-throttle {id, throttle}    throttle is a fragment of Config, or null; it holds for all disks of its group
+//	x-virtd-send-key {keys, hold-ms}    keys, numbered as Linux does, are pressed in order and released after a while; the
+//	                                       reply does not wait for the guest
 //	x-virtd-chardev {id}                -> {type, connected}
 //	x-virtd-quit {reason}               -> the engine flushes its disks, answers, writes its exit record and leaves
-//	x-virtd-save {devices}              with one descriptor: the guest is halted and its state written there; the reply comes
+//	x-virtd-save {devices, cpus}        with one descriptor: the guest is halted and its state written there; the reply comes
 //	                                       when it is complete. The connection holds the state: when it ends before
 //	                                       x-virtd-save-commit, the state is made void and the guest goes on. devices
-//	                                       are the IDs of those that come and go; a machine that has others is not saved
+//	                                       are the IDs of those that come and go, cpus the numbers of the vCPUs; a machine
+//	                                       that has others is not saved
 //	x-virtd-save-commit                 -> the state stays valid; only x-virtd-quit may follow
 //	x-virtd-dump {live}                 with one descriptor: an ELF core file of the guest is written there
 //	x-virtd-job                         -> {kind: save|dump|"", elapsed-ms, total, processed, written} of what runs now, or ran last
 //	x-virtd-job-cancel                  -> a save or dump ends early and its reply is an error
 //	x-virtd-attach {device, files}      with as many descriptors (SCM_RIGHTS) as files has names: device is a fragment of
 //	                                       Config, {disk}, {nic} or {rng}
+//	x-virtd-net-stream {id}             with one descriptor: another stream socket for a network device that has one
 //	x-virtd-detach {id}                 asks the guest; DEVICE_DELETED follows when it lets go of the device
 //	x-virtd-devices                     -> [ID...]
+//	x-virtd-cpus                        -> [{cpu, thread}...] of the vCPUs that are there, by number
+//	x-virtd-plug-cpu {cpu}              the machine has vCPU cpu when the reply comes, and the guest was told
+//	x-virtd-unplug-cpu {cpu}            asks the guest; DEVICE_DELETED for vcpuN follows when it lets go of vCPU N
 //	x-virtd-set-action {shutdown}       -> what the guest's next power-off does: reset (in place) or poweroff (leave)
 //
 // An event that a command causes goes out before the command's reply (STOP before the reply to stop), so that a client

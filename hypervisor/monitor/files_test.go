@@ -159,6 +159,12 @@ func TestDetachAndDevices(t *testing.T) {
 	c := dialRaw(t, path)
 	for _, tc := range []struct{ line, want string }{
 		{`{"execute":"x-virtd-devices"}`, `{"return":["virtio-disk0","net0"]}`},
+		{`{"execute":"x-virtd-cpus"}`, `{"return":[{"cpu":0,"thread":42}]}`},
+		{`{"execute":"x-virtd-plug-cpu","arguments":{"cpu":2}}`, `{"return":{}}`},
+		{`{"execute":"x-virtd-plug-cpu"}`, `Parameter 'cpu' is missing`},
+		{`{"execute":"x-virtd-plug-cpu","arguments":{"cpu":1.5}}`, `"class":"GenericError"`},
+		{`{"execute":"x-virtd-unplug-cpu","arguments":{"cpu":1}}`, `{"return":{}}`},
+		{`{"execute":"x-virtd-unplug-cpu","arguments":{"cpu":9}}`, `"class":"DeviceNotFound"`},
 		{`{"execute":"x-virtd-detach","arguments":{"id":"virtio-disk0"}}`, `{"return":{}}`},
 		{`{"execute":"x-virtd-detach","arguments":{"id":"nothing"}}`, `"class":"DeviceNotFound"`},
 		{`{"execute":"query-commands"}`, `"x-virtd-attach"`},
@@ -168,7 +174,7 @@ func TestDetachAndDevices(t *testing.T) {
 			t.Errorf("%s: %s", tc.line, got)
 		}
 	}
-	if len(m.calls) != 1 || m.calls[0] != "detach virtio-disk0" {
-		t.Errorf("calls: %v", m.calls)
+	if got := strings.Join(m.calls, ", "); got != "plug cpu2, unplug cpu1, detach virtio-disk0" {
+		t.Errorf("calls: %s", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"time"
 )
 
 // Errors that a Machine returns (wrapped) and that have a QMP class of their own.
@@ -41,16 +42,31 @@ type Machine interface {
 
 	Disks() []Disk
 	ResizeDisk(id string, bytes uint64) error
+	// SetThrottle gives a disk, and its group, the limits of a fragment of hypervisor.Config; null ends them.
+	SetThrottle(id string, throttle json.RawMessage) error
+	// SendKey presses keys of Linux' numbering at the first keyboard and releases them after hold. It does not wait for the
+	// guest.
+	SendKey(keys []uint16, hold time.Duration) error
 	NICs() []NIC
 	SetLink(id string, up bool) error
+	// RxFilters returns what the drivers of network devices want to receive: of the device with that name, or of all.
+	RxFilters(id string) ([]RxFilter, error)
+	// ReconnectNIC gives a network device on a stream socket another socket, which is the machine's from then on, also when
+	// it fails.
+	ReconnectNIC(id string, fd int) error
 	Chardevs() []Chardev
 	PCI() []PCIFunction
+
+	// PlugCPU gives the machine a vCPU by number and tells the guest; its thread is there when it returns. UnplugCPU asks
+	// the guest to let one go and does not wait: DEVICE_DELETED for vcpuN tells when it did.
+	PlugCPU(cpu int) error
+	UnplugCPU(cpu int) error
 
 	// Save halts the guest and writes its state to f, which it takes over, until ctx ends; the guest stands still when it
 	// succeeded, and goes on when it failed. CommitSave keeps the state for good; AbandonSave makes it void and lets the
 	// guest go on, unless it was committed. Dump writes a core file to f, which it takes over. Both take long; Job tells
 	// how far they are and CancelJob ends them early.
-	Save(ctx context.Context, f *os.File, devices []string) error
+	Save(ctx context.Context, f *os.File, as Described) error
 	CommitSave() error
 	AbandonSave() error
 	Dump(ctx context.Context, f *os.File, live bool) error
@@ -62,6 +78,12 @@ type Machine interface {
 	Attach(device json.RawMessage, files map[string]int) error
 	Detach(id string) error
 	Devices() []string
+}
+
+// Described is the part of a machine that can change while it runs, as whoever saves it believes it to be. Nil is no belief.
+type Described struct {
+	Devices []string `json:"devices"` // IDs
+	CPUs    []int    `json:"cpus"`    // numbers, ascending
 }
 
 // CPU is one vCPU.
@@ -112,6 +134,25 @@ type NIC struct {
 	Queues int    // pairs
 	Up     bool
 	Stats  *NICStats // nil for vhost: the host's tap counts
+}
+
+// RxFilter is what the driver of a network device wants to receive.
+type RxFilter struct {
+	Name string
+	Receives
+}
+
+// Receives is the filter of an RxFilter: virtio/net's Filter.
+type Receives struct {
+	MAC                                [6]byte
+	Promiscuous                        bool
+	AllMulticast                       bool
+	AllUnicast                         bool
+	NoMulticast                        bool
+	NoUnicast                          bool
+	NoBroadcast                        bool
+	Unicast, Multicast                 [][6]byte
+	UnicastOverflow, MulticastOverflow bool
 }
 
 // NICStats counts packets as the guest sees them: rx is what it received.

@@ -78,8 +78,24 @@ func (f *fakeMachine) ResizeDisk(id string, n uint64) error {
 	}
 	return f.call(fmt.Sprint("resize ", n))
 }
+func (f *fakeMachine) SetThrottle(id string, throttle json.RawMessage) error {
+	return f.call("throttle " + id + " " + string(throttle))
+}
+func (f *fakeMachine) SendKey(keys []uint16, hold time.Duration) error {
+	return f.call(fmt.Sprint("keys ", keys, hold))
+}
 func (f *fakeMachine) NICs() []NIC                { return []NIC{{ID: "net0", Driver: "vhost"}} }
 func (f *fakeMachine) SetLink(string, bool) error { return f.call("link") }
+func (f *fakeMachine) RxFilters(id string) ([]RxFilter, error) {
+	if id != "" && id != "net0" {
+		return nil, fmt.Errorf("invalid net client name: %s: %w", id, ErrNotFound)
+	}
+	return []RxFilter{{Name: "net0", Receives: Receives{MAC: [6]byte{2, 0, 0, 0, 0, 1}, Multicast: [][6]byte{{1, 0, 0x5e, 0, 0, 1}}, UnicastOverflow: true}}}, nil
+}
+func (f *fakeMachine) ReconnectNIC(id string, fd int) error {
+	unix.Close(fd)
+	return f.call("reconnect " + id)
+}
 func (f *fakeMachine) Chardevs() []Chardev {
 	return []Chardev{{ID: "serial0", Type: "pty", Connected: true}}
 }
@@ -95,6 +111,13 @@ func (f *fakeMachine) Detach(id string) error {
 		return fmt.Errorf("Device '%s' not found%w", id, ErrNotFound)
 	}
 	return f.call("detach " + id)
+}
+func (f *fakeMachine) PlugCPU(cpu int) error { return f.call("plug " + cpuWord(cpu)) }
+func (f *fakeMachine) UnplugCPU(cpu int) error {
+	if cpu != 1 {
+		return fmt.Errorf("unplug vCPU %d: %w", cpu, ErrNotFound)
+	}
+	return f.call("unplug " + cpuWord(cpu))
 }
 func (f *fakeMachine) Devices() []string { return []string{"virtio-disk0", "net0"} }
 
@@ -185,6 +208,15 @@ func TestCommands(t *testing.T) {
 		{`{"execute":"x-virtd-status"}`, `{"return":{"reason":"","state":"paused"}}`},
 		{`{"execute":"block_resize","arguments":{"device":"nope","size":1}}`, `{"error":{"class":"DeviceNotFound","desc":"disk \"nope\": device not found"}}`},
 		{`{"execute":"block_resize","arguments":{"device":"virtio-disk0","size":1048576}}`, `{"return":{}}`},
+		{`{"execute":"query-rx-filter","arguments":{"name":"net9"}}`, `{"error":{"class":"DeviceNotFound","desc":"invalid net client name: net9: device not found"}}`},
+		{`{"execute":"query-rx-filter"}`, `{"return":[{"name":"net0","promiscuous":false,"multicast":"normal","unicast":"normal","vlan":"all",` +
+			`"broadcast-allowed":true,"multicast-overflow":false,"unicast-overflow":true,"main-mac":"02:00:00:00:00:01","vlan-table":[],` +
+			`"unicast-table":[],"multicast-table":["01:00:5e:00:00:01"]}]}`},
+		{`{"execute":"x-virtd-net-stream","arguments":{"id":"net0"}}`, `{"error":{"class":"GenericError","desc":"0 descriptors came, one is needed"}}`},
+		{`{"execute":"x-virtd-send-key","arguments":{"keys":[29,46],"hold-ms":50}}`, `{"return":{}}`},
+		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0"}}`, `{"error":{"class":"GenericError","desc":"Parameter 'throttle' is missing"}}`},
+		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0","throttle":{"opBytes":5}}}`, `{"return":{}}`},
+		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0","throttle":null}}`, `{"return":{}}`},
 		{`{"execute":"x-virtd-chardev","arguments":{"id":"serial0"}}`, `{"return":{"connected":true,"type":"pty"}}`},
 		{`{"execute":"x-virtd-net-stats"}`, `{"return":{}}`},
 		{`{"execute":"frob"}`, `{"error":{"class":"CommandNotFound","desc":"The command frob has not been found"}}`},
@@ -197,7 +229,7 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", c.ask, got, c.want)
 		}
 	}
-	if got := fmt.Sprint(m.calls); got != "[pause resize 1048576 reset at power-off true quit destroyed]" {
+	if got := fmt.Sprint(m.calls); got != "[pause resize 1048576 keys [29 46] 50ms throttle virtio-disk0 {\"opBytes\":5} throttle virtio-disk0 null reset at power-off true quit destroyed]" {
 		t.Errorf("calls %s", got)
 	}
 }
@@ -310,6 +342,7 @@ func FuzzExecute(f *testing.F) {
 		`{"execute":"stop","id":1}`, `{"execute":"balloon","arguments":{"value":1}}`, `{"execute":"x-virtd-hello","arguments":{"version":1}}`,
 		`{"execute":"human-monitor-command","arguments":{"command-line":"info balloon"}}`, `{`, `{"execute":"set_link","arguments":{"name":"a","up":true}}`,
 		`{"execute":"x-virtd-attach","arguments":{"device":{"rng":{}},"files":[]}}`, `{"execute":"x-virtd-detach","arguments":{"id":"net0"}}`,
+		`{"execute":"x-virtd-plug-cpu","arguments":{"cpu":-1}}`, `{"execute":"x-virtd-cpus"}`,
 	} {
 		f.Add([]byte(s))
 	}

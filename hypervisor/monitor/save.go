@@ -37,11 +37,9 @@ func (c *client) file(what string) (*os.File, error) {
 
 // startSave is x-virtd-save.
 func startSave(c *client, r request) any {
-	var a struct {
-		Devices []string `json:"devices"`
-	}
+	var a Described
 	return c.begin(r, "x-virtd-save", &a, func(ctx context.Context, f *os.File) error {
-		err := c.server.machine.Save(ctx, f, a.Devices)
+		err := c.server.machine.Save(ctx, f, a)
 		if err == nil {
 			c.save.mu.Lock()
 			c.save.holds = true

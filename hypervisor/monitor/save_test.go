@@ -15,9 +15,13 @@ import (
 )
 
 // Save writes a word, and waits for the end of ctx when the machine is asked to be slow.
-func (f *fakeMachine) Save(ctx context.Context, to *os.File, devices []string) error {
+func (f *fakeMachine) Save(ctx context.Context, to *os.File, as Described) error {
 	defer to.Close()
-	f.call(strings.Join(append([]string{"save"}, devices...), " "))
+	words := append([]string{"save"}, as.Devices...)
+	for _, cpu := range as.CPUs {
+		words = append(words, cpuWord(cpu))
+	}
+	f.call(strings.Join(words, " "))
 	if state, _ := f.RunState(); state == "slow" {
 		<-ctx.Done()
 		f.call("canceled")
@@ -26,6 +30,8 @@ func (f *fakeMachine) Save(ctx context.Context, to *os.File, devices []string) e
 	_, err := io.WriteString(to, "state")
 	return err
 }
+func cpuWord(cpu int) string { return fmt.Sprintf("cpu%d", cpu) }
+
 func (f *fakeMachine) CommitSave() error  { return f.call("commit") }
 func (f *fakeMachine) AbandonSave() error { return f.call("abandon") }
 func (f *fakeMachine) Dump(_ context.Context, to *os.File, live bool) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ProtocolVersion is the version of the x-virtd commands. A newer one only adds.
@@ -26,12 +27,17 @@ var virtdCommands = map[string]command{
 	"x-virtd-block-stats":          plain(virtdBlockStats),
 	"x-virtd-net-stats":            plain(virtdNetStats),
 	"x-virtd-set-link":             virtdSetLink,
+	"x-virtd-set-throttle":         virtdSetThrottle,
+	"x-virtd-send-key":             virtdSendKey,
 	"x-virtd-chardev":              virtdChardev,
 	"x-virtd-quit":                 virtdQuit,
 	"x-virtd-set-action":           virtdSetAction,
 	"x-virtd-job":                  plain(func(s *Server) (any, error) { return s.machine.Job(), nil }),
 	"x-virtd-job-cancel":           action(func(m Machine) error { m.CancelJob(); return nil }),
 	"x-virtd-detach":               virtdDetach,
+	"x-virtd-cpus":                 plain(virtdCPUs),
+	"x-virtd-plug-cpu":             cpuCommand(Machine.PlugCPU),
+	"x-virtd-unplug-cpu":           cpuCommand(Machine.UnplugCPU),
 	"x-virtd-devices":              plain(func(s *Server) (any, error) { return append([]string{}, s.machine.Devices()...), nil }),
 }
 
@@ -53,6 +59,39 @@ func hello(s *Server, args json.RawMessage) (any, error) {
 		"version": ProtocolVersion, "pid": pid(), "engine": "virtd-vmm", "config-version": configVersion,
 		"threads": map[string]any{"vcpus": tids, "workers": []int{}}, "features": features,
 	}, nil
+}
+
+// virtdCPU is what x-virtd-cpus says of a vCPU that is there.
+type virtdCPU struct {
+	CPU    int `json:"cpu"`    // its number
+	Thread int `json:"thread"` // in the engine's namespace
+}
+
+func virtdCPUs(s *Server) (any, error) {
+	out := []virtdCPU{}
+	for _, c := range s.machine.CPUs() {
+		out = append(out, virtdCPU{c.Index, c.ThreadID})
+	}
+	if state, reason := s.machine.RunState(); state == "shutdown" {
+		return nil, fmt.Errorf("the machine has ended: %s", reason)
+	}
+	return out, nil
+}
+
+// cpuCommand is a command about one vCPU.
+func cpuCommand(do func(Machine, int) error) command {
+	return func(s *Server, args json.RawMessage) (any, error) {
+		var a struct {
+			CPU *int `json:"cpu"`
+		}
+		if err := arguments(args, &a); err != nil {
+			return nil, err
+		}
+		if a.CPU == nil {
+			return nil, errors.New("Parameter 'cpu' is missing")
+		}
+		return nil, do(s.machine, *a.CPU)
+	}
 }
 
 func orEmpty(raw json.RawMessage) json.RawMessage {
@@ -110,6 +149,31 @@ func virtdSetLink(s *Server, args json.RawMessage) (any, error) {
 		return nil, err
 	}
 	return nil, s.machine.SetLink(a.ID, a.Up)
+}
+
+func virtdSetThrottle(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		ID       string          `json:"id"`
+		Throttle json.RawMessage `json:"throttle"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	if len(a.Throttle) == 0 {
+		return nil, errors.New("Parameter 'throttle' is missing")
+	}
+	return nil, s.machine.SetThrottle(a.ID, a.Throttle)
+}
+
+func virtdSendKey(s *Server, args json.RawMessage) (any, error) {
+	var a struct {
+		Keys []uint16 `json:"keys"`
+		Hold uint32   `json:"hold-ms"`
+	}
+	if err := arguments(args, &a); err != nil {
+		return nil, err
+	}
+	return nil, s.machine.SendKey(a.Keys, time.Duration(a.Hold)*time.Millisecond)
 }
 
 func virtdChardev(s *Server, args json.RawMessage) (any, error) {

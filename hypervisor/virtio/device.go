@@ -17,6 +17,7 @@ const (
 	IDConsole DeviceID = 3
 	IDEntropy DeviceID = 4
 	IDBalloon DeviceID = 5
+	IDInput   DeviceID = 18
 )
 
 // Device is one virtio device without its transport. The transport calls the methods from vCPU threads, one at a time

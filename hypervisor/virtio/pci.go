@@ -156,6 +156,8 @@ func class(id DeviceID) uint32 {
 		return 0x010000 // SCSI storage controller
 	case IDConsole:
 		return 0x078000 // other communication controller
+	case IDInput:
+		return 0x090000 // keyboard controller
 	}
 	return 0x00ff00 // does not fit a class
 }

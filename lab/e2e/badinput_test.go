@@ -93,9 +93,9 @@ func TestLabBadDocuments(t *testing.T) {
 		{"security", "<cpu mode", "<launchSecurity type='sev'/><cpu mode", "element <launchSecurity> (domain/launchSecurity) is not supported"},
 		{"device", "<serial type", "<tpm model='tpm-tis'/><serial type", "element <tpm> (domain/devices/tpm) is not supported"},
 		{"size", "unit='MiB'", "unit='bogus'", "line 3, column 3: <memory>: unknown unit 'bogus'"},
-		{"vcpus", "<vcpu>1", "<vcpu>65", "line 4, column 3: 65 vCPUs are more than the machine's limit of 64"},
+		{"vcpus", ">1</vcpu>", ">65</vcpu>", "line 4, column 3: 65 vCPUs are more than the machine's limit of 64"},
 		{"name", "<name>doc", "<name>a/b", "line 2, column 3"},
-		{"same", "<vcpu>1", "<vcpu>2", "domain 'doc' already exists with uuid"},
+		{"same", ">1</vcpu>", ">2</vcpu>", "domain 'doc' already exists with uuid"},
 	} {
 		if !strings.Contains(xml, c.old) {
 			t.Fatalf("%s: the document has no %s", c.name, c.old)

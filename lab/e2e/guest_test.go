@@ -13,7 +13,9 @@ type guest struct {
 	kernel   labtest.GuestKernel
 	initrd   string // default kernel.Initrd
 	memory   int    // MiB, default 256
+	machine  string // default q35
 	vcpus    int    // default 1
+	maxVCPUs int    // default vcpus
 	run      string // command in the guest; empty ends at a shell
 	args     string // further kernel arguments
 	elements string // elements of the domain, such as on_crash
@@ -31,6 +33,10 @@ func (g guest) xml(h *host) string {
 	if g.vcpus == 0 {
 		g.vcpus = 1
 	}
+	if g.machine == "" {
+		g.machine = "q35"
+	}
+	g.maxVCPUs = max(g.maxVCPUs, g.vcpus)
 	cmdline := labtest.QuietCmdline + " " + g.args
 	if g.run != "" {
 		cmdline += fmt.Sprintf(` lab.run="%s"`, g.run)
@@ -41,9 +47,9 @@ func (g guest) xml(h *host) string {
 	return fmt.Sprintf(`<domain type='kvm'>
   <name>%s</name>
   <memory unit='MiB'>%d</memory>
-  <vcpu>%d</vcpu>
+  <vcpu current='%d'>%d</vcpu>
   <os>
-    <type arch='x86_64' machine='q35'>hvm</type>
+    <type arch='x86_64' machine='%s'>hvm</type>
     <kernel>%s</kernel>
     <initrd>%s</initrd>
     <cmdline>%s</cmdline>
@@ -56,7 +62,7 @@ func (g guest) xml(h *host) string {
     %s
   </devices>
 </domain>
-`, g.name, g.memory, g.vcpus, g.kernel.Image, g.initrd, escape(cmdline), g.elements, g.console, g.devices)
+`, g.name, g.memory, g.vcpus, g.maxVCPUs, g.machine, g.kernel.Image, g.initrd, escape(cmdline), g.elements, g.console, g.devices)
 }
 
 // escape makes text safe inside an element.

@@ -116,6 +116,8 @@ func (h *host) program(name string) string {
 		return labtest.Binary(h.t, "virtd")
 	case "virtd-vmm":
 		return labtest.Binary(h.t, "virtd-vmm")
+	case "virtd-usernet": // virtd looks for it beside the engine
+		return labtest.Binary(h.t, "virtd-usernet")
 	}
 	return labtest.Binary(h.t, "vctl")
 }

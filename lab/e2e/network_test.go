@@ -172,6 +172,12 @@ func startFileServer(t *testing.T, size int64) *fileServer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveFiles(t, l, size)
+}
+
+// serveFiles is startFileServer on a listener that is there.
+func serveFiles(t *testing.T, l net.Listener, size int64) *fileServer {
+	t.Helper()
 	s := &fileServer{port: l.Addr().(*net.TCPAddr).Port, size: size, data: make([]byte, size), gate: make(chan struct{})}
 	rand.New(rand.NewSource(1)).Read(s.data)
 	s.sum = fmt.Sprintf("%x", sha256.Sum256(s.data))
@@ -217,6 +223,13 @@ func (s *fileServer) serve(c net.Conn) {
 			s.puts = append(s.puts, sink.n)
 			s.mu.Unlock()
 			return
+		case "take": // a whole file, and says so: who sends it need not close first
+			sink := &zeroes{}
+			io.CopyN(sink, c, s.size)
+			s.mu.Lock()
+			s.puts = append(s.puts, sink.n)
+			s.mu.Unlock()
+			io.WriteString(c, "taken\n")
 		case "wait":
 			s.mu.Lock()
 			gate := s.gate

@@ -2,9 +2,9 @@
 
 USERLAND="base-files base-passwd bash dash coreutils util-linux mount kmod iproute2 iputils-ping procps psmisc
   grep sed gawk findutils diffutils debianutils hostname less file libc-bin ncurses-base ncurses-bin
-  cpio tar gzip xz-utils zstd e2fsprogs dosfstools busybox-static
+  cpio tar gzip xz-utils zstd e2fsprogs dosfstools lvm2 busybox-static
   libvirt-clients python3-libvirt virtinst iperf3 ethtool isc-dhcp-client acpica-tools fio libxml2-utils jq socat expect
-  tcpdump nftables pciutils strace"
+  tcpdump nftables pciutils strace passt"
 PEER="qemu-system-x86 qemu-utils seabios ipxe-qemu"
 # Maintainer-script helpers and what only they need; nothing here runs them.
 UNWANTED="perl perl-modules-5.36 libperl5.36 libfile-find-rule-perl libtext-glob-perl libnumber-compare-perl

@@ -1,8 +1,11 @@
 package bridge
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -29,6 +32,44 @@ func setSTP(c BridgeConfig) error {
 		return virterr.New(virterr.SystemError, "Unable to set the spanning tree protocol of bridge %s: %w", c.Name, errno(err))
 	}
 	return nil
+}
+
+// STP reports whether a bridge speaks the spanning tree protocol; false where there is no such bridge.
+func STP(name string) bool {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return false
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(l.Attrs().Index)
+	req.AddData(msg)
+	list, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return false
+	}
+	for _, m := range list {
+		if v, ok := attribute(m[unix.SizeofIfInfomsg:], unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, nl.IFLA_BR_STP_STATE); ok && len(v) == 4 {
+			return binary.NativeEndian.Uint32(v) != 0
+		}
+	}
+	return false
+}
+
+// attribute finds a nested attribute.
+func attribute(data []byte, path ...int) ([]byte, bool) {
+	for _, kind := range path {
+		list, err := nl.ParseRouteAttr(data)
+		if err != nil {
+			return nil, false
+		}
+		at := slices.IndexFunc(list, func(a syscall.NetlinkRouteAttr) bool { return int(a.Attr.Type&^unix.NLA_F_NESTED) == kind })
+		if at < 0 {
+			return nil, false
+		}
+		data = list[at].Value
+	}
+	return data, true
 }
 
 // setBridge sets one attribute of a bridge, for which the library has no call.

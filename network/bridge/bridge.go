@@ -16,7 +16,11 @@ func (h *Host) AddBridge(c BridgeConfig) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = c.Name, c.MAC
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	if c.VLANFiltering {
+		br.VlanFiltering = &c.VLANFiltering
+	}
+	if err := netlink.LinkAdd(br); err != nil {
 		if errors.Is(err, unix.EEXIST) {
 			return virterr.New(virterr.OperationFailed, "Unable to create bridge %s: an interface of that name exists", c.Name)
 		}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"virtd/virterr"
@@ -183,42 +182,6 @@ func TestGuestStatsAreSwapped(t *testing.T) {
 	}
 	if _, err := h.GuestStats("none"); !errors.Is(err, unix.ENODEV) {
 		t.Errorf("statistics of a missing link: %v", err)
-	}
-}
-
-func TestMacvtap(t *testing.T) {
-	h := inNamespace(t)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "eth0"
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth1"}); err != nil {
-		t.Skipf("needs veth: %v", err)
-	}
-	if _, err := h.OpenMacvtap(MacvtapConfig{Parent: "eth9"}); !errors.Is(err, unix.ENODEV) {
-		t.Errorf("missing parent: %v", err)
-	}
-	if _, err := h.OpenMacvtap(MacvtapConfig{Parent: "eth0", Mode: "hub"}); !virterr.Is(err, virterr.ConfigUnsupported) {
-		t.Errorf("unknown mode: %v", err)
-	}
-	tap, err := h.OpenMacvtap(MacvtapConfig{Parent: "eth0", Mode: MacvtapBridge, MAC: guestMAC, Queues: 2})
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO) {
-		// /dev is devtmpfs of another namespace's udev here; what was made must be gone again.
-		if links, _ := h.List(); len(links) != 4 {
-			t.Errorf("links left behind: %+v", links)
-		}
-		t.Skipf("needs /dev/tapN nodes from devtmpfs: %v", err)
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		t.Skipf("needs macvtap in the kernel: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tap.Close()
-	if l, err := h.Link(tap.Name); err != nil || l.Kind != "macvtap" || l.MAC.String() != guestMAC.String() || len(tap.Files) != 2 {
-		t.Errorf("macvtap %+v, %v", l, err)
-	}
-	if err := h.Delete(tap.Name); err != nil {
-		t.Error(err)
 	}
 }
 

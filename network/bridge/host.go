@@ -160,6 +160,9 @@ func (h *Host) Link(name string) (Link, error) {
 // List implements Links.
 func (h *Host) List() ([]Link, error) {
 	links, err := netlink.LinkList()
+	for try := 0; try < 20 && errors.Is(err, netlink.ErrDumpInterrupted); try++ { // links came or went meanwhile
+		links, err = netlink.LinkList()
+	}
 	if err != nil {
 		return nil, virterr.New(virterr.SystemError, "Cannot list network interfaces: %w", errno(err))
 	}

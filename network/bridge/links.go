@@ -4,6 +4,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"virtd/network/portconf"
 )
 
 // Links is what virtd needs of the host's network links. Host is the real one; bridgetest has a fake. All methods are
@@ -13,6 +15,11 @@ type Links interface {
 	OpenTap(c TapConfig) (*Tap, error)
 	// OpenMacvtap creates a macvtap on top of a host interface and returns its queues.
 	OpenMacvtap(c MacvtapConfig) (*Tap, error)
+	// DeleteMacvtap removes the macvtap of that name and index; one of index 0, whose maker was interrupted before it learned
+	// the index, is known by its MAC address. A link of that name which is another one is left alone, and none is no error.
+	DeleteMacvtap(name string, index int, mac []byte) error
+	// ApplyRxFilter makes a macvtap receive what its guest wants to receive.
+	ApplyRxFilter(name string, f RxFilter) error
 	// OpenVhostNet returns n descriptors of /dev/vhost-net, one for each queue pair.
 	OpenVhostNet(n int) ([]*os.File, error)
 	// AddBridge creates a bridge and sets it up.
@@ -24,6 +31,12 @@ type Links interface {
 	// Isolate says whether a port of a bridge is kept from reaching other such ports.
 	Isolate(port string, on bool) error
 	Detach(port string) error
+	// SetVLAN makes a port of a bridge a member of the VLANs that v says, or of the bridge's own choice.
+	SetVLAN(bridge, port string, v portconf.VLAN) error
+	// SetBandwidth limits what the guest behind a tap receives and sends.
+	SetBandwidth(name string, b portconf.Bandwidth) error
+	// ShapeBridge limits what comes into a network by its bridge and leaves it, and keeps rates free for interfaces.
+	ShapeBridge(name string, b portconf.Bandwidth, floors []Floor) error
 	// SetMTU sets the MTU of a link in bytes.
 	SetMTU(name string, mtu int) error
 	// SetUp switches the administrative state of a link.
@@ -56,6 +69,9 @@ type TapConfig struct {
 	Unmanaged bool
 	// Isolated keeps the port from reaching other isolated ports of the bridge.
 	Isolated bool
+	// VLAN is what the port of the bridge is a member of, Bandwidth what the guest may receive and send.
+	VLAN      portconf.VLAN
+	Bandwidth portconf.Bandwidth
 }
 
 // Tap is an open tap or macvtap. The caller owns the files.
@@ -103,6 +119,17 @@ type MacvtapConfig struct {
 	MAC    net.HardwareAddr // the guest's; a macvtap carries it itself
 	MTU    int              // bytes; 0 is the parent's
 	Queues int
+	// Note is called with the name, and index 0, before the link exists, and with its index after: a macvtap does not go with
+	// its last descriptor, so that whoever makes one has to find it again. An error ends the making. Nil notes nothing.
+	Note func(name string, index int) error
+}
+
+// RxFilter is what a guest's driver asks its network device to receive, besides broadcasts.
+type RxFilter struct {
+	MAC          net.HardwareAddr
+	Promiscuous  bool
+	AllMulticast bool
+	Multicast    []net.HardwareAddr
 }
 
 // BridgeConfig describes a Linux bridge.
@@ -115,6 +142,9 @@ type BridgeConfig struct {
 	// STP the kernel makes it 2 seconds at least.
 	STP   bool
 	Delay time.Duration
+
+	// VLANFiltering makes ports members of VLANs. A kernel without the feature refuses.
+	VLANFiltering bool
 }
 
 // Link is one network link of the host.

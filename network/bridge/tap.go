@@ -35,7 +35,13 @@ func (h *Host) OpenTap(c TapConfig) (*Tap, error) {
 		c.MTU = mtu
 	}
 	if c.Unmanaged {
-		return h.openExisting(c)
+		t, err := h.openExisting(c)
+		if err == nil && c.Bandwidth.Limited() {
+			if err = h.SetBandwidth(t.Name, c.Bandwidth); err != nil {
+				t.Close()
+			}
+		}
+		return t, err
 	}
 	t, created, err := h.createTap(c)
 	if err != nil {
@@ -196,13 +202,15 @@ var offloadCandidates = []uint{
 
 const offloadBase = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
 
-// prepare sets the header size and learns which offloads the device takes. Both are properties of the device, not of one
-// queue; the engine switches on the offloads its guest's driver accepts.
+// prepare sets the header size, which each queue of a macvtap has for itself, and learns which offloads the device takes.
+// These are a property of the device; the engine switches on those that its guest's driver accepts.
 func (t *Tap) prepare() error {
-	fd := int(t.Files[0].Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, VnetHeaderSize); err != nil {
-		return virterr.New(virterr.SystemError, "Unable to set the vnet header size of %s: %w", t.Name, errno(err))
+	for _, f := range t.Files {
+		if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.TUNSETVNETHDRSZ, VnetHeaderSize); err != nil {
+			return virterr.New(virterr.SystemError, "Unable to set the vnet header size of %s: %w", t.Name, errno(err))
+		}
 	}
+	fd := int(t.Files[0].Fd())
 	for _, set := range offloadCandidates {
 		if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(set)) == nil {
 			t.Offloads = set
@@ -248,6 +256,16 @@ func (h *Host) setUpTap(t *Tap, c TapConfig) error {
 			if err := h.Isolate(t.Name, true); err != nil {
 				return err
 			}
+		}
+		if c.VLAN.Given() {
+			if err := h.SetVLAN(c.Bridge, t.Name, c.VLAN); err != nil {
+				return err
+			}
+		}
+	}
+	if c.Bandwidth.Limited() {
+		if err := h.SetBandwidth(t.Name, c.Bandwidth); err != nil {
+			return err
 		}
 	}
 	if err := netlink.LinkSetUp(l); err != nil {

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"encoding/binary"
 	"hash/fnv"
 	"net/netip"
 	"time"
@@ -44,7 +45,7 @@ func (s *Server) free(a netip.Addr, now time.Time) bool {
 func (s *Server) search(r *request, now time.Time) (netip.Addr, bool) {
 	total := uint32(0)
 	for _, rng := range s.cfg.Ranges {
-		total += number(rng.Last) - number(rng.First) + 1
+		total += uint32(rng.Size())
 	}
 	if total == 0 {
 		return netip.Addr{}, false
@@ -66,19 +67,15 @@ func (s *Server) search(r *request, now time.Time) (netip.Addr, bool) {
 // nth returns an address of the ranges.
 func (s *Server) nth(n uint32) netip.Addr {
 	for _, rng := range s.cfg.Ranges {
-		if size := number(rng.Last) - number(rng.First) + 1; n >= size {
+		if size := uint32(rng.Size()); n >= size {
 			n -= size
 			continue
 		}
-		v := number(rng.First) + n
-		return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+		b := rng.First.As16() // of an IPv4 address they are the last bytes
+		binary.BigEndian.PutUint64(b[8:], binary.BigEndian.Uint64(b[8:])+uint64(n))
+		return netip.AddrFrom16(b).Unmap()
 	}
 	return netip.Addr{}
-}
-
-func number(a netip.Addr) uint32 {
-	b := a.As4()
-	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 }
 
 // steal takes the oldest offer that was not accepted, so that a flood of discoveries keeps nobody out. Where all addresses are

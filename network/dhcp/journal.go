@@ -128,7 +128,7 @@ func decode(text []byte) (l line, ok bool) {
 	if !found || err != nil || crc32.ChecksumIEEE(rest) != uint32(want) || json.Unmarshal(rest, &l) != nil {
 		return l, false
 	}
-	if l.Lease != nil && !l.Lease.IP.Is4() {
+	if l.Lease != nil && !l.Lease.IP.IsValid() {
 		return l, false
 	}
 	return l, true

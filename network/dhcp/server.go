@@ -74,7 +74,11 @@ func New(cfg Config, journal *Journal, leases []Lease, now func() time.Time) *Se
 			continue
 		}
 		l.Bits = s.cfg.Server.Bits()
-		s.put(&entry{Lease: l, client: clientKey(l.MAC, l.ClientID), leased: true})
+		client := clientKey(l.MAC, l.ClientID)
+		if l.IP.Is6() {
+			client = clientKey6(l.ClientID, l.IAID)
+		}
+		s.put(&entry{Lease: l, client: client, leased: true})
 	}
 	return s
 }
@@ -155,13 +159,14 @@ func (s *Server) drop(e *entry) {
 
 // request is one packet of a guest, looked through.
 type request struct {
-	packet   *dhcpv4.DHCPv4
+	packet   *dhcpv4.DHCPv4 // nil by IPv6
 	mac      string
 	clientID string // hexadecimal with colons, or ""
 	client   string
 	host     *Host // the static host that it is, or nil
 	name     string
 	wanted   netip.Addr // requested address, or the one it says it has
+	iaid     uint32     // by IPv6
 }
 
 func clientKey(mac, clientID string) string {
@@ -171,7 +176,7 @@ func clientKey(mac, clientID string) string {
 	return "mac " + mac
 }
 
-// Handle answers one packet. A nil reply is for packets that want none, or deserve none; note says what an administrator
+// Handle answers one packet by IPv4. A nil reply is for packets that want none, or deserve none; note says what an administrator
 // might want to know, "" for nothing. The caller calls Journal.Sync before it sends the reply.
 func (s *Server) Handle(data []byte) (reply *Reply, note string) {
 	p, err := dhcpv4.FromBytes(data)
@@ -353,7 +358,7 @@ func (s *Server) release(r *request) string {
 
 // lease is what a guest gets with an address.
 func (s *Server) lease(r *request, ip netip.Addr) Lease {
-	l := Lease{IP: ip, MAC: r.mac, ClientID: r.clientID, Name: r.name, Bits: s.cfg.Server.Bits()}
+	l := Lease{IP: ip, MAC: r.mac, ClientID: r.clientID, Name: r.name, Bits: s.cfg.Server.Bits(), IAID: r.iaid}
 	if t := s.leaseTime(r, ip); t > 0 {
 		l.Expires = s.now().Add(t)
 	}

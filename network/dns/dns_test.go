@@ -15,9 +15,12 @@ import (
 // guests have leases.
 type guests map[string]string
 
-func (g guests) LookupName(name string) (netip.Addr, bool) {
+func (g guests) LookupName(name string) []netip.Addr {
 	a, err := netip.ParseAddr(g[name])
-	return a, err == nil
+	if err != nil {
+		return nil
+	}
+	return []netip.Addr{a}
 }
 
 func (g guests) LookupIP(ip netip.Addr) (string, bool) {

@@ -12,8 +12,8 @@ import (
 
 // Names are the guests that have a lease.
 type Names interface {
-	// LookupName returns the address of a guest by its name, LookupIP the name by the address.
-	LookupName(name string) (netip.Addr, bool)
+	// LookupName returns the addresses of a guest by its name, LookupIP the name by the address.
+	LookupName(name string) []netip.Addr
 	LookupIP(ip netip.Addr) (string, bool)
 }
 

@@ -80,9 +80,8 @@ func (t *table) label(name string) string {
 func (t *table) lookup(q *question, guests Names) ([]dns.RR, bool) {
 	addrs, known := t.byName[q.name]
 	if label := t.label(q.name); !known && label != "" {
-		if a, ok := guests.LookupName(label); ok {
-			addrs, known = []netip.Addr{a}, true
-		}
+		addrs = guests.LookupName(label)
+		known = len(addrs) > 0
 	}
 	var out []dns.RR
 	head := dns.RR_Header{Name: q.msg.Question[0].Name, Rrtype: q.kind, Class: dns.ClassINET}

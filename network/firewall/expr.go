@@ -98,7 +98,7 @@ func (r rule) protocol(p byte) rule {
 }
 
 func (r rule) verdict(v string) rule {
-	kind := map[string]expr.VerdictKind{"accept": expr.VerdictAccept, "return": expr.VerdictReturn}[v]
+	kind := map[string]expr.VerdictKind{"accept": expr.VerdictAccept, "return": expr.VerdictReturn, "drop": expr.VerdictDrop}[v]
 	return r.add(v, &expr.Verdict{Kind: kind})
 }
 

@@ -126,6 +126,25 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestApplyMany: the rules of hundreds of networks are one change all the same.
+func TestApplyMany(t *testing.T) {
+	c := inNamespace(t)
+	var many []Network
+	for i := range 150 {
+		n := networks[0]
+		n.Bridge = fmt.Sprintf("virbr%d", i)
+		many = append(many, n)
+	}
+	if err := Apply(many); err != nil {
+		t.Fatal(err)
+	}
+	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
+	list, err := c.GetRules(table, &nftables.Chain{Name: chainCross, Table: table})
+	if err != nil || len(list) != len(many) {
+		t.Errorf("%d rules for %d networks, %v", len(list), len(many), err)
+	}
+}
+
 // TestWatch: when somebody flushes all tables virtd's is made again within a second, and its own changes cause nothing.
 func TestWatch(t *testing.T) {
 	c := inNamespace(t)
@@ -142,7 +161,7 @@ func TestWatch(t *testing.T) {
 			return
 		}
 		close(ready)
-		ended <- Watch(ctx, func() { repaired <- Apply(networks) })
+		ended <- Watch(ctx, nftables.TableFamilyINet, func() { repaired <- Apply(networks) })
 	}()
 	select {
 	case <-ready:
@@ -166,7 +185,7 @@ func TestWatch(t *testing.T) {
 	}
 	select {
 	case err := <-repaired:
-		if there, perr := present(c); err != nil || perr != nil || !there {
+		if there, perr := present(c, nftables.TableFamilyINet); err != nil || perr != nil || !there {
 			t.Errorf("after the repair: %v, %v, %v", there, err, perr)
 		}
 	case err := <-ended:

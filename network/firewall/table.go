@@ -6,24 +6,25 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"virtd/virterr"
 )
 
-// TableName is the name of virtd's table, of family inet.
+// TableName is the name of virtd's tables: of family inet for networks, of family bridge for guests.
 const TableName = "virtd"
 
 // Apply replaces the table by the rules of these networks, in the network namespace of the calling thread. Without networks
 // there is no table.
 func Apply(networks []Network) error {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return failed("open the packet filter", err)
 	}
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 	if len(networks) == 0 {
-		if there, err := present(c); err != nil || !there {
+		if there, err := present(c, nftables.TableFamilyINet); err != nil || !there {
 			return err
 		}
 	}
@@ -36,6 +37,18 @@ func Apply(networks []Network) error {
 		return failed("replace table inet "+TableName, err)
 	}
 	return nil
+}
+
+// bufferSize is that of the sockets, in bytes: a change of many networks is one message with all rules, and the kernel answers
+// each of them before anybody reads.
+const bufferSize = 32 << 20
+
+// dial opens the packet filter of the calling thread's namespace. Who may not have large buffers does with those that there are.
+func dial() (*nftables.Conn, error) {
+	return nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+		_, _ = c.SetReadBuffer(bufferSize), c.SetWriteBuffer(bufferSize)
+		return nil
+	}))
 }
 
 func build(c *nftables.Conn, table *nftables.Table, list []rule) {
@@ -88,7 +101,7 @@ func (o Obstacle) String() string {
 
 // Obstacles returns the chains of other tables that drop packets by default.
 func Obstacles() ([]Obstacle, error) {
-	c, err := nftables.New()
+	c, err := dial()
 	if err != nil {
 		return nil, failed("open the packet filter", err)
 	}

@@ -13,10 +13,10 @@ import (
 // settleTime is how long after a change of tables is looked whether virtd's is there: who flushes everything may be at it still.
 const settleTime = 200 * time.Millisecond
 
-// Watch calls lost whenever somebody else removed virtd's table, until ctx ends. It returns early when the kernel gives no
+// Watch calls lost whenever somebody else removed virtd's table of a family (inet: of networks, bridge: of guests), until ctx ends. It returns early when the kernel gives no
 // notice of changes. The socket is its own: the library's monitor cannot be asked for removed tables only.
-func Watch(ctx context.Context, lost func()) error {
-	c, err := nftables.New()
+func Watch(ctx context.Context, family nftables.TableFamily, lost func()) error {
+	c, err := dial()
 	if err != nil {
 		return failed("open the packet filter", err)
 	}
@@ -42,7 +42,7 @@ func Watch(ctx context.Context, lost func()) error {
 			return nil
 		case <-time.After(settleTime):
 		}
-		if there, err := present(c); err == nil && !there {
+		if there, err := present(c, family); err == nil && !there {
 			lost()
 		}
 	}
@@ -58,9 +58,9 @@ func removesTable(list []netlink.Message) bool {
 	return false
 }
 
-// present reports whether virtd's table is there.
-func present(c *nftables.Conn) (bool, error) {
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+// present reports whether virtd's table of a family is there.
+func present(c *nftables.Conn, family nftables.TableFamily) (bool, error) {
+	tables, err := c.ListTablesOfFamily(family)
 	if err != nil {
 		return false, failed("list the tables of the packet filter", err)
 	}

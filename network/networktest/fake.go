@@ -9,7 +9,9 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/network"
+	"virtd/network/bridge"
 	"virtd/network/dhcp"
+	"virtd/network/portconf"
 )
 
 // Fake keeps what networks do to a host in memory. The zero value is a host with nothing on it. Safe for concurrent use.
@@ -21,7 +23,10 @@ type Fake struct {
 	served map[uuid.UUID]network.Spec
 	filter []string
 	plugs  []string
+	shapes map[string]string // by bridge
 	leases map[uuid.UUID][]dhcp.Lease
+	cards  map[string][]portconf.Function // by their interfaces
+	busy   map[portconf.Function]error
 
 	// Fail, when set, is asked before each call with the method's and the network's name; an error is returned as is.
 	Fail func(method, name string) error
@@ -74,6 +79,9 @@ func (f *Fake) State() []string {
 	for _, name := range f.filter {
 		out = append(out, "filters "+name)
 	}
+	for bridge, shape := range f.shapes {
+		out = append(out, "shapes "+bridge+" "+shape)
+	}
 	out = append(out, f.plugs...)
 	slices.Sort(out)
 	return out
@@ -89,6 +97,71 @@ func (f *Fake) Served(id uuid.UUID) (network.Spec, bool) {
 
 // Lose ends the services of a network. It is for Fail, which is called with the lock held.
 func (f *Fake) Lose(id uuid.UUID) { delete(f.served, id) }
+
+// HostLinkUp implements network.Host.
+func (f *Fake) HostLinkUp(s network.Spec) error {
+	err := f.enter("HostLinkUp", s.Name)
+	defer f.mu.Unlock()
+	if err == nil {
+		f.addLink(network.HostLinkName(s.UUID))
+		f.plugs = append(f.plugs, fmt.Sprintf("host %s on %s for %v", s.HostLink, s.Device, s.HostLinkFor))
+	}
+	return err
+}
+
+// HostLinkDown implements network.Host.
+func (f *Fake) HostLinkDown(s network.Spec) error {
+	err := f.enter("HostLinkDown", s.Name)
+	defer f.mu.Unlock()
+	if err == nil {
+		delete(f.links, network.HostLinkName(s.UUID))
+		f.plugs = slices.DeleteFunc(f.plugs, func(p string) bool {
+			return p == fmt.Sprintf("host %s on %s for %v", s.HostLink, s.Device, s.HostLinkFor)
+		})
+	}
+	return err
+}
+
+// SetFunctions says which virtual functions a card with that interface has.
+func (f *Fake) SetFunctions(pf string, list ...portconf.Function) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cards == nil {
+		f.cards = map[string][]portconf.Function{}
+	}
+	f.cards[pf] = list
+}
+
+// SetFunctionBusy says why the host cannot spare a virtual function, nil that it can.
+func (f *Fake) SetFunctionBusy(a portconf.Function, why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.busy == nil {
+		f.busy = map[portconf.Function]error{}
+	}
+	f.busy[a] = why
+}
+
+// Functions implements network.Host.
+func (f *Fake) Functions(pf string) ([]portconf.Function, error) {
+	err := f.enter("Functions", pf)
+	defer f.mu.Unlock()
+	list, ok := f.cards[pf]
+	if err == nil && !ok {
+		err = fmt.Errorf("the host has no PCI card with the interface '%s'", pf)
+	}
+	return slices.Clone(list), err
+}
+
+// FunctionFree implements network.Host.
+func (f *Fake) FunctionFree(a portconf.Function, _ bool) error {
+	err := f.enter("FunctionFree", a.String())
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return f.busy[a]
+}
 
 func (f *Fake) enter(method, name string) error {
 	f.mu.Lock()
@@ -133,6 +206,23 @@ func (f *Fake) Up(s network.Spec) error {
 	return nil
 }
 
+// Shape implements network.Host.
+func (f *Fake) Shape(s network.Spec, floors []bridge.Floor) error {
+	err := f.enter("Shape", s.Name)
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if f.shapes == nil {
+		f.shapes = map[string]string{}
+	}
+	f.shapes[s.Bridge] = fmt.Sprintf("in %d out %d", s.Limits.In.Average, s.Limits.Out.Average)
+	for _, l := range floors {
+		f.shapes[s.Bridge] += fmt.Sprintf(" %d:%s=%d", l.Class, l.MAC, l.Rate)
+	}
+	return nil
+}
+
 // Down implements network.Host.
 func (f *Fake) Down(s network.Spec) error {
 	err := f.enter("Down", s.Name)
@@ -142,6 +232,7 @@ func (f *Fake) Down(s network.Spec) error {
 	}
 	delete(f.up, s.Bridge)
 	delete(f.links, s.Bridge)
+	delete(f.shapes, s.Bridge)
 	f.plugs = slices.DeleteFunc(f.plugs, func(p string) bool { return p[:len(s.Bridge)] == s.Bridge })
 	return nil
 }

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"virtd/network/confine"
 	"virtd/network/dhcp"
 	"virtd/network/dns"
 )
@@ -29,7 +32,7 @@ func Run() error {
 	for i, name := range s.Files {
 		fd := firstFile + i
 		unix.CloseOnExec(fd)
-		if err := unix.SetNonblock(fd, true); err != nil {
+		if err := unix.SetNonblock(fd, true); err != nil && !strings.HasPrefix(name, dirTFTP) { // which is only a place
 			return fmt.Errorf("descriptor %s: %w", name, err)
 		}
 		files[name] = os.NewFile(uintptr(fd), name)
@@ -42,7 +45,11 @@ func Run() error {
 	if err := c.open(files); err != nil {
 		return err
 	}
-	missing, err := confine()
+	dirs := slices.Clone(confine.ResolverDirs)
+	if c.files != nil {
+		dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", c.files.Fd()))
+	}
+	missing, err := confine.Apply(dirs)
 	if err != nil {
 		return err
 	}
@@ -63,16 +70,29 @@ type child struct {
 	journal  *dhcp.Journal
 	dhcpConn *net.UDPConn
 	frames   *os.File
+
+	lease6   *dhcp.Server
+	journal6 *dhcp.Journal
+	dhcp6    *net.UDPConn
+
 	resolver *dns.Resolver
 	udp      []*net.UDPConn
 	tcp      []net.Listener
 	ra       *net.IPConn
+
+	tftp  *net.UDPConn
+	files *os.File // the directory of files to boot from, which is only a place
 }
 
 // open turns descriptors into what the loops work with.
 func (c *child) open(files map[string]*os.File) error {
 	if c.cfg.DHCP != nil {
 		if err := c.openDHCP(files); err != nil {
+			return err
+		}
+	}
+	if c.cfg.DHCP6 != nil {
+		if err := c.openDHCP6(files); err != nil {
 			return err
 		}
 	}
@@ -95,6 +115,13 @@ func (c *child) open(files map[string]*os.File) error {
 			var l net.Listener
 			if l, err = net.FileListener(f); err == nil {
 				c.tcp = append(c.tcp, l)
+			}
+		case strings.HasPrefix(name, dirTFTP):
+			c.files = f
+		case strings.HasPrefix(name, socketTFTP):
+			var p net.PacketConn
+			if p, err = net.FilePacketConn(f); err == nil {
+				c.tftp = p.(*net.UDPConn)
 			}
 		case name == socketRA:
 			var p net.PacketConn
@@ -122,6 +149,19 @@ func (c *child) openDHCP(files map[string]*os.File) error {
 	return nil
 }
 
+func (c *child) openDHCP6(files map[string]*os.File) error {
+	p, err := net.FilePacketConn(files[socketDHCP6])
+	if err != nil {
+		return fmt.Errorf("DHCPv6 socket: %w", err)
+	}
+	c.dhcp6 = p.(*net.UDPConn)
+	if c.journal6, err = dhcp.OpenJournal([2]*os.File{files[fileLeases6+"0"], files[fileLeases6+"1"]}); err != nil {
+		return err
+	}
+	c.lease6 = dhcp.New(*c.cfg.DHCP6, c.journal6, c.journal6.Leases(), time.Now)
+	return nil
+}
+
 // serve runs the loops until one of them fails, which is for the supervisor to deal with: by a new child.
 func (c *child) serve(control net.Listener) error {
 	failed := make(chan error, 16)
@@ -131,11 +171,17 @@ func (c *child) serve(control net.Listener) error {
 	if c.dhcpConn != nil {
 		run("DHCP", c.serveDHCP)
 	}
+	if c.dhcp6 != nil {
+		run("DHCPv6", c.serveDHCP6)
+	}
 	for _, conn := range c.udp {
 		run("DNS", func() error { return c.resolver.ServeUDP(conn) })
 	}
 	for _, l := range c.tcp {
 		run("DNS over TCP", func() error { return c.resolver.ServeTCP(l) })
+	}
+	if c.tftp != nil {
+		run("TFTP", c.serveTFTP)
 	}
 	if c.ra != nil {
 		run("router advertisements", c.serveRA)
@@ -192,10 +238,13 @@ func (c *child) do(req request) response {
 	defer c.mu.Unlock()
 	switch req.Op {
 	case opLeases:
-		if c.lease == nil {
-			return response{}
+		var out response
+		for _, s := range []*dhcp.Server{c.lease, c.lease6} {
+			if s != nil {
+				out.Leases = append(out.Leases, s.Leases()...)
+			}
 		}
-		return response{Leases: c.lease.Leases()}
+		return out
 	case opConfigure:
 		if req.Config == nil || !req.Config.sameSockets(c.cfg) {
 			return response{Error: "this change needs another process"}
@@ -203,6 +252,9 @@ func (c *child) do(req request) response {
 		c.cfg = *req.Config
 		if c.lease != nil {
 			c.lease.SetConfig(*c.cfg.DHCP)
+		}
+		if c.lease6 != nil {
+			c.lease6.SetConfig(*c.cfg.DHCP6)
 		}
 		if c.resolver != nil {
 			c.resolver.SetConfig(*c.cfg.DNS)

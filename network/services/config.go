@@ -19,24 +19,37 @@ type Config struct {
 	Name   string    `json:"name"`
 	Bridge string    `json:"bridge"`
 
-	DHCP *dhcp.Config `json:"dhcp,omitempty"`
-	DNS  *dns.Config  `json:"dns,omitempty"`
+	DHCP  *dhcp.Config `json:"dhcp,omitempty"`
+	DHCP6 *dhcp.Config `json:"dhcp6,omitempty"`
+	DNS   *dns.Config  `json:"dns,omitempty"`
 	// Listen are the host's addresses on the network, where DNS is answered.
 	Listen []netip.Addr `json:"listen,omitempty"`
-	// RA are the IPv6 subnets in which guests make addresses of their own.
+	// RA are the IPv6 subnets that guests are told of: to make addresses of their own in, or where DHCP6 leases.
 	RA     []netip.Prefix `json:"ra,omitempty"`
+	TFTP   TFTP           `json:"tftp,omitzero"`
 	Router bool           `json:"router"` // guests reach the world through the host
 	MTU    int            `json:"mtu,omitempty"`
 }
 
+// TFTP is files for guests to boot from.
+type TFTP struct {
+	Root string     `json:"root"` // the directory, "" for none
+	Addr netip.Addr `json:"addr"` // where they are asked for
+}
+
 // Empty reports whether there is nothing to offer, and so no need for a process.
-func (c Config) Empty() bool { return c.DHCP == nil && c.DNS == nil && len(c.RA) == 0 }
+func (c Config) Empty() bool {
+	return c.DHCP == nil && c.DHCP6 == nil && c.DNS == nil && len(c.RA) == 0 && c.TFTP.Root == ""
+}
 
 // sockets names the descriptors that the child needs, in order. A change of these needs a new child.
 func (c Config) sockets() []string {
 	var out []string
 	if c.DHCP != nil {
 		out = append(out, socketDHCP, socketFrames, fileLeases+"0", fileLeases+"1")
+	}
+	if c.DHCP6 != nil {
+		out = append(out, socketDHCP6, fileLeases6+"0", fileLeases6+"1")
 	}
 	if c.DNS != nil {
 		for _, a := range c.Listen {
@@ -45,6 +58,9 @@ func (c Config) sockets() []string {
 	}
 	if len(c.RA) > 0 {
 		out = append(out, socketRA)
+	}
+	if c.TFTP.Root != "" {
+		out = append(out, socketTFTP+c.TFTP.Addr.String(), dirTFTP+c.TFTP.Root)
 	}
 	return out
 }
@@ -58,9 +74,13 @@ const (
 	socketDHCP   = "dhcp"    // UDP port 67 on the bridge
 	socketFrames = "frames"  // packets to the bridge, with link-layer addresses
 	fileLeases   = "leases." // two files
+	socketDHCP6  = "dhcp6"   // UDP port 547 on the bridge
+	fileLeases6  = "leases6."
 	socketUDP    = "dns-udp:"
 	socketTCP    = "dns-tcp:"
 	socketRA     = "ra" // ICMPv6 on the bridge
+	socketTFTP   = "tftp:"
+	dirTFTP      = "tftp-root:"
 )
 
 // start is the first thing that a child reads.

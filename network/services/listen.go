@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	portDHCP = 67
-	portDNS  = 53
+	portDHCP  = 67
+	portDHCP6 = 547
+	portDNS   = 53
+	portTFTP  = 69
 )
 
 // open opens what the child needs, in the network namespace of the calling thread.
@@ -51,8 +53,18 @@ func openOne(c Config, name, leases string) (*os.File, error) {
 		return openFrames(c)
 	case name == socketRA:
 		return openRA(c)
-	case strings.HasPrefix(name, fileLeases):
-		path := leasePath(leases, c, strings.TrimPrefix(name, fileLeases))
+	case strings.HasPrefix(name, socketTFTP):
+		return bound(c, name, unix.SOCK_DGRAM, netip.AddrPortFrom(c.TFTP.Addr, portTFTP))
+	case strings.HasPrefix(name, dirTFTP):
+		fd, err := unix.Open(c.TFTP.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, failed("open directory '%s' of network '%s' for TFTP: %w", c.TFTP.Root, c.Name, err)
+		}
+		return os.NewFile(uintptr(fd), name), nil
+	case name == socketDHCP6:
+		return openDHCP6(c)
+	case strings.HasPrefix(name, fileLeases), strings.HasPrefix(name, fileLeases6):
+		path := leasePath(leases, c, name)
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, failed("open the leases of network '%s': %w", c.Name, err)
@@ -70,8 +82,9 @@ func openOne(c Config, name, leases string) (*os.File, error) {
 	return bound(c, name, kind, netip.AddrPortFrom(addr, portDNS))
 }
 
-func leasePath(dir string, c Config, n string) string {
-	return filepath.Join(dir, c.UUID.String()+".leases."+n)
+// leasePath is where the leases are that a child knows as name.
+func leasePath(dir string, c Config, name string) string {
+	return filepath.Join(dir, c.UUID.String()+"."+name)
 }
 
 func failed(format string, args ...any) error {
@@ -111,6 +124,8 @@ func bound(c Config, name string, kind int, at netip.AddrPort) (*os.File, error)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE) && at.Port() == portDNS:
 		hint = " (a DNS server of the host listens on all addresses: have it leave out interface " + c.Bridge + ", or write <dns enable='no'/>)"
+	case errors.Is(err, unix.EADDRINUSE) && at.Port() == portTFTP:
+		hint = " (a TFTP server of the host listens on all addresses: have it leave out interface " + c.Bridge + ")"
 	case errors.Is(err, unix.EADDRINUSE):
 		hint = " (a DHCP server of the host listens on all interfaces: have it leave out " + c.Bridge + ")"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
@@ -136,6 +151,26 @@ func openFrames(c Config) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), socketFrames), nil
 }
+
+// openDHCP6 makes a socket that hears what guests send to all servers of the link (RFC 8415, 7.1).
+func openDHCP6(c Config) (*os.File, error) {
+	f, err := bound(c, socketDHCP6, unix.SOCK_DGRAM, netip.AddrPortFrom(netip.IPv6Unspecified(), portDHCP6))
+	if err != nil {
+		return nil, err
+	}
+	link, err := net.InterfaceByName(c.Bridge)
+	if err == nil {
+		group := &unix.IPv6Mreq{Multiaddr: allServers.As16(), Interface: uint32(link.Index)}
+		err = unix.SetsockoptIPv6Mreq(int(f.Fd()), unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, group)
+	}
+	if err != nil {
+		f.Close()
+		return nil, failed("prepare the DHCPv6 socket of network '%s': %w", c.Name, err)
+	}
+	return f, nil
+}
+
+var allServers = netip.MustParseAddr("ff02::1:2")
 
 // openRA makes a raw ICMPv6 socket that is heard as a router is (RFC 4861, 4.2): with hop limit 255.
 func openRA(c Config) (*os.File, error) {

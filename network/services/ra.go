@@ -16,6 +16,10 @@ const (
 	optionMTU    = 5
 	optionRDNSS  = 25
 
+	// Flags of the message and of a prefix.
+	flagManaged, flagOther     = 0x80, 0x40
+	flagOnLink, flagAutonomous = 0x80, 0x40
+
 	advertiseEvery = 3 * time.Minute
 	routerLifetime = 30 * time.Minute
 	solicitedEvery = time.Second // at most: a guest decides how often it asks
@@ -30,12 +34,18 @@ var (
 func advertisement(c Config) []byte {
 	b := make([]byte, 16)
 	b[0], b[4] = icmpRouterAdvertisement, 64 // hop limit
+	if c.DHCP6 != nil {
+		b[5] = flagManaged | flagOther
+	}
 	if c.Router {
 		binary.BigEndian.PutUint16(b[6:], uint16(routerLifetime/time.Second))
 	}
 	for _, p := range c.RA {
 		o := make([]byte, 32)
-		o[0], o[1], o[2], o[3] = optionPrefix, 4, byte(p.Bits()), 0xc0 // on this link, for addresses
+		o[0], o[1], o[2], o[3] = optionPrefix, 4, byte(p.Bits()), flagOnLink|flagAutonomous
+		if c.DHCP6 != nil && c.DHCP6.Server.Masked() == p.Masked() {
+			o[3] = flagOnLink // addresses are leased
+		}
 		binary.BigEndian.PutUint32(o[4:], 24*3600)
 		binary.BigEndian.PutUint32(o[8:], 12*3600)
 		a := p.Masked().Addr().As16()

@@ -129,22 +129,32 @@ func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
 // LookupName and LookupIP make the leases known to the resolver.
 
-// LookupName returns the address of a guest by its name.
-func (c *child) LookupName(name string) (netip.Addr, bool) {
+// LookupName returns the addresses of a guest by its name.
+func (c *child) LookupName(name string) []netip.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.lease == nil {
-		return netip.Addr{}, false
+	var out []netip.Addr
+	for _, s := range []*dhcp.Server{c.lease, c.lease6} {
+		if s == nil {
+			continue
+		}
+		if a, ok := s.LookupName(name); ok {
+			out = append(out, a)
+		}
 	}
-	return c.lease.LookupName(name)
+	return out
 }
 
 // LookupIP returns the name of a guest by its address.
 func (c *child) LookupIP(ip netip.Addr) (string, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.lease == nil {
+	s := c.lease
+	if ip.Is6() {
+		s = c.lease6
+	}
+	if s == nil {
 		return "", false
 	}
-	return c.lease.LookupIP(ip)
+	return s.LookupIP(ip)
 }

@@ -378,7 +378,7 @@ func (s *Supervisor) Leases(id uuid.UUID) ([]dhcp.Lease, error) {
 // Forget removes the stored leases of a network.
 func (s *Supervisor) Forget(id uuid.UUID) error {
 	var errs []error
-	for _, n := range []string{"0", "1"} {
+	for _, n := range []string{fileLeases + "0", fileLeases + "1", fileLeases6 + "0", fileLeases6 + "1"} {
 		if err := os.Remove(leasePath(s.opts.Leases, Config{UUID: id}, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

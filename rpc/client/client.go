@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 
 	libvirt "github.com/digitalocean/go-libvirt"
@@ -74,11 +75,14 @@ func (c *Client) OnEvent(fn func(program, procedure uint32, body []byte)) {
 	c.onEvent = fn
 }
 
-// Open authenticates and opens the driver that uri names, as libvirt's clients do.
+// Open opens the driver that uri names, as libvirt's clients do. It fails with ErrCredentials where Authenticate comes first.
 func (c *Client) Open(ctx context.Context, uri string, readOnly bool) error {
 	var auth libvirt.AuthListRet
 	if err := c.Call(ctx, rpc.ProgramRemote, rpc.ProcAuthList, nil, &auth); err != nil {
 		return err
+	}
+	if slices.Contains(auth.Types, authSASL) {
+		return ErrCredentials
 	}
 	args := libvirt.ConnectOpenArgs{Name: libvirt.OptString{uri}}
 	if readOnly {
@@ -155,17 +159,23 @@ func (c *Client) forget(serial uint32) {
 	delete(c.streams, serial)
 }
 
-// send writes one message: args in XDR, or raw bytes.
-func (c *Client) send(h rpc.Header, args any, raw []byte) error {
+// message is one message: args in XDR, or raw bytes.
+func message(h rpc.Header, args any, raw []byte) ([]byte, error) {
 	b := rpc.AppendMessage(nil, h)
 	b = append(b, raw...)
-	var err error
 	if args != nil {
+		var err error
 		if b, err = rpc.Marshal(b, args); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := rpc.FinishMessage(b); err != nil {
+	return b, rpc.FinishMessage(b)
+}
+
+// send writes one message.
+func (c *Client) send(h rpc.Header, args any, raw []byte) error {
+	b, err := message(h, args, raw)
+	if err != nil {
 		return err
 	}
 	c.writeMu.Lock()

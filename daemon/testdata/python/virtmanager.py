@@ -152,6 +152,7 @@ custom.find("text", "Kernel args:").text = "console=ttyS0"
 custom.find("push button", "config-apply").click()
 screenshot("customize")
 custom.find("push button", "Begin Installation").click()
+custom.gone() # the guest's own window has the same title
 row("made\nRunning")
 made = conn.lookupByName("made")
 xml = made.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)

@@ -26,7 +26,8 @@ type Config struct {
 // MaxQueues is the largest number of virtqueues of a disk.
 const MaxQueues = 16
 
-// Device is a virtio block device. Stats, Resize and Image may be called by any goroutine; the rest is the transport's.
+// Device is a virtio block device. Stats, Resize, SetThrottle and Image may be called by any goroutine; the rest is the
+// transport's.
 type Device struct {
 	cfg       Config
 	img       *block.Image
@@ -143,18 +144,19 @@ func (d *Device) start() {
 	}
 }
 
-func (d *Device) stop() {
+func (d *Device) stop(stopLoop func(*block.Loop)) {
 	if d.running {
 		for _, w := range d.workers {
-			w.loop.Stop()
+			stopLoop(w.loop)
 		}
 	}
 	d.running = false
 }
 
-// Reset implements virtio.Device. Requests in flight are waited for, because they write to guest memory.
+// Reset implements virtio.Device. Requests in flight are waited for, because they write to guest memory; those that a
+// throttle holds back have never been.
 func (d *Device) Reset() {
-	d.stop()
+	d.stop((*block.Loop).Cancel)
 	d.env.Store(nil)
 	for _, w := range d.workers {
 		w.q = nil
@@ -163,7 +165,7 @@ func (d *Device) Reset() {
 }
 
 // Quiesce implements virtio.Device.
-func (d *Device) Quiesce() { d.stop() }
+func (d *Device) Quiesce() { d.stop((*block.Loop).Stop) }
 
 // Resume implements virtio.Device.
 func (d *Device) Resume() { d.start() }
@@ -178,6 +180,14 @@ func (d *Device) Resize(bytes int64) error {
 		env.ConfigChanged()
 	}
 	return nil
+}
+
+// SetThrottle makes t limit the disk from now on; nil ends all limits. Disks may share one.
+func (d *Device) SetThrottle(t *block.Throttle) {
+	d.img.SetThrottle(t)
+	for _, w := range d.workers {
+		w.loop.Wake() // for what waits by the old limits
+	}
 }
 
 // reportEvery is how often errors of the image are logged at most: a guest repeats what fails.

@@ -3,6 +3,8 @@ package blk
 import (
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"virtd/hypervisor/block"
 	"virtd/hypervisor/virtio"
 )
@@ -103,6 +105,10 @@ func (w *worker) reap() {
 			now = w.now()
 		}
 		r, status := w.requests[op.Tag], byte(statusOK)
+		if op.Err == unix.ECANCELED && w.loop.Stopping() { // by a reset: the driver hears nothing of it any more
+			w.put(r)
+			continue
+		}
 		if op.Err != 0 {
 			status = statusIOErr
 			w.d.report(op)

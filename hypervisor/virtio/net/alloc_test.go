@@ -11,7 +11,7 @@ func idleFixture(t testing.TB) (*fixture, *receiver, *transmitter) {
 	f := newFixture(t, 1, allNet)
 	f.dev.Quiesce()
 	q := f.tr.Env.Queues
-	return f, newReceiver(q[0], f.dev.taps[0].fd, true), &transmitter{q: q[1], fd: f.dev.taps[0].fd}
+	return f, newReceiver(q[0], &f.dev.taps[0], true), newTransmitter(q[1], &f.dev.taps[0])
 }
 
 func TestPacketsDoNotAllocate(t *testing.T) {

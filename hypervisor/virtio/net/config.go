@@ -13,6 +13,9 @@ type Config struct {
 	// Taps has a descriptor for each queue pair, 1 to MaxPairs: queues of one tap or macvtap with IFF_VNET_HDR, and
 	// IFF_MULTI_QUEUE where there are several.
 	Taps []int
+	// Stream is a connected stream socket in place of taps, where Streams is set: see stream.
+	Stream  int
+	Streams bool
 	// Vhosts has an open /dev/vhost-net for each queue pair, or is empty: then packets are moved by the engine.
 	Vhosts   []int
 	MTU      int  // bytes told to the driver; 0 tells none
@@ -21,6 +24,9 @@ type Config struct {
 	RxQueueSize, TxQueueSize int
 	// Offloads switches features by libvirt's names (hypervisor.NIC.Offloads); absent is on.
 	Offloads map[string]bool
+	// RxFilterChanged is called when the driver changed what it wants to receive, at most once until RxFilter is called. It
+	// must not block. Nil tells nobody.
+	RxFilterChanged func()
 	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
 	Log func(format string, args ...any)
 }
@@ -72,7 +78,10 @@ const maxPacket = headerSize + 14 + 8 + 65535
 
 // check refuses a Config that virtd should not have made.
 func (c *Config) check() error {
-	if len(c.Taps) < 1 || len(c.Taps) > MaxPairs {
+	if c.Streams && len(c.Taps)+len(c.Vhosts) != 0 {
+		return fmt.Errorf("a stream socket beside %d tap queues and %d vhost descriptors", len(c.Taps), len(c.Vhosts))
+	}
+	if !c.Streams && (len(c.Taps) < 1 || len(c.Taps) > MaxPairs) {
 		return fmt.Errorf("%d tap queues: 1 to %d are possible", len(c.Taps), MaxPairs)
 	}
 	if len(c.Vhosts) != 0 && len(c.Vhosts) != len(c.Taps) {

@@ -98,10 +98,13 @@ func (d *Device) command(c *virtio.Chain) bool {
 	data := c.ReadLen - controlHdrSize
 	switch class, cmd := hdr[0], hdr[1]; {
 	case class == classRx && cmd <= rxLast:
-		// Everything that reaches the tap goes to the guest, so there is nothing to switch.
-		return d.has(featureCtrlRx) && data >= 1
+		if !d.has(featureCtrlRx) || data < 1 {
+			return false
+		}
+		d.setMode(cmd, c)
+		return true
 	case class == classMAC && cmd == macTableSet:
-		return d.has(featureCtrlRx) && checkMACTables(c)
+		return d.has(featureCtrlRx) && d.setTables(c)
 	case class == classMAC && cmd == macAddrSet:
 		return d.has(featureCtrlMAC) && data >= 6 && d.setMAC(c)
 	case class == classMQ && cmd == mqPairsSet:
@@ -114,29 +117,13 @@ func (d *Device) command(c *virtio.Chain) bool {
 
 func (d *Device) has(f uint64) bool { return d.env != nil && d.env.Features&f != 0 }
 
-// checkMACTables looks whether the two tables of struct virtio_net_ctrl_mac, unicast and multicast, are whole.
-func checkMACTables(c *virtio.Chain) bool {
-	off := uint64(controlHdrSize)
-	for range 2 {
-		var n [4]byte
-		if c.CopyIn(n[:], off) != len(n) {
-			return false
-		}
-		off += 4 + 6*uint64(binary.LittleEndian.Uint32(n[:]))
-		if off > c.ReadLen {
-			return false
-		}
-	}
-	return true
-}
-
 func (d *Device) setMAC(c *virtio.Chain) bool {
 	var mac [6]byte
 	c.CopyIn(mac[:], controlHdrSize)
 	if mac[0]&1 != 0 { // a multicast address is nobody's
 		return false
 	}
-	d.mac = mac
+	d.changeFilter(func() { d.mac = mac })
 	return true
 }
 

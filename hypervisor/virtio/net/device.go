@@ -1,6 +1,7 @@
 package net
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -24,13 +25,16 @@ type Device struct {
 	pairs    atomic.Int32
 
 	// The transport's calls come one at a time; mu orders them with the control queue and SetLink.
-	mu       sync.Mutex
-	mac      [6]byte
-	offloads uint64 // guest features now in force at the tap
-	restored bool   // offloads comes from a saved state, not from the features
-	env      *virtio.Env
-	data     backend
-	control  *control
+	mu     sync.Mutex
+	mac    [6]byte
+	filter filter
+	// filterAsked: the host has asked for the filter since it was last told of a change.
+	filterAsked bool
+	offloads    uint64 // guest features now in force at the tap
+	restored    bool   // offloads comes from a saved state, not from the features
+	env         *virtio.Env
+	data        backend
+	control     *control
 }
 
 // backend moves the packets of an active device: workers, or vhost.
@@ -54,7 +58,14 @@ func New(cfg Config) (*Device, error) {
 			return nil, fmt.Errorf("%s: %w", cfg.ID, err)
 		}
 	}
-	d, err := newDevice(cfg, kernelTap{})
+	var ops tapOps = kernelTap{}
+	if cfg.Streams {
+		if err := checkStream(cfg.Stream); err != nil {
+			return nil, fmt.Errorf("%s: %w", cfg.ID, err)
+		}
+		ops = noTap{}
+	}
+	d, err := newDevice(cfg, ops)
 	if err != nil {
 		return nil, err
 	}
@@ -65,9 +76,12 @@ func New(cfg Config) (*Device, error) {
 
 // newDevice is New after the taps are known to be taps.
 func newDevice(cfg Config, ops tapOps) (*Device, error) {
-	d := &Device{cfg: cfg, mac: cfg.MAC}
+	d := &Device{cfg: cfg, mac: cfg.MAC, filter: newFilter(), filterAsked: true}
 	if d.cfg.Log == nil {
 		d.cfg.Log = func(string, ...any) {}
+	}
+	if cfg.Streams {
+		d.taps = append(d.taps, tap{fd: cfg.Stream, ops: ops, stream: newStream(cfg.Stream)})
 	}
 	for _, fd := range cfg.Taps {
 		if err := unix.SetNonblock(fd, true); err != nil {
@@ -236,7 +250,7 @@ func (d *Device) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.env = nil
-	d.mac = d.cfg.MAC
+	d.changeFilter(func() { d.mac, d.filter = d.cfg.MAC, newFilter() })
 	d.offloads, d.restored = 0, false
 	_ = d.taps[0].setOffloads(0) // the next driver's choice follows at Activate
 	d.steer(1)
@@ -258,11 +272,60 @@ func (d *Device) steer(n int) {
 // uses reports whether the driver has pair i in use.
 func (d *Device) uses(i int) bool { return i < int(d.pairs.Load()) }
 
-// reportGone tells the administrator and the guest, once, that the tap was deleted under the device.
-func (d *Device) reportGone() {
+// reportGone tells the administrator and the guest, once, that the tap was deleted under the device, or that the process at
+// the other end of a stream is gone.
+func (d *Device) reportGone(t *tap) {
 	if d.tapLost.Swap(true) {
 		return
 	}
-	d.cfg.Log("%s: the host deleted the tap device; the link is down until the interface is attached again", d.cfg.ID)
+	switch {
+	case t.stream == nil:
+		d.cfg.Log("%s: the host deleted the tap device; the link is down until the interface is attached again", d.cfg.ID)
+	case t.stream.why != nil:
+		d.cfg.Log("%s: %v; the link is down until there is another", d.cfg.ID, t.stream.why)
+	default:
+		d.cfg.Log("%s: the process behind the interface has ended; the link is down until there is another", d.cfg.ID)
+	}
 	d.env.ConfigChanged()
+}
+
+// checkStream makes sure that a descriptor is a connected stream socket.
+func checkStream(fd int) error {
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || kind != unix.SOCK_STREAM {
+		return fmt.Errorf("descriptor %d is no stream socket: %w", fd, errors.Join(err, unix.ENOTSOCK))
+	}
+	return nil
+}
+
+// Reconnect gives the device another stream socket, which is the device's from then on, also when it fails: the process at
+// the other end of the first was replaced. Packets on the way are lost.
+func (d *Device) Reconnect(fd int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.cfg.Streams {
+		unix.Close(fd)
+		return fmt.Errorf("%s has a tap and no stream socket", d.cfg.ID)
+	}
+	if err := checkStream(fd); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	running := d.data != nil
+	if running {
+		d.data.stop()
+		d.data = nil
+	}
+	unix.Close(d.taps[0].fd)
+	d.taps[0].fd, d.taps[0].stream = fd, newStream(fd)
+	lost := d.tapLost.Swap(false)
+	if running {
+		if err := d.startData(); err != nil {
+			return err
+		}
+	}
+	if lost && d.env != nil {
+		d.env.ConfigChanged()
+	}
+	return nil
 }

@@ -101,7 +101,11 @@ func newFixture(t testing.TB, pairs int, want uint64, edit ...func(*Config)) *fi
 	if err := cfg.check(); err != nil {
 		t.Fatal(err)
 	}
-	dev, err := newDevice(cfg, &f.tap)
+	var ops tapOps = &f.tap
+	if cfg.Streams {
+		pairs, ops = 1, noTap{}
+	}
+	dev, err := newDevice(cfg, ops)
 	if err != nil {
 		t.Fatal(err)
 	}

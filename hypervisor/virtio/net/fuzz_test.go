@@ -63,7 +63,7 @@ func FuzzQueues(f *testing.F) {
 		}
 		fuzzReceive(t, dev, fds, head)
 		var s Stats
-		tx := &transmitter{q: env.Queues[1], fd: fds[0]}
+		tx := newTransmitter(env.Queues[1], &dev.taps[0])
 		for range 3 {
 			tx.transmit(64, false, &s)
 		}
@@ -87,7 +87,7 @@ const (
 
 func fuzzReceive(t *testing.T, dev *Device, fds [2]int, head [3]byte) {
 	q := dev.env.Queues[0]
-	rx := newReceiver(q, fds[0], dev.env.Features&featureMrgRxbuf != 0)
+	rx := newReceiver(q, &dev.taps[0], dev.env.Features&featureMrgRxbuf != 0)
 	for i := range int(head[2] & 7) {
 		unix.Write(fds[1], make([]byte, headerSize+60+int(head[1])*(i*40)))
 	}

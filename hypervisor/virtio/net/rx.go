@@ -14,7 +14,8 @@ import (
 type receiver struct {
 	q         *virtio.Queue
 	fd        int
-	mergeable bool // VIRTIO_NET_F_MRG_RXBUF: a packet may take several chains (virtio 1.2, 5.1.6.4)
+	stream    *stream // in place of fd
+	mergeable bool    // VIRTIO_NET_F_MRG_RXBUF: a packet may take several chains (virtio 1.2, 5.1.6.4)
 
 	ring     []virtio.Chain // window; a power of two, slots from first on are taken
 	first, n int
@@ -26,16 +27,18 @@ type receiver struct {
 	longest uint64 // longest packet since want was set
 	since   int    // packets since
 
-	// A packet that waits for buffers: its length, and how much of it is in the window (the rest is in bounce).
+	// A packet that waits for buffers: its length, and how much of it is in the window. The rest is in bounce, or, with a
+	// stream, in frame.
 	held, heldIn uint64
+	frame        []byte
 }
 
 // wantPeriod is after how many packets the window adapts to shorter ones.
 const wantPeriod = 256
 
-func newReceiver(q *virtio.Queue, fd int, mergeable bool) *receiver {
+func newReceiver(q *virtio.Queue, t *tap, mergeable bool) *receiver {
 	return &receiver{
-		q: q, fd: fd, mergeable: mergeable,
+		q: q, fd: t.fd, stream: t.stream, mergeable: mergeable,
 		ring:   make([]virtio.Chain, 64),
 		iov:    make([]unix.Iovec, 0, 128),
 		bounce: make([]byte, maxPacket),
@@ -104,11 +107,9 @@ func (r *receiver) receive(budget int, s *Stats) (rxResult, error) {
 			if r.n == 0 {
 				return rxStarved, nil
 			}
-			iov, room := r.vectors()
-			n, e := readv(r.fd, iov)
+			n, e := r.read()
 			switch {
 			case e == 0 && n > headerSize:
-				r.held, r.heldIn = uint64(n), min(uint64(n), room)
 			case e == unix.EAGAIN:
 				return rxDrained, nil
 			case e == unix.EBADFD || e == unix.EBADF || e == 0 && n == 0:
@@ -131,6 +132,31 @@ func (r *receiver) receive(budget int, s *Stats) (rxResult, error) {
 	}
 	return rxMore, nil
 }
+
+// read takes one packet from the tap or stream, and returns its length with the header.
+func (r *receiver) read() (int, unix.Errno) {
+	if r.stream == nil {
+		iov, room := r.vectors()
+		n, e := readv(r.fd, iov)
+		if e == 0 && n > headerSize {
+			r.held, r.heldIn = uint64(n), min(uint64(n), room)
+		}
+		return n, e
+	}
+	frame, e := r.stream.next()
+	if e != 0 {
+		return 0, e
+	}
+	if len(frame) < minFrame {
+		return 0, unix.EINVAL
+	}
+	r.frame = frame
+	r.held, r.heldIn = headerSize+uint64(len(frame)), headerSize
+	return int(r.held), 0
+}
+
+// noHeader is the virtio header of a packet of which nothing was offloaded.
+var noHeader [headerSize]byte
 
 // vectors lists the window's buffers, as far as one readv takes them, and the bounce buffer. It also returns the bytes
 // before the bounce buffer.
@@ -176,8 +202,12 @@ func (r *receiver) deliver(s *Stats) (bool, error) {
 
 // spill copies the bounced end of the packet to the window.
 func (r *receiver) spill() {
-	p := r.bounce[:r.held-r.heldIn] // mostly empty
-	off := r.heldIn
+	p, off := r.frame, r.heldIn
+	if r.stream == nil {
+		p = r.bounce[:r.held-r.heldIn] // mostly empty
+	} else {
+		r.chain(0).CopyOut(0, noHeader[:])
+	}
 	for i := 0; len(p) > 0 && i < r.n; i++ {
 		c := r.chain(i)
 		if off >= c.WriteLen {
@@ -231,7 +261,7 @@ func (r *receiver) discard(budget int, s *Stats) rxResult {
 		s.RxDropped++
 	}
 	for range budget {
-		switch n, e := readv(r.fd, iov); {
+		switch n, e := r.skip(iov); {
 		case e == unix.EAGAIN:
 			return rxDrained
 		case e == unix.EBADFD || e == unix.EBADF || e == 0 && n == 0:
@@ -241,4 +271,13 @@ func (r *receiver) discard(budget int, s *Stats) rxResult {
 		}
 	}
 	return rxMore
+}
+
+// skip reads one packet to nowhere.
+func (r *receiver) skip(iov []unix.Iovec) (int, unix.Errno) {
+	if r.stream == nil {
+		return readv(r.fd, iov)
+	}
+	frame, e := r.stream.next()
+	return headerSize + len(frame), e
 }

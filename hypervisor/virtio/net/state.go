@@ -12,15 +12,17 @@ type state struct {
 	Pairs    int     `json:"pairs"`
 	Offloads *uint64 `json:"offloads,omitempty"` // guest features in force; nil when no driver was active
 	LinkDown bool    `json:"linkDown,omitempty"`
+	Filter   *Filter `json:"filter,omitempty"` // nil of engines that did not keep it: everything
 }
 
 const stateVersion = 1
 
 // Save implements virtio.Device.
 func (d *Device) Save() ([]byte, error) {
+	filter := d.RxFilter()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := state{Version: stateVersion, MAC: d.mac, Pairs: int(d.pairs.Load()), LinkDown: d.linkDown.Load()}
+	s := state{Filter: &filter, Version: stateVersion, MAC: d.mac, Pairs: int(d.pairs.Load()), LinkDown: d.linkDown.Load()}
 	if d.env != nil || d.restored {
 		s.Offloads = &d.offloads
 	}
@@ -42,6 +44,9 @@ func (d *Device) Restore(data []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.mac = s.MAC
+	if s.Filter != nil {
+		d.filter = s.Filter.restore()
+	}
 	if s.Offloads != nil {
 		d.offloads, d.restored = *s.Offloads, true
 	}

@@ -20,6 +20,18 @@ func writev(fd int, iov []unix.Iovec) (int, unix.Errno) {
 	return int(n), e
 }
 
+// recv and send are the same for sockets. A far end that is gone is an error and never a signal.
+
+func recv(fd int, p []byte) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT, 0, 0)
+	return int(n), e
+}
+
+func send(fd int, p []byte) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	return int(n), e
+}
+
 // nameThread sets what top -H shows for the calling thread, 15 bytes of it.
 func nameThread(name string) {
 	var b [16]byte

@@ -6,11 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tap is one queue of a tap or macvtap.
+// tap is one queue of a tap or macvtap, or a stream socket in place of one.
 type tap struct {
-	fd    int
-	multi bool // the queue can be detached
-	ops   tapOps
+	fd     int
+	multi  bool // the queue can be detached
+	ops    tapOps
+	stream *stream // of a socket in place of a tap
 }
 
 // tapOps are the requests to the kernel about a tap queue; tests have their own.
@@ -89,6 +90,18 @@ func (t *tap) attach(on bool) error {
 	}
 	return err
 }
+
+// noTap is what a stream socket has of a tap.
+type noTap struct{}
+
+func (noTap) setOffloads(_ int, tun uint) error {
+	if tun != 0 {
+		return unix.EINVAL
+	}
+	return nil
+}
+
+func (noTap) steer(int, bool) error { return nil }
 
 // kernelTap is the real thing.
 type kernelTap struct{}

@@ -10,9 +10,15 @@ import (
 
 // transmitter moves packets from a transmit virtqueue to a tap queue.
 type transmitter struct {
-	q     *virtio.Queue
-	fd    int
-	chain virtio.Chain
+	q       *virtio.Queue
+	fd      int
+	stream  *stream // in place of fd
+	chain   virtio.Chain
+	blocked bool // the stream's far end does not keep up
+}
+
+func newTransmitter(q *virtio.Queue, t *tap) *transmitter {
+	return &transmitter{q: q, fd: t.fd, stream: t.stream}
 }
 
 // publishEvery is after how many packets the driver sees them as used within a batch.
@@ -22,7 +28,15 @@ const publishEvery = 16
 // hold more, and whether the tap does not work any more. The caller notifies.
 func (t *transmitter) transmit(budget int, drop bool, s *Stats) (more, gone bool, err error) {
 	defer t.q.Publish()
+	if t.stream != nil {
+		defer t.stream.flush()
+	}
+	t.blocked = false
 	for i := range budget {
+		if t.stream != nil && !drop && !t.stream.room() {
+			t.blocked = true
+			return false, gone, nil
+		}
 		ok, err := t.q.Pop(&t.chain)
 		if err != nil || !ok {
 			return false, gone, err
@@ -50,6 +64,9 @@ func (t *transmitter) transmit(budget int, drop bool, s *Stats) (more, gone bool
 // send writes one packet. What the kernel does not take is the guest's loss: a header that contradicts its packet
 // (EINVAL), a tap that is down (EIO), a host short of memory.
 func (t *transmitter) send(c *virtio.Chain, s *Stats) (gone bool) {
+	if t.stream != nil {
+		return t.sendStream(c, s)
+	}
 	switch _, e := writev(t.fd, c.Read); e {
 	case 0:
 		s.TxPackets++
@@ -62,5 +79,25 @@ func (t *transmitter) send(c *virtio.Chain, s *Stats) (gone bool) {
 	default:
 		s.TxDropped++
 	}
+	return false
+}
+
+// sendStream queues one packet for a stream.
+func (t *transmitter) sendStream(c *virtio.Chain, s *Stats) (gone bool) {
+	if t.stream.dead {
+		s.TxDropped++
+		return true
+	}
+	if c.ReadLen < headerSize+minFrame {
+		s.TxErrors++
+		return false
+	}
+	n := t.stream.put(c)
+	if n == 0 {
+		s.TxErrors++
+		return false
+	}
+	s.TxPackets++
+	s.TxBytes += uint64(n)
 	return false
 }

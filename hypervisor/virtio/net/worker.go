@@ -49,10 +49,10 @@ const (
 func (d *Device) newWorker(i int, rxq, txq *virtio.Queue) (*worker, error) {
 	w := &worker{dev: d, index: i, tap: &d.taps[i], stats: &d.counters[i], epoll: -1, wake: -1, done: make(chan struct{})}
 	if rxq != nil {
-		w.rx = newReceiver(rxq, w.tap.fd, d.env.Features&featureMrgRxbuf != 0)
+		w.rx = newReceiver(rxq, w.tap, d.env.Features&featureMrgRxbuf != 0)
 	}
 	if txq != nil {
-		w.tx = &transmitter{q: txq, fd: w.tap.fd}
+		w.tx = newTransmitter(txq, w.tap)
 	}
 	if err := w.watch(rxq, txq); err != nil {
 		w.close()
@@ -71,14 +71,20 @@ func (w *worker) watch(rxq, txq *virtio.Queue) (err error) {
 		return fmt.Errorf("make eventfd: %w", err)
 	}
 	members := []struct{ tag, fd int }{{tagWake, w.wake}}
+	if rxq != nil || w.tap.stream != nil {
+		members = append(members, struct{ tag, fd int }{tagTap, w.tap.fd})
+	}
 	if rxq != nil {
-		members = append(members, struct{ tag, fd int }{tagTap, w.tap.fd}, struct{ tag, fd int }{tagRx, rxq.KickFD()})
+		members = append(members, struct{ tag, fd int }{tagRx, rxq.KickFD()})
 	}
 	if txq != nil {
 		members = append(members, struct{ tag, fd int }{tagTx, txq.KickFD()})
 	}
 	for _, m := range members {
 		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(m.tag)}
+		if m.tag == tagTap && w.tap.stream != nil {
+			ev.Events |= unix.EPOLLOUT // it takes bytes again
+		}
 		if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, m.fd, &ev); err != nil {
 			return fmt.Errorf("watch descriptor %d: %w", m.fd, err)
 		}
@@ -224,7 +230,7 @@ func (w *worker) passTx(drop bool) (bool, error) {
 
 // arm asks for kicks where the worker waits for the driver. It reports whether the driver was faster.
 func (w *worker) arm() (more bool) {
-	if w.tx != nil && w.tx.q.EnableKicks() {
+	if w.tx != nil && !w.tx.blocked && w.tx.q.EnableKicks() {
 		more = true
 	}
 	if w.starved && w.rx.q.EnableKicks() {
@@ -248,6 +254,6 @@ func (w *worker) disarm() {
 func (w *worker) tapGone() {
 	w.gone, w.tapReady = true, false
 	if w.dev.uses(w.index) {
-		w.dev.reportGone()
+		w.dev.reportGone(w.tap)
 	}
 }

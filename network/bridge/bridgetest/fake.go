@@ -1,6 +1,8 @@
 package bridgetest
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/network/bridge"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -27,6 +30,11 @@ type Fake struct {
 	Fail func(method, name string) error
 	// Stats are what GuestStats returns, by name.
 	Stats map[string]bridge.Stats
+	// VLANs and Bandwidths are what SetVLAN and SetBandwidth were told, by name.
+	VLANs      map[string]portconf.VLAN
+	Bandwidths map[string]portconf.Bandwidth
+	// Filters are what ApplyRxFilter was last called with, by name.
+	Filters map[string]bridge.RxFilter
 }
 
 var _ bridge.Links = (*Fake)(nil)
@@ -136,9 +144,46 @@ func (f *Fake) OpenMacvtap(c bridge.MacvtapConfig) (*bridge.Tap, error) {
 	if f.find(c.Parent) == nil {
 		return nil, missing("Unable to get index for interface %s", c.Parent)
 	}
-	l := f.add(bridge.Link{Name: f.name(c.Name, "macvtap%d"), Kind: "macvtap", MTU: c.MTU, MAC: c.MAC})
+	name := f.name(c.Name, "macvtap%d")
+	if f.find(name) != nil {
+		return nil, virterr.New(virterr.SystemError, "error creating macvtap interface %s@%s: File exists", name, c.Parent)
+	}
+	if c.Note != nil {
+		if err := errors.Join(c.Note(name, 0), c.Note(name, f.index+1)); err != nil {
+			return nil, err
+		}
+	}
+	l := f.add(bridge.Link{Name: name, Kind: "macvtap", MTU: c.MTU, MAC: c.MAC})
 	files, err := nulls(c.Queues)
 	return &bridge.Tap{Name: l.Name, Index: l.Index, Files: files}, err
+}
+
+// AddLink puts a network card of the host into the fake.
+func (f *Fake) AddLink(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.add(bridge.Link{Name: name, Kind: "device", MTU: 1500})
+}
+
+// DeleteMacvtap implements bridge.Links.
+func (f *Fake) DeleteMacvtap(name string, index int, mac []byte) error {
+	err := f.enter("DeleteMacvtap", name)
+	defer f.mu.Unlock()
+	f.links = slices.DeleteFunc(f.links, func(l bridge.Link) bool {
+		return err == nil && l.Name == name && l.Kind == "macvtap" && (l.Index == index || index == 0 && bytes.Equal(l.MAC, mac))
+	})
+	return err
+}
+
+// ApplyRxFilter implements bridge.Links.
+func (f *Fake) ApplyRxFilter(name string, filter bridge.RxFilter) error {
+	return f.change("ApplyRxFilter", name, func(l *bridge.Link) error {
+		if f.Filters == nil {
+			f.Filters = map[string]bridge.RxFilter{}
+		}
+		f.Filters[name], l.MAC = filter, filter.MAC
+		return nil
+	})
 }
 
 // OpenVhostNet implements bridge.Links.
@@ -212,6 +257,33 @@ func (f *Fake) Isolate(port string, on bool) error {
 // Detach implements bridge.Links.
 func (f *Fake) Detach(port string) error {
 	return f.change("Detach", port, func(l *bridge.Link) error { l.Bridge = ""; return nil })
+}
+
+// SetVLAN implements bridge.Links.
+func (f *Fake) SetVLAN(_, port string, v portconf.VLAN) error {
+	return f.change("SetVLAN", port, func(l *bridge.Link) error {
+		if f.VLANs == nil {
+			f.VLANs = map[string]portconf.VLAN{}
+		}
+		f.VLANs[l.Name] = v
+		return nil
+	})
+}
+
+// SetBandwidth implements bridge.Links.
+func (f *Fake) SetBandwidth(name string, b portconf.Bandwidth) error {
+	return f.change("SetBandwidth", name, func(l *bridge.Link) error {
+		if f.Bandwidths == nil {
+			f.Bandwidths = map[string]portconf.Bandwidth{}
+		}
+		f.Bandwidths[l.Name] = b
+		return nil
+	})
+}
+
+// ShapeBridge implements bridge.Links.
+func (f *Fake) ShapeBridge(name string, b portconf.Bandwidth, _ []bridge.Floor) error {
+	return f.SetBandwidth(name, b)
 }
 
 // SetMTU implements bridge.Links.

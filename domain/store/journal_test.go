@@ -1,0 +1,231 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"virtd/virterr"
+)
+
+// records is the text of a journal with these changes.
+func records(changes ...change) (b []byte) {
+	for _, c := range changes {
+		b = appendRecord(b, c)
+	}
+	return b
+}
+
+func TestRecords(t *testing.T) {
+	a, b := uuid.UUID{1}, uuid.UUID{15: 2}
+	want := []change{{a, []byte("<domain/>")}, {b, nil}, {a, bytes.Repeat([]byte("vdj1"), 100)}}
+	text := records(want...)
+	for n := range len(text) + 1 { // whole, and cut short at every byte
+		got, err := readRecords(text[:n])
+		if err != nil {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+		if len(got) > len(want) || len(got) > 0 && !cmp.Equal(got, want[:len(got)], cmp.AllowUnexported(change{})) {
+			t.Fatalf("%d bytes: %v", n, got)
+		}
+	}
+	first := len(records(want[0]))
+	for at := range first { // a byte that was not written so
+		bad := bytes.Clone(text)
+		bad[at] ^= 0x10
+		if got, err := readRecords(bad); len(got) != 0 || err == nil {
+			t.Errorf("byte %d is damaged: %d records, %v", at, len(got), err)
+		}
+	}
+}
+
+func FuzzReadRecords(f *testing.F) {
+	whole := records(change{uuid.UUID{1}, []byte("<domain/>")}, change{id: uuid.UUID{2}})
+	f.Add(whole)
+	f.Add(whole[:len(whole)-1])
+	f.Add(append([]byte("vdj1\xff\xff\xff\xff"), whole...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, _ := readRecords(b)
+		if again := records(got...); !bytes.HasPrefix(b, again) {
+			t.Errorf("%d records are not what the journal begins with", len(got))
+		}
+	})
+}
+
+// A journal that is damaged in the middle is told and kept, and what is before the damage counts.
+func TestDamagedJournal(t *testing.T) {
+	d, o := openDir(t)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, b := define(t, "a", 1, 64), define(t, "b", 2, 64)
+	text := records(change{a.UUID(), []byte(a.XML(0))}, change{b.UUID(), []byte(b.XML(0))}, change{id: a.UUID()})
+	text[len(records(change{a.UUID(), []byte(a.XML(0))}))+50]++
+	path := filepath.Join(o.State, "journal.7")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if p := d.Problems(); len(p) != 1 || p[0].Path != path || !strings.Contains(p[0].Err.Error(), "kept as") {
+		t.Errorf("problems %v", p)
+	}
+	if e := d.Entries(); len(e) != 1 || e[0].Name != "a" {
+		t.Errorf("entries %v", e)
+	}
+	if kept, err := os.ReadFile(path + ".damaged"); err != nil || !bytes.Equal(kept, text) {
+		t.Errorf("the journal is not kept: %v", err)
+	}
+}
+
+// Power fails at every step of an open that finds two journals: the later one counts.
+func TestJournalOrder(t *testing.T) {
+	old, now := define(t, "a", 1, 64), define(t, "a", 1, 128)
+	for at := 1; ; at++ {
+		fs := newMemFS()
+		for name, text := range map[string]string{"/s/journal.9": old.XML(0), "/s/journal.10": now.XML(0)} {
+			b := records(change{now.UUID(), []byte(text)})
+			fs.now[name] = &inode{data: b, synced: b}
+			fs.durable[name] = fs.now[name]
+		}
+		fs.failAt = at
+		_, err := open(Options{State: "/s", Run: "/r"}, fs)
+		for seed := range int64(50) {
+			d, err := open(Options{State: "/s", Run: "/r"}, fs.restart(rand.New(rand.NewSource(seed))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e, _ := d.Entry(now.UUID()); e.Memory != now.Memory() {
+				t.Fatalf("power failed at step %d: %+v; files %s", at, e, fs.list())
+			}
+		}
+		if fs.steps < at {
+			if err != nil || fs.list() != "/s/"+now.UUID().String()+".xml" {
+				t.Errorf("%v; files %s", err, fs.list())
+			}
+			return
+		}
+	}
+}
+
+// slowFS counts the syncs of journals and holds them up.
+type slowFS struct {
+	disk
+	begun chan struct{} // gets a value when a sync begins
+	sync  chan struct{} // lets one through
+}
+
+func (s slowFS) Create(path string, mode os.FileMode) (file, error) {
+	f, err := s.disk.Create(path, mode)
+	if err != nil || !strings.HasPrefix(filepath.Base(path), journalPrefix) {
+		return f, err
+	}
+	return slowFile{f, s}, nil
+}
+
+type slowFile struct {
+	file
+	fs slowFS
+}
+
+func (f slowFile) Sync() error {
+	f.fs.begun <- struct{}{}
+	<-f.fs.sync
+	return f.file.Sync()
+}
+
+// Those who come while a change is being synced share one sync; questions are answered meanwhile.
+func TestSharedSync(t *testing.T) {
+	fs := slowFS{begun: make(chan struct{}, 10), sync: make(chan struct{})}
+	d, err := open(Options{State: t.TempDir(), Run: t.TempDir()}, fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const savers = 6
+	results := make(chan error, savers)
+	save := func(i int) { results <- d.Save(define(t, fmt.Sprint("d", i), i, 64)) }
+	go save(1)
+	<-fs.begun
+	for i := 2; i <= savers; i++ {
+		go save(i)
+	}
+	waiting := func() int {
+		d.mu.RLock()
+		defer d.mu.RUnlock()
+		if d.next == nil {
+			return 0
+		}
+		return len(d.next.changes)
+	}
+	for waiting() < savers-1 {
+		if e := d.Entries(); len(e) != 0 {
+			t.Fatalf("not durable and listed: %v", e)
+		}
+	}
+	fs.sync <- struct{}{}
+	fs.sync <- struct{}{}
+	for range savers {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(fs.begun); n != 1 || len(d.Entries()) != savers {
+		t.Errorf("%d more syncs, entries %v", n, d.Entries())
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Many change and ask at once while changes move to files; the next Open finds what the last one left.
+func TestConcurrentUse(t *testing.T) {
+	d, o := openDir(t)
+	var all sync.WaitGroup
+	const workers, rounds = 4, 30
+	for w := range workers {
+		all.Go(func() {
+			for i := range rounds {
+				def := define(t, fmt.Sprint("d", w), w, 64+i)
+				if err := d.Save(def); err != nil {
+					t.Error(err)
+				}
+				if got, err := d.Load(def.UUID()); err != nil || got.Memory() != def.Memory() {
+					t.Errorf("load: %v", err)
+				}
+				if i%10 == 5 {
+					if err := errors.Join(d.SetAutostart(def.UUID(), true), d.settle(), d.Delete(def.UUID())); err != nil {
+						t.Error(err)
+					}
+					if _, err := d.Load(def.UUID()); !virterr.Is(err, virterr.NoDomain) {
+						t.Errorf("load of a deleted one: %v", err)
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	want := d.Entries()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if diff := cmp.Diff(want, d.Entries()); diff != "" || len(want) != workers || len(d.Problems()) != 0 {
+		t.Errorf("%s; problems %v", diff, d.Problems())
+	}
+}

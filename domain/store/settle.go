@@ -1,0 +1,209 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"virtd/virterr"
+)
+
+// Changes move from the journal to the files of definitions settleDelay after the first of them, or at once when there are
+// settleSize bytes of them. With maxBacklog bytes, further changes wait.
+const (
+	settleDelay = 2 * time.Second
+	settleRetry = 30 * time.Second // after a failure
+	settleSize  = 1 << 20
+	maxBacklog  = 2 << 20
+	fileWriters = 8 // at once
+)
+
+// schedule sees to it that what is in the journal is moved on. The caller holds mu.
+func (d *Dir) schedule() {
+	if !d.settles || d.closed || len(d.pending) == 0 {
+		return
+	}
+	after := d.settleAfter
+	if d.backlog >= settleSize && after == settleDelay {
+		after = 0
+	}
+	switch {
+	case d.timer == nil:
+		d.work.Add(1)
+		d.timer = time.AfterFunc(after, d.settleLater)
+	case after == 0 && d.timer.Stop():
+		d.timer.Reset(0)
+	}
+}
+
+// settleLater runs when the timer says so.
+func (d *Dir) settleLater() {
+	defer d.work.Done()
+	d.mu.Lock()
+	d.timer = nil
+	d.mu.Unlock()
+	err := d.settle()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.settleAfter = settleDelay
+	if err != nil {
+		d.settleAfter = settleRetry
+		d.log.Error("cannot move definitions from the journal to files of their own; they stay in the journal", "err", err)
+	}
+	d.schedule()
+}
+
+// makeRoom moves changes on when there are too many to take another.
+func (d *Dir) makeRoom() error {
+	d.mu.RLock()
+	full := d.backlog >= maxBacklog
+	d.mu.RUnlock()
+	if !full {
+		return nil
+	}
+	return d.settle()
+}
+
+// settle moves all changes from the journal to the files of definitions. When it fails, what was not moved stays in the
+// journal.
+func (d *Dir) settle() error {
+	d.settling.Lock()
+	defer d.settling.Unlock()
+	moving, journals, bytes := d.takePending()
+	if len(journals) == 0 {
+		return nil
+	}
+	err := d.writeAll(moving)
+	d.mu.Lock()
+	if err != nil { // what came meanwhile is newer
+		maps.Copy(moving, d.pending)
+		d.pending = moving
+		d.backlog += bytes
+	}
+	d.moving = nil
+	d.mu.Unlock()
+	if err == nil {
+		journals, err = d.removeJournals(journals)
+	}
+	d.commitMu.Lock()
+	defer d.commitMu.Unlock()
+	d.journals = append(journals, d.journals...)
+	return err
+}
+
+// takePending takes what is to be moved, the journals that hold it, and their size. The next change begins another journal.
+func (d *Dir) takePending() (moving map[uuid.UUID]change, journals []string, bytes int) {
+	d.commitMu.Lock()
+	defer d.commitMu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.journals) == 0 {
+		return nil, nil, 0
+	}
+	moving, journals, bytes = d.pending, d.journals, d.backlog
+	d.moving, d.pending, d.journals, d.backlog = moving, map[uuid.UUID]change{}, nil, 0
+	if d.journal != nil {
+		_ = d.journal.file.Close()
+		d.journal = nil
+	}
+	return moving, journals, bytes
+}
+
+// writeAll makes the files of definitions what the changes say, for good. Several are written at once: the file system then
+// syncs them together.
+func (d *Dir) writeAll(changes map[uuid.UUID]change) error {
+	var writers sync.WaitGroup
+	errs := make([]error, d.writers)
+	work := make(chan change)
+	for i := range errs {
+		writers.Go(func() {
+			for c := range work {
+				if errs[i] == nil {
+					errs[i] = d.write(c)
+				}
+			}
+		})
+	}
+	for _, c := range changes {
+		work <- c
+	}
+	close(work)
+	writers.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return d.syncDir(d.state)
+}
+
+// write makes the file of a definition what the change says. Its name is durable once the directory is synced.
+func (d *Dir) write(c change) error {
+	if c.text == nil {
+		return d.remove(d.definitionPath(c.id))
+	}
+	return d.replace(d.definitionPath(c.id), c.text, true)
+}
+
+// removeJournals removes journals whose changes are in files, the oldest first, and returns those that are left: a journal
+// must not outlast one that changed the same definitions later. A damaged one is kept, under a name that nobody reads.
+func (d *Dir) removeJournals(paths []string) (left []string, err error) {
+	for i, path := range paths {
+		if d.damaged[path] {
+			err = d.fs.Rename(path, path+damagedExt)
+		} else {
+			err = d.fs.Remove(path)
+		}
+		if err == nil && i < len(paths)-1 {
+			err = d.fs.SyncDir(d.state)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return paths[i:], virterr.New(virterr.SystemError, "cannot remove '%s': %w", path, err)
+		}
+	}
+	return nil, nil
+}
+
+// readJournals takes over what an earlier process left in journals.
+func (d *Dir) readJournals(names []string) {
+	for _, name := range names { // the names of damaged ones are not taken again
+		if n, ok := journalNumber(strings.TrimSuffix(name, damagedExt)); ok {
+			d.lastJournal = max(d.lastJournal, n)
+		}
+	}
+	for _, n := range journalsIn(names) {
+		path := d.journalPath(n)
+		data, err := d.fs.ReadFile(path, maxJournal)
+		if err == nil {
+			var changes []change
+			changes, err = readRecords(data)
+			for _, c := range changes {
+				d.pending[c.id] = c
+				d.backlog += c.size()
+			}
+		}
+		if err != nil {
+			d.problems = append(d.problems, Problem{path, fmt.Errorf("%w; it is kept as '%s'", err, path+damagedExt)})
+			d.damaged[path] = true
+		}
+		d.journals = append(d.journals, path)
+	}
+}
+
+// Close implements Store. It moves what is left in the journal to files.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	d.closed = true
+	if d.timer != nil && d.timer.Stop() {
+		d.work.Done()
+	}
+	d.mu.Unlock()
+	d.work.Wait()
+	return d.settle()
+}

@@ -1,0 +1,183 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"virtd/lab/labtest"
+)
+
+const poolXML = `<network><name>vfs</name><forward mode='hostdev' managed='yes'><driver name='vfio'/><pf dev='%s'/></forward>
+<portgroup name='red'><vlan><tag id='42'/></vlan></portgroup><portgroup name='blue'><vlan><tag id='43'/></vlan></portgroup></network>`
+
+// onPool is an interface on the pool.
+func onPool(mac, group string) string {
+	if group != "" {
+		group = " portgroup='" + group + "'"
+	}
+	return "<interface type='network'><mac address='" + mac + "'/><source network='vfs'" + group + "/></interface>"
+}
+
+// vfPool makes a pool of the igb card, with that many functions. It returns their addresses and the card's interface.
+func (h *host) vfPool(count int) (vfs []string, card string) {
+	h.t.Helper()
+	h.labCards()
+	const pf = "/sys/bus/pci/devices/0000:01:00.0"
+	card = h.interfaceOf("0000:01:00.0")
+	h.ip("link", "set", card, "up")
+	if err := os.WriteFile(pf+"/sriov_numvfs", []byte(fmt.Sprint(count)), 0); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { os.WriteFile(pf+"/sriov_numvfs", []byte("0"), 0) })
+	for i := range count {
+		to, err := os.Readlink(fmt.Sprintf("%s/virtfn%d", pf, i))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		vfs = append(vfs, filepath.Base(to))
+	}
+	h.virsh("net-define", h.file("pool.xml", fmt.Sprintf(poolXML, card)))
+	return vfs, card
+}
+
+// TestLabFunctionPool: a pool of a card's virtual functions gives each domain one, with its MAC address and VLAN set at the card,
+// at start and by attaching; says who has them when it is used up; and gives one that comes back to the next domain, also after
+// kills of the engine and of virtd.
+func TestLabFunctionPool(t *testing.T) {
+	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Virsh, labtest.Program("ip"))
+	count := 4
+	if testing.Short() {
+		count = 2
+	}
+	h := startHost(t)
+	vfs, card := h.vfPool(count)
+	native := driverOf(vfs[0])
+	var names []string
+	for i := range count + 1 {
+		devices := onPool(fmt.Sprintf("52:54:00:77:01:%02x", i), "red")
+		if i == count-1 {
+			devices = "" // it gets its own while it runs
+		}
+		names = append(names, h.define(guest{name: fmt.Sprintf("pool%d", i), kernel: labtest.Kernel("6.12"), devices: devices}))
+	}
+	for _, name := range names[:count] {
+		h.vctl("start", name)
+	}
+	last, late := names[count-1], h.file("late.xml", onPool(fmt.Sprintf("52:54:00:77:01:%02x", count-1), "red"))
+	h.virsh("attach-device", last, late, "--live")
+	full := fmt.Sprintf("network 'vfs' requires exclusive access to interfaces, but none are available: all %d devices are in use", count)
+	refused := func() { t.Helper(); h.refuses(full, "virsh", "start", names[count]) }
+	refused()
+	links := h.ip("link", "show", card)
+	for i, vf := range vfs {
+		h.wantDriver(vf, "vfio-pci")
+		if line := lineWith(links, fmt.Sprintf("vf %d ", i)); !strings.Contains(line, fmt.Sprintf("52:54:00:77:01:%02x", i)) || !strings.Contains(line, "vlan 42") {
+			t.Errorf("function %d at the card: %q", i, line)
+		}
+		xml := h.virsh("dumpxml", names[i])
+		for _, want := range []string{"<interface type='hostdev' managed='yes'>", "<driver name='vfio'/>", "<tag id='42'/>",
+			"<alias name='hostdev0'/>", fmt.Sprintf("bus='0x01' slot='0x%s' function='0x%s'", vf[8:10], vf[11:])} {
+			if !strings.Contains(xml, want) {
+				t.Errorf("domain %s has no %q:\n%s", names[i], want, xml)
+			}
+		}
+	}
+	if out := h.virsh("dumpxml", names[0], "--inactive"); !strings.Contains(out, "<interface type='network'>") {
+		t.Errorf("definition of %s:\n%s", names[0], out)
+	}
+	net := h.virsh("net-dumpxml", "vfs")
+	if !strings.Contains(net, fmt.Sprintf("<network connections='%d'>", count)) || strings.Count(net, "connections='1'/>") != count {
+		t.Errorf("network:\n%s", net)
+	}
+	if out := h.vctl("net", "info", "vfs"); !strings.Contains(out, vfs[0]+" (domain "+names[0]+")") {
+		t.Errorf("vctl net info:\n%s", out)
+	}
+
+	back := func(vf string) {
+		t.Helper()
+		h.until(time.Minute, "function back with its driver", func() bool { return driverOf(vf) == native })
+	}
+	h.stopDaemon(syscall.SIGKILL) // the next virtd knows whose they are
+	h.startDaemon()
+	refused()
+	h.virsh("destroy", names[0])
+	back(vfs[0])
+	if line := lineWith(h.ip("link", "show", card), "vf 0 "); strings.Contains(line, "vlan 42") || strings.Contains(line, "52:54:00:77:01:00") {
+		t.Errorf("the card keeps what was set for a domain that ended: %q", line)
+	}
+	h.vctl("start", names[count])
+	h.wantDriver(vfs[0], "vfio-pci")
+	h.refuses(full, "virsh", "start", names[0])
+
+	kill(t, h.engine(names[count]))
+	back(vfs[0])
+	h.until(time.Minute, "port back", func() bool { return strings.Contains(h.vctl("net", "info", "vfs"), vfs[0]+" (free)") })
+	pid := h.engine(last) // whose engine dies while there is no virtd
+	h.stopDaemon(syscall.SIGKILL)
+	kill(t, pid)
+	h.startDaemon()
+	back(vfs[count-1])
+	h.vctl("start", names[count])
+	h.vctl("start", names[0])
+	refusedName := h.define(guest{name: "one-more", kernel: labtest.Kernel("6.12"), devices: onPool("52:54:00:77:01:99", "")})
+	h.refuses(full, "virsh", "start", refusedName)
+	h.destroyAll()
+	for _, vf := range vfs {
+		back(vf)
+	}
+	if !testing.Short() {
+		h.vlansOfPool()
+	}
+}
+
+// vlansOfPool starts two guests in each of two VLANs: they reach the one in their own, and not the one in the other.
+func (h *host) vlansOfPool() {
+	h.t.Helper()
+	k := labtest.Kernel("6.12")
+	const up = `for n in /sys/class/net/*; do [ $(basename $n) = lo ] || nic=$(basename $n); done
+ip addr add 10.77.0.%d/24 dev $nic; ip link set $nic up; sleep 3; echo LAB-UP
+`
+	const ask = `ping -c 5 -W 5 10.77.0.%d >/dev/null && echo LAB-%s ok || echo LAB-%s lost
+`
+	boot := func(name, group string, n int, then string) string {
+		script := fmt.Sprintf(up, n) + then
+		name = h.define(guest{name: name, kernel: k, initrd: labtest.AppendFiles(h.t, k.Initrd, map[string]string{"cmd": script}),
+			devices: onPool(fmt.Sprintf("52:54:00:77:02:%02x", n), group)})
+		h.vctl("start", name)
+		return name
+	}
+	const wait = "while true; do sleep 1; done\n"
+	red, blue := boot("red", "red", 1, wait), boot("blue", "blue", 2, wait)
+	for _, name := range []string{red, blue} {
+		h.expect(name, "LAB-UP", 5*time.Minute)
+	}
+	both := fmt.Sprintf(ask, 1, "RED", "RED") + fmt.Sprintf(ask, 2, "BLUE", "BLUE") + "exit 0\n"
+	for group, want := range map[string][]string{"red": {"LAB-RED ok", "LAB-BLUE lost"}, "blue": {"LAB-RED lost", "LAB-BLUE ok"}} {
+		name := boot("ask-"+group, group, 3+len(group), both)
+		h.expect(name, "LAB-RC: 0", 7*time.Minute)
+		for _, w := range want {
+			if out := h.output(name); !strings.Contains(out, w) {
+				h.t.Errorf("the guest in VLAN %s does not say %q:\n%s", group, w, tail(out, 2000))
+			}
+		}
+	}
+	detached := h.file("red.xml", onPool("52:54:00:77:02:01", "red"))
+	h.virsh("detach-device", red, detached, "--live")
+	h.until(time.Minute, "the interface leaves the definition", func() bool { return !strings.Contains(h.virsh("dumpxml", red), "hostdev") })
+	h.until(time.Minute, "the port is given back", func() bool { return !strings.Contains(h.vctl("net", "info", "vfs"), "(domain "+red+")") })
+}
+
+// lineWith returns the first line of text that contains s.
+func lineWith(text, s string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, s) {
+			return line
+		}
+	}
+	return ""
+}

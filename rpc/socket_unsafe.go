@@ -70,6 +70,7 @@ func (s *socket) tryRecv(fd uintptr) bool {
 			return false
 		case 0:
 			s.n, s.oobn, s.errno = int(n), int(msg.Controllen), 0
+			raceAcquire(fd)
 		default:
 			s.n, s.oobn, s.errno = 0, 0, errno
 		}
@@ -89,6 +90,7 @@ func (s *socket) send(p []byte) error {
 }
 
 func (s *socket) trySend(fd uintptr) bool {
+	raceRelease(fd)
 	for s.sent < len(s.out) {
 		rest := s.out[s.sent:]
 		n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(rest))), uintptr(len(rest)),

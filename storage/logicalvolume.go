@@ -88,8 +88,11 @@ func (p *logicalPool) inspect(v Volume) (image, error) {
 	return im, nil
 }
 
-// create makes a logical volume. One that is filled has another name until it is.
+// create makes a logical volume. One that is filled has another name until it is. A client that leaves, which ends ctx, ends
+// the filling, and none of LVM's programs.
 func (p *logicalPool) create(ctx context.Context, v Volume, r *request, fill func(*os.File) error) error {
+	programs, cancel := p.m.program()
+	defer cancel()
 	if r.capacity == 0 {
 		return failure(virterr.InvalidArg, "a logical volume cannot have a capacity of 0 bytes")
 	}
@@ -103,25 +106,25 @@ func (p *logicalPool) create(ctx context.Context, v Volume, r *request, fill fun
 		whole.allocation = r.capacity // all of it is written
 		r = &whole
 	}
-	args, err := p.createArgs(ctx, name, r)
+	args, err := p.createArgs(programs, name, r)
 	if err != nil {
 		return err
 	}
-	if err := p.lvm().run(ctx, "lvcreate", args...); err != nil {
+	if err := p.lvm().run(programs, "lvcreate", args...); err != nil {
 		return err
 	}
-	made := p.group() + "/" + name
-	if err := p.finish(ctx, name, v, r, fill); err != nil {
-		rctx, cancel := p.m.program() // ctx may be why
+	err = p.finish(ctx, name, v, r, fill)
+	if err == nil && fill != nil {
+		renaming, cancel := p.m.program() // filling can take longer than programs may
 		defer cancel()
-		return errors.Join(err, p.lvm().run(rctx, "lvremove", "--force", made))
+		err = p.lvm().run(renaming, "lvrename", p.group(), name, r.name)
 	}
-	if fill != nil {
-		if err := p.lvm().run(ctx, "lvrename", p.group(), name, r.name); err != nil {
-			return errors.Join(err, p.lvm().run(ctx, "lvremove", "--force", made))
-		}
+	after, cancel := p.m.program()
+	defer cancel()
+	if err != nil {
+		return errors.Join(err, p.lvm().run(after, "lvremove", "--force", p.group()+"/"+name))
 	}
-	return p.refresh(ctx)
+	return p.refresh(after)
 }
 
 // createArgs are lvcreate's arguments. Less allocation than capacity makes what libvirt makes of it: a snapshot of nothing,
@@ -185,7 +188,9 @@ func (p *logicalPool) finish(ctx context.Context, name string, v Volume, r *requ
 }
 
 // remove removes a volume, and no snapshot of it.
-func (p *logicalPool) remove(ctx context.Context, v Volume) error {
+func (p *logicalPool) remove(_ context.Context, v Volume) error {
+	ctx, cancel := p.m.program()
+	defer cancel()
 	if err := p.refresh(ctx); err != nil {
 		return err
 	}
@@ -201,7 +206,9 @@ func (p *logicalPool) remove(ctx context.Context, v Volume) error {
 }
 
 // resize changes a volume's size, in whole extents of the group.
-func (p *logicalPool) resize(ctx context.Context, v Volume, size uint64, _ bool) error {
+func (p *logicalPool) resize(_ context.Context, v Volume, size uint64, _ bool) error {
+	ctx, cancel := p.m.program()
+	defer cancel()
 	if size == 0 {
 		return failure(virterr.InvalidArg, "a logical volume cannot have a capacity of 0 bytes")
 	}

@@ -13,7 +13,7 @@ import (
 // startVCPUs starts a domain with one vCPU of four, of which the last is bound to host CPU 0.
 func (h *host) startVCPUs() *manager.Domain {
 	h.t.Helper()
-	xml := strings.Replace(h.xml("a", ""), "<vcpu>1</vcpu>", "<vcpu current='1'>4</vcpu><features><acpi/></features><cputune><vcpupin vcpu='3' cpuset='0'/></cputune>", 1)
+	xml := strings.Replace(h.xml("a", ""), "<vcpu>1</vcpu>", "<vcpu current='1'>4</vcpu><cputune><vcpupin vcpu='3' cpuset='0'/></cputune>", 1)
 	d, err := h.m.CreateXML(bg, xml, 0)
 	if err != nil {
 		h.t.Fatal(err)

@@ -11,5 +11,8 @@
 // Data that a format has as it is in one piece of a file goes the same way as that of a raw image. What needs more, such as
 // allocation, is done step by step by a pool of threads that each loop of such an image has.
 //
+// A Throttle holds requests of images to limits. Those that may not go yet stay with their loop, which waits for their time
+// together with everything else.
+//
 // The package leaves out what a guest may ask for (package virtio/blk checks it) and locking, which is virtd's. Start reading at Image, then Loop.
 package block

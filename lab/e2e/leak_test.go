@@ -52,6 +52,9 @@ func TestLabStartDestroyLeavesNothing(t *testing.T) {
 	}
 }
 
+// settles reports whether a file is a definition's or the journal's, which follow a change within seconds.
+func (h *host) settles(path string) bool { return strings.HasPrefix(path, h.path("state/domains/")) }
+
 // census lists what a domain could leave behind.
 func (h *host) census() string {
 	h.t.Helper()
@@ -73,7 +76,7 @@ func (h *host) census() string {
 	var open []string
 	for _, fd := range fds {
 		target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", h.daemon.Process.Pid, fd.Name()))
-		if err == nil {
+		if err == nil && !h.settles(target) {
 			target, _, _ = strings.Cut(target, ":[")
 			open = append(open, target)
 		}
@@ -85,6 +88,7 @@ func (h *host) census() string {
 			fmt.Fprintf(&b, "  %s\n", target)
 		}
 	}
+	fmt.Fprintf(&b, "domains: %q\n", strings.Fields(h.vctl("list", "--all", "--name")))
 	links, err := os.ReadDir("/sys/class/net")
 	if err != nil {
 		h.t.Fatal(err)
@@ -94,7 +98,7 @@ func (h *host) census() string {
 	}
 	for _, dir := range []string{h.path("run"), h.path("state"), h.path("sock"), "/sys/fs/cgroup", "/dev/pts", "/dev/shm"} {
 		filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
-			if err == nil && (info.IsDir() || !strings.HasPrefix(path, "/sys")) {
+			if err == nil && !h.settles(path) && (info.IsDir() || !strings.HasPrefix(path, "/sys")) {
 				fmt.Fprintf(&b, "file %s\n", path)
 			}
 			return nil

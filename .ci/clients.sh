@@ -1,6 +1,6 @@
 # The clients of libvirt that tests run and that are not installed on this machine: packages that would start services
-# here, and a later release of virsh. They are unpacked with everything they need into two trees, which programs of
-# bin/ there enter with the trees' own loader and libraries. Sourced by sections.sh; needs no root.
+# here, and a later release of virsh. They are unpacked with everything they need into two trees; the scripts in their
+# run/bin run them with the tree's own loader and libraries. Sourced by sections.sh; needs no root.
 #
 #   clients          makes or updates the trees, and prints their folder
 

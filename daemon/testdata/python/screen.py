@@ -102,9 +102,6 @@ class Widget:
         until(f"{self.name!r} cannot be used", lambda: self.node.get_state_set().contains(Atspi.StateType.SENSITIVE))
         return self
 
-    def checked(self):
-        return self.node.get_state_set().contains(Atspi.StateType.CHECKED)
-
     def click(self):
         """Presses a button. The application may not answer before a dialog that it opens is over."""
         self.sensitive()

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"virtd/durable"
 	"virtd/virterr"
 )
@@ -172,7 +174,8 @@ func (h *Hostdevs) idleFunction(v Address) error {
 	return h.guard(v, "bus/pci/devices/"+v.String())
 }
 
-// count sets the number, over none, as the kernel wants it, and waits for the functions. The caller holds mu.
+// count sets the number, over none, as the kernel wants it, and waits for the functions. After a failure there are old ones
+// again, unless another program set a number meanwhile, which is left. The caller holds mu.
 func (h *Hostdevs) count(ctx context.Context, dev string, old, n int) error {
 	if old > 0 {
 		if err := h.set("0", dev, "sriov_numvfs"); err != nil {
@@ -186,7 +189,13 @@ func (h *Hostdevs) count(ctx context.Context, dev string, old, n int) error {
 	if err == nil {
 		err = h.awaitFunctions(ctx, dev, n)
 	}
-	if err != nil && old > 0 {
+	if err == nil {
+		return nil
+	}
+	if now, _ := h.number(dev, "sriov_numvfs", 10); now != 0 && int(now) != n || errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("another program changed their number to %d meanwhile; make sure that it is done and try again: %w", now, err)
+	}
+	if old > 0 {
 		err = errors.Join(err, h.set("0", dev, "sriov_numvfs"), h.set(strconv.Itoa(old), dev, "sriov_numvfs"))
 	}
 	return err
@@ -198,14 +207,14 @@ const functionWait = 10 * time.Second
 func (h *Hostdevs) awaitFunctions(ctx context.Context, dev string, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, functionWait)
 	defer cancel()
-	for {
+	for try := 0; ; try++ {
 		list := h.virtualFunctions(dev)
 		ready := len(list) == n
 		for _, v := range list {
 			at := "bus/pci/devices/" + v.String()
 			ready = ready && (h.link(at, "driver") == "" || h.netOf(dev) == "" || h.netOf(at) != "")
 		}
-		if ready {
+		if ready && !h.probeAgain(dev, list, try) {
 			return nil
 		}
 		select {
@@ -214,9 +223,27 @@ func (h *Hostdevs) awaitFunctions(ctx context.Context, dev string, n int) error 
 				return nil
 			}
 			return fmt.Errorf("%d of %d appeared in %v", len(list), n, functionWait)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(probePause):
 		}
 	}
+}
+
+// probeAgain lets drivers look again at new functions that have none, when the card's functions are to have one: see probes. It
+// reports whether one may still get it. The caller holds mu.
+func (h *Hostdevs) probeAgain(dev string, list []Address, try int) (again bool) {
+	if probing, _ := h.number(dev, "sriov_drivers_autoprobe", 10); probing == 0 || try >= probes {
+		return false
+	}
+	for _, v := range list {
+		if h.Driver(v) != "" {
+			continue
+		}
+		again = true
+		if err := h.set(v.String(), "bus/pci/drivers_probe"); err != nil {
+			h.log.Debug("the driver of a new virtual function does not take it yet", "device", v.String(), "error", err)
+		}
+	}
+	return again
 }
 
 // keptCount is the record of virtual functions that are made again.

@@ -3,6 +3,7 @@ package nodedev
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -53,6 +54,70 @@ func TestFunctionCount(t *testing.T) {
 	if n := b.count(); n != 0 {
 		t.Errorf("%d virtual functions, want none", n)
 	}
+}
+
+// Another program sets the number while virtd does: what it made stays.
+func TestFunctionCountChangesUnderUs(t *testing.T) {
+	b := newHostdevs(t).withFunctions()
+	file := b.cfg.Sys + "/bus/pci/devices/" + igb.String() + "/sriov_numvfs"
+	b.kernel.Before = func(_, value string) {
+		if value == "4" {
+			b.ok(b.kernel.Write(file, "3"))
+		}
+	}
+	b.refuses(b.SetFunctionCount(context.Background(), igb, 4, true), "cannot make 4 virtual functions of PCI device 0000:01:00.0",
+		"another program changed their number to 3 meanwhile", "try again")
+	if n := b.count(); n != 3 {
+		t.Errorf("%d virtual functions, want the 3 of the other program", n)
+	}
+	b.kernel.Before = nil
+	b.ok(b.SetFunctionCount(context.Background(), igb, 4, false))
+}
+
+// New functions get their drivers and interfaces, also from a driver that comes too early, unless the card's are to have none.
+func TestFunctionsGetDrivers(t *testing.T) {
+	ctx := context.Background()
+	b := newHostdevs(t).withFunctions()
+	made := b.kernel.VFs
+	b.kernel.VFs = func(pf string, i int) (string, string) {
+		address, text := made(pf, i)
+		return address, text + fmt.Sprintf("\nnet/enp1s0v%d/mtu 1500", i)
+	}
+	b.kernel.Tries[vf1.String()] = 2 // as igbvf of Linux 6.1
+	autoprobe := func(value string) {
+		put(t, filepath.Join(b.cfg.Sys, "bus/pci/devices", igb.String(), "sriov_drivers_autoprobe"), value+"\n")
+	}
+	autoprobe("1")
+	b.ok(b.SetFunctionCount(ctx, igb, 1, false))
+	b.has(vf0, "igbvf")
+	b.ok(b.SetFunctionCount(ctx, igb, 2, false))
+	b.has(vf1, "igbvf")
+	autoprobe("0")
+	b.ok(b.SetFunctionCount(ctx, igb, 1, false))
+	b.has(vf0, "")
+}
+
+// What a card refuses changes nothing, and the error says whose settings, which driver and what helps.
+func TestConfigureFunction(t *testing.T) {
+	b := newHostdevs(t)
+	vlan, was := 42, 7
+	b.links.m[1] = FunctionConfig{MAC: "52:54:00:00:00:01", VLAN: &was}
+	b.ok(b.ConfigureFunction(vf1, FunctionConfig{VLAN: &vlan}))
+	if got := b.links.m[1]; *got.VLAN != 42 || got.MAC != "52:54:00:00:00:01" {
+		t.Errorf("the function has %+v", got)
+	}
+	for failure, remedy := range map[error]string{unix.EPERM: "operation not permitted; the kernel's log may say why (dmesg)",
+		unix.EOPNOTSUPP: "operation not supported; the driver has no such setting"} {
+		b.links.fail, b.links.half = failure, true
+		b.refuses(b.ConfigureFunction(vf1, FunctionConfig{MAC: "52:54:00:00:00:02", VLAN: &was}),
+			"interface enp1s0 (driver igb) refuses the settings for its virtual function 1 (0000:01:10.2): ", remedy)
+		if got := b.links.m[1]; *got.VLAN != 42 || got.MAC != "52:54:00:00:00:01" {
+			t.Errorf("after %v the function has %+v", failure, got)
+		}
+	}
+	b.refuses(b.ConfigureFunction(vf1, FunctionConfig{MAC: "01:00:5e:00:00:01"}), "is not the MAC address of one station")
+	b.refuses(b.ConfigureFunction(e1000e, FunctionConfig{VLAN: &vlan}), "PCI device 0000:02:00.0 is not a virtual function")
+	b.refuses(b.ConfigureFunction(Address{Bus: 9}, FunctionConfig{}), "Device 0000:09:00.0 not found")
 }
 
 func TestFunctionsAfterBoot(t *testing.T) {

@@ -21,6 +21,7 @@ type Kernel struct {
 	Fail   map[string]error  // what writing fails with, by the end of the file's path ("0000:01:00.0/reset", "igb/unbind")
 	Tries  map[string]int    // how often a driver fails to take a function before it does, by address
 	VFs    func(pf string, i int) (address, description string)
+	Before func(file, value string) // called before each write, and may write: another program that is faster
 
 	mu      sync.Mutex
 	written []string
@@ -37,6 +38,9 @@ func (k *Kernel) Written() []string {
 
 // Write is one write to a file of sysfs.
 func (k *Kernel) Write(file, value string) error {
+	if k.Before != nil {
+		k.Before(file, value)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	rel, err := filepath.Rel(k.Root, file)

@@ -1,0 +1,151 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"virtd/lab/labtest"
+)
+
+// TestLabPassthroughCycles: a domain has a virtual function, a network card and a disk, again and again: taken by virtd each time
+// and detached by hand before, and ending by a client, by kill -9 of the engine, of virtd, and of both. Each time they come back
+// with their drivers, interfaces and addresses, and the function with what the card was told to do for it.
+func TestLabPassthroughCycles(t *testing.T) {
+	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Virsh, labtest.Program("ip"))
+	rounds := 20
+	if testing.Short() {
+		rounds = 2
+	}
+	h := startHost(t)
+	h.labCards()
+	card := h.interfaceOf(cardIGB)
+	h.ip("link", "set", card, "up")
+	h.vctl("sriov", "create", card, "1")
+	t.Cleanup(func() { os.WriteFile("/sys/bus/pci/devices/"+cardIGB+"/sriov_numvfs", []byte("0"), 0) })
+	h.vctl("sriov", "set", firstVF, "--mac", "52:54:00:77:00:0a", "--vlan", "7", "--qos", "3", "--spoofchk", "off", "--trust", "on")
+	c := cycle{host: h, card: card, before: map[string]string{}}
+	c.rebindFunction()
+	for _, address := range []string{firstVF, cardE1000E, cardNVMe} {
+		c.before[address] = h.cardState(address)
+	}
+	c.settings = c.function()
+	if want := "driver igbvf, address 52:54:00:77:00:0a"; c.before[firstVF] != want {
+		t.Fatalf("the function has %s, want %s", c.before[firstVF], want)
+	}
+	for _, managed := range []string{"yes", "no"} {
+		c.name = h.define(guest{name: "cycle-" + managed, kernel: labtest.Kernel("6.12"),
+			devices: functionNIC(firstVF, managed, "52:54:00:77:00:05", "<vlan><tag id='42'/></vlan>") + hostdev(cardE1000E, managed) + hostdev(cardNVMe, managed)})
+		for round := range rounds {
+			end := round
+			if testing.Short() { // all ways between the two
+				end = 2 * round
+				if managed == "yes" {
+					end++
+				}
+			}
+			c.round(end, managed == "yes")
+			if t.Failed() {
+				t.Fatalf("in round %d, managed='%s'", round+1, managed)
+			}
+		}
+	}
+	if !testing.Short() { // TestLabHostdevWanted has it with a guest
+		c.pulled()
+	}
+}
+
+// cycle is a domain that has devices of the host for a while.
+type cycle struct {
+	*host
+	name, card string
+	before     map[string]string // cardState of each
+	settings   string            // what the card does for the function
+}
+
+// function is what the card says about its first function.
+func (c *cycle) function() string { return lineWith(c.ip("link", "show", c.card), "vf 0 ") }
+
+// rebindFunction lets the function's driver read the address that it was given.
+func (c *cycle) rebindFunction() {
+	c.virsh("nodedev-detach", "pci_0000_01_10_0")
+	c.virsh("nodedev-reattach", "pci_0000_01_10_0")
+	c.interfaceOf(firstVF)
+}
+
+// round has the devices once. end is one of the ways that a domain ends in, see there.
+func (c *cycle) round(end int, managed bool) {
+	c.t.Helper()
+	if !managed {
+		c.each(func(address string) { c.virsh("nodedev-detach", nodeDevice(address)) })
+	}
+	c.vctl("start", "--paused", c.name)
+	c.each(func(address string) { c.wantDriver(address, "vfio-pci") })
+	if now := c.function(); !strings.Contains(now, "52:54:00:77:00:05") || !strings.Contains(now, "vlan 42") {
+		c.t.Errorf("the card does for the guest's function: %s", now)
+	}
+	c.end(end)
+	if !managed {
+		c.each(func(address string) {
+			c.wantDriver(address, "vfio-pci")
+			c.virsh("nodedev-reattach", nodeDevice(address))
+		})
+	}
+	c.each(func(address string) { c.wantCard(address, c.before[address]) })
+	if now := c.function(); now != c.settings {
+		c.t.Errorf("the card does for the function\n%swant\n%s", now, c.settings)
+	}
+}
+
+// end ends the domain in one of the ways that there are.
+func (c *cycle) end(way int) {
+	c.t.Helper()
+	switch pid := c.engine(c.name); way % 4 {
+	case 0:
+		c.vctl("destroy", c.name)
+	case 1:
+		kill(c.t, pid)
+		c.off(c.name, 30*time.Second)
+	case 2:
+		c.stopDaemon(syscall.SIGKILL)
+		c.startDaemon()
+		c.state(c.name, "paused")
+		c.each(func(address string) { c.wantDriver(address, "vfio-pci") })
+		c.vctl("destroy", c.name)
+	case 3:
+		c.stopDaemon(syscall.SIGKILL)
+		kill(c.t, pid)
+		c.startDaemon()
+		c.off(c.name, 30*time.Second)
+	}
+}
+
+func (c *cycle) each(do func(address string)) {
+	for _, address := range []string{firstVF, cardE1000E, cardNVMe} {
+		do(address)
+	}
+}
+
+func nodeDevice(address string) string {
+	return "pci_" + strings.NewReplacer(":", "_", ".", "_").Replace(address)
+}
+
+// pulled pulls the network card out of the bus while a guest that does not answer has it, and lets the host find it again.
+func (c *cycle) pulled() {
+	c.t.Helper()
+	name := c.define(guest{name: "pulled", kernel: labtest.Kernel("6.12"), devices: hostdev(cardE1000E, "yes")})
+	c.vctl("start", "--paused", name)
+	if err := os.WriteFile("/sys/bus/pci/devices/"+cardE1000E+"/remove", []byte("1"), 0); err != nil {
+		c.t.Fatal(err)
+	}
+	c.until(time.Minute, "the device leaves the domain", func() bool { return !strings.Contains(c.virsh("dumpxml", name), "<hostdev") })
+	c.refuses(fmt.Sprintf("Device %s not found", cardE1000E), "virsh", "attach-device", name, c.file("pulled.xml", hostdev(cardE1000E, "yes")), "--live")
+	if err := os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0); err != nil {
+		c.t.Fatal(err)
+	}
+	c.wantCard(cardE1000E, c.before[cardE1000E])
+	c.vctl("destroy", name)
+}

@@ -54,6 +54,9 @@ func (p *planner) hostdev(n *xmltree.Node) error {
 			}
 		}
 		claim.Function.VLAN = &vlan
+		if trust := true; n.Attr("trustGuestRxFilters") == "yes" {
+			claim.Function.Trust = &trust
+		}
 	}
 	d := hypervisor.Hostdev{ID: alias(n), Address: at, Host: host.String(), Group: file("group", n)}
 	if p.cfg.VFIO == "" {

@@ -23,7 +23,16 @@ type guest struct {
 	disks          []disk
 	tap            string // "" is no network
 	mac            string
+	nic            string // what is on the tap: one of the kinds of interface
+	function       string // a PCI function of the host that the guest has, by its address
 }
+
+// Kinds of interface on a tap.
+const (
+	nicVirtio = ""       // virtio-net of the engine itself
+	nicVhost  = "vhost"  // virtio-net of the host's kernel
+	nicE1000E = "e1000e" // an emulated card, of the peer only
+)
 
 type disk struct {
 	path, serial string
@@ -61,8 +70,16 @@ func (g guest) qemu(board string) []string {
 		plug(fmt.Sprintf("virtio-blk-pci,drive=d%d,serial=%s", i, d.serial))
 	}
 	if g.tap != "" {
-		a = append(a, "-netdev", "tap,id=n,script=no,downscript=no,vhost=off,ifname="+g.tap)
-		plug("virtio-net-pci,netdev=n,mac=" + g.mac)
+		vhost := map[bool]string{true: "on", false: "off"}[g.nic == nicVhost]
+		a = append(a, "-netdev", "tap,id=n,script=no,downscript=no,vhost="+vhost+",ifname="+g.tap)
+		model := "virtio-net-pci"
+		if g.nic == nicE1000E {
+			model = "e1000e"
+		}
+		plug(model + ",netdev=n,mac=" + g.mac)
+	}
+	if g.function != "" {
+		plug("vfio-pci,host=" + g.function)
 	}
 	return a
 }
@@ -97,7 +114,21 @@ func (g guest) virtd(dir string) (string, error) {
 	}
 	if g.tap != "" {
 		open["tap"] = "tap:" + g.tap
-		c.NICs = []hypervisor.NIC{{ID: "net0", Address: plug(), MAC: g.mac, Driver: "qemu", Queues: 1, Taps: []hypervisor.FileName{"tap"}}}
+		nic := hypervisor.NIC{ID: "net0", Address: plug(), MAC: g.mac, Driver: "qemu", Queues: 1, Taps: []hypervisor.FileName{"tap"}}
+		if g.nic == nicVhost {
+			open["vhost"] = "/dev/vhost-net"
+			nic.Driver, nic.Vhosts = "vhost", []hypervisor.FileName{"vhost"}
+		}
+		c.NICs = []hypervisor.NIC{nic}
+	}
+	if g.function != "" {
+		group, err := os.Readlink("/sys/bus/pci/devices/" + g.function + "/iommu_group")
+		if err != nil {
+			return "", err
+		}
+		open["vfio"], open["group"] = "/dev/vfio/vfio", "/dev/vfio/"+filepath.Base(group)
+		c.VFIO = "vfio"
+		c.Hostdevs = []hypervisor.Hostdev{{ID: "hostdev0", Address: plug(), Host: g.function, Group: "group"}}
 	}
 	for name := range open {
 		c.Files = append(c.Files, name)

@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +31,8 @@ type host struct {
 type benchmark struct {
 	name string
 	run  func(host) ([]ab.Result, error)
-	peer func(host) string // what the peer calls itself
+	peer func(host) string                  // what the peer calls itself
+	more func(io.Writer, []ab.Result) error // another look at the results, or nil
 }
 
 var benchmarks = []benchmark{
@@ -40,7 +42,8 @@ var benchmarks = []benchmark{
 	engines("disk", benchDisk),
 	engines("network", benchNetwork),
 	engines("start-variants", benchStartVariants),
-	{"libvirtd", benchLibvirtd, func(h host) string { return firstLine("chroot", h.libvirtd, "libvirtd", "--version") }},
+	withKinds(engines("vf", benchVF)),
+	{name: "libvirtd", run: benchLibvirtd, peer: func(h host) string { return firstLine("chroot", h.libvirtd, "libvirtd", "--version") }},
 }
 
 // engines is a benchmark of our engine and QEMU.
@@ -58,6 +61,12 @@ func engines(name string, run func(host) ([]ab.Result, error)) benchmark {
 		},
 		peer: func(h host) string { return firstLine(h.qemu, "--version") + " q35" },
 	}
+}
+
+// withKinds adds the table of the kinds of interface.
+func withKinds(b benchmark) benchmark {
+	b.more = writeKinds
+	return b
 }
 
 func main() {
@@ -104,6 +113,11 @@ func run(h host, names []string) (missed int, err error) {
 		}
 		if err := r.WriteTable(os.Stdout); err != nil {
 			return missed, err
+		}
+		if b.more != nil {
+			if err := b.more(os.Stdout, results); err != nil {
+				return missed, err
+			}
 		}
 		fmt.Println()
 		missed += r.Missed()

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 rounds=7
 [ "${1:-}" != -n ] || { rounds=$2; shift 2; }
-[ $# -gt 0 ] || set -- start memory idle disk network start-variants libvirtd
+[ $# -gt 0 ] || set -- start memory idle disk network vf start-variants libvirtd
 out=out/bench
 mkdir -p "$out"
 export CGO_ENABLED=0
@@ -25,7 +25,7 @@ for b in "$@"; do
   fi
   # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have. (With one,
   # the emulated host stopped for good while fio ran in our guest, three times of three; why is not known.)
-  case $b in disk | network) smp=2 ;; *) smp=1 ;; esac
+  case $b in disk | network | vf) smp=2 ;; *) smp=1 ;; esac
   LAB_SMP=$smp LAB_SLOTS=0 LAB_HUGE=260 LAB_TIMEOUT=${LAB_TIMEOUT:-1100} LAB_ENV="BENCH_REVISION=$revision BENCH_MACHINE=lab" \
     lab/lab.sh run -w "$out" ./bench -n "$rounds" -vmm ./virtd-vmm "$b" || rc=$?
   [ $rc -le $worst ] || worst=$rc

@@ -123,8 +123,8 @@ func benchNetwork(h host) ([]ab.Result, error) {
 	sampler := func(e *engine) ab.Sampler {
 		return func() ([]float64, error) {
 			var out []float64
-			for _, reverse := range []string{"", "-R"} {
-				v, err := iperf(e, reverse)
+			for _, direction := range []string{"-t 5", "-t 5 -R"} {
+				v, err := iperf(e, direction)
 				if err != nil {
 					return nil, err
 				}
@@ -139,10 +139,10 @@ func benchNetwork(h host) ([]ab.Result, error) {
 	}, sampler(a), sampler(b))
 }
 
-// iperf returns what the receiving side counted, in Mbit/s. The guest picks that line out: a whole report is 30 KB, which
+// iperf returns what the receiving side counted behind the first second, in Mbit/s. The guest picks that line out: a whole report is 30 KB, which
 // takes a serial port longer than the measurement.
-func iperf(e *engine, reverse string) (float64, error) {
-	out, err := e.command("iperf3 -c 10.9.0.1 -J -t 5 -O 1 " + reverse + " >/tmp/report; grep -A 9 '\"sum_received\"' /tmp/report | grep bits_per_second")
+func iperf(e *engine, args string) (float64, error) {
+	out, err := e.command("iperf3 -c 10.9.0.1 -J -O 1 " + args + " >/tmp/report; grep -A 9 '\"sum_received\"' /tmp/report | grep bits_per_second")
 	if err != nil {
 		return 0, err
 	}
@@ -161,12 +161,6 @@ var receivedRate = regexp.MustCompile(`"bits_per_second":\s*([0-9.e+]+)`)
 
 // network makes a bridge with this host's address and taps on it; the function it returns removes them.
 func network(bridge string, taps ...string) (remove func(), err error) {
-	ip := func(args string) error {
-		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %s: %w: %s", args, err, out)
-		}
-		return nil
-	}
 	remove = func() {
 		for _, l := range append(taps, bridge) {
 			_ = ip("link del " + l)
@@ -183,4 +177,12 @@ func network(bridge string, taps ...string) (remove func(), err error) {
 		}
 	}
 	return remove, nil
+}
+
+// ip runs the program of that name.
+func ip(args string) error {
+	if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", args, err, out)
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -52,6 +53,29 @@ func (h *host) interfaceOf(address string) string {
 		return len(names) == 1
 	})
 	return filepath.Base(names[0])
+}
+
+// addressed gives a card's interface an address, the only one that it has until the test ends, and returns its name.
+func (h *host) addressed(address, network string) string {
+	h.t.Helper()
+	name := h.interfaceOf(address)
+	h.ip("addr", "flush", "dev", name)
+	h.ip("addr", "add", network, "dev", name)
+	h.ip("link", "set", name, "up")
+	h.t.Cleanup(func() { exec.Command("ip", "addr", "flush", "dev", name).Run() })
+	return name
+}
+
+// rebind lets a function's driver look again at what it was given.
+func (h *host) rebind(address string) {
+	h.t.Helper()
+	h.virsh("nodedev-detach", nodeDevice(address))
+	h.virsh("nodedev-reattach", nodeDevice(address))
+}
+
+// nodeDevice is the name of a PCI function's node device.
+func nodeDevice(address string) string {
+	return "pci_" + strings.NewReplacer(":", "_", ".", "_").Replace(address)
 }
 
 // functions makes virtual functions of the igb card and returns their addresses; they are gone after the test. The card's
@@ -110,4 +134,3 @@ func lineWith(text, s string) string {
 	}
 	return ""
 }
-

@@ -45,10 +45,8 @@ func TestLabHotplugHostdev(t *testing.T) {
 	h := startHost(t)
 	h.labCards()
 	const vf, disk = firstVF, cardNVMe
-	card, peer := h.interfaceOf(cardIGB), h.interfaceOf(cardE1000E)
-	h.ip("link", "set", card, "up")
-	h.ip("addr", "add", "10.77.0.1/24", "dev", peer)
-	h.ip("link", "set", peer, "up")
+	h.ip("link", "set", h.interfaceOf(cardIGB), "up")
+	h.addressed(cardE1000E, "10.77.0.1/24")
 	h.functions(1)
 	h.until(time.Minute, "disk", func() bool { return exists("/dev/nvme0n1") })
 	before := driverOf(vf)

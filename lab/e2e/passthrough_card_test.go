@@ -28,9 +28,7 @@ func TestLabPassthroughCard(t *testing.T) {
 		}
 		t.Run(c.name, func(t *testing.T) {
 			h.t = t
-			peer := h.interfaceOf(c.peer)
-			h.ip("addr", "add", "10.78.0.1/24", "dev", peer)
-			h.ip("link", "set", peer, "up")
+			h.addressed(c.peer, "10.78.0.1/24")
 			before := h.cardState(c.address)
 			k := labtest.Kernel("6.12")
 			name := h.define(guest{name: c.name, kernel: k, args: c.args,
@@ -42,7 +40,6 @@ func TestLabPassthroughCard(t *testing.T) {
 			h.checkNetworkCard(name, c.driver, c.interrupt, s)
 			h.wantCard(c.address, before)
 			h.vctl("undefine", name)
-			h.ip("addr", "flush", "dev", peer)
 		})
 	}
 	h.t = t
@@ -80,7 +77,7 @@ grep $nic /proc/interrupts
 func (h *host) checkNetworkCard(name, driver, interrupt string, s *fileServer) {
 	h.t.Helper()
 	out := h.output(name)
-	for _, want := range []string{"card driver " + driver + " ", "card ping ok", "card down " + s.sum, "card up ok"} {
+	for _, want := range []string{"card driver " + driver + " address ", "card ping ok", "card down " + s.sum, "card up ok"} {
 		if !strings.Contains(out, want) {
 			h.t.Errorf("the guest does not say %q:\n%s", want, tail(out, 3000))
 		}

@@ -28,7 +28,8 @@ func TestLabPassthroughCycles(t *testing.T) {
 	t.Cleanup(func() { os.WriteFile("/sys/bus/pci/devices/"+cardIGB+"/sriov_numvfs", []byte("0"), 0) })
 	h.vctl("sriov", "set", firstVF, "--mac", "52:54:00:77:00:0a", "--vlan", "7", "--qos", "3", "--spoofchk", "off", "--trust", "on")
 	c := cycle{host: h, card: card, before: map[string]string{}}
-	c.rebindFunction()
+	h.rebind(firstVF)
+	h.interfaceOf(firstVF)
 	for _, address := range []string{firstVF, cardE1000E, cardNVMe} {
 		c.before[address] = h.cardState(address)
 	}
@@ -68,13 +69,6 @@ type cycle struct {
 
 // function is what the card says about its first function.
 func (c *cycle) function() string { return lineWith(c.ip("link", "show", c.card), "vf 0 ") }
-
-// rebindFunction lets the function's driver read the address that it was given.
-func (c *cycle) rebindFunction() {
-	c.virsh("nodedev-detach", "pci_0000_01_10_0")
-	c.virsh("nodedev-reattach", "pci_0000_01_10_0")
-	c.interfaceOf(firstVF)
-}
 
 // round has the devices once. end is one of the ways that a domain ends in, see there.
 func (c *cycle) round(end int, managed bool) {
@@ -127,10 +121,6 @@ func (c *cycle) each(do func(address string)) {
 	for _, address := range []string{firstVF, cardE1000E, cardNVMe} {
 		do(address)
 	}
-}
-
-func nodeDevice(address string) string {
-	return "pci_" + strings.NewReplacer(":", "_", ".", "_").Replace(address)
 }
 
 // pulled pulls the network card out of the bus while a guest that does not answer has it, and lets the host find it again.

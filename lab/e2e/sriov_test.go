@@ -20,9 +20,7 @@ func TestLabSRIOV(t *testing.T) {
 	h.labCards()
 	const pf, second = "/sys/bus/pci/devices/" + cardIGB, "0000:01:10.2"
 	t.Cleanup(func() { os.WriteFile(pf+"/sriov_numvfs", []byte("0"), 0) })
-	card, peer := h.interfaceOf(cardIGB), h.interfaceOf(cardE1000E)
-	h.ip("addr", "add", "10.77.0.1/24", "dev", peer)
-	h.ip("link", "set", peer, "up")
+	card, peer := h.interfaceOf(cardIGB), h.addressed(cardE1000E, "10.77.0.1/24")
 	h.ip("link", "set", card, "up")
 	h.until(time.Minute, "link of "+card, func() bool { return strings.TrimSpace(h.sh("cat /sys/class/net/"+card+"/carrier")) == "1" })
 

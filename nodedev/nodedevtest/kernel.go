@@ -156,6 +156,9 @@ func (k *Kernel) functions(pf, value string) error {
 		if err := build(k.Root, text); err != nil {
 			return err
 		}
+		if probing, err := os.ReadFile(filepath.Join(pf, "sriov_drivers_autoprobe")); err == nil && strings.TrimSpace(string(probing)) == "1" {
+			_ = k.probe(address) // a driver that fails leaves it without one
+		}
 	}
 	return os.WriteFile(filepath.Join(pf, "sriov_numvfs"), []byte(value+"\n"), 0o644)
 }

@@ -123,19 +123,31 @@ func (c *cycle) each(do func(address string)) {
 	}
 }
 
-// pulled pulls the network card out of the bus while a guest that does not answer has it, and lets the host find it again.
+// pulled takes devices away from under a guest that does not answer, past virtd: the network card out of the bus, which the host
+// then finds again, and the function with the number of functions, which virtd makes again.
 func (c *cycle) pulled() {
 	c.t.Helper()
-	name := c.define(guest{name: "pulled", kernel: labtest.Kernel("6.12"), devices: hostdev(cardE1000E, "yes")})
+	name := c.define(guest{name: "pulled", kernel: labtest.Kernel("6.12"), devices: hostdev(cardE1000E, "yes") + functionNIC(firstVF, "yes", "52:54:00:77:00:05", "")})
 	c.vctl("start", "--paused", name)
-	if err := os.WriteFile("/sys/bus/pci/devices/"+cardE1000E+"/remove", []byte("1"), 0); err != nil {
-		c.t.Fatal(err)
+	const number = "/sys/bus/pci/devices/" + cardIGB + "/sriov_numvfs"
+	for _, w := range [][2]string{{"/sys/bus/pci/devices/" + cardE1000E + "/remove", "1"}, {number, "0"}} {
+		if err := os.WriteFile(w[0], []byte(w[1]), 0); err != nil { // returns when the engine has let go
+			c.t.Fatal(err)
+		}
 	}
-	c.until(time.Minute, "the device leaves the domain", func() bool { return !strings.Contains(c.virsh("dumpxml", name), "<hostdev") })
-	c.refuses(fmt.Sprintf("Device %s not found", cardE1000E), "virsh", "attach-device", name, c.file("pulled.xml", hostdev(cardE1000E, "yes")), "--live")
+	c.until(time.Minute, "the devices leave the domain", func() bool { return !strings.Contains(c.virsh("dumpxml", name), "hostdev") })
+	c.state(name, "paused")
+	for address, xml := range map[string]string{cardE1000E: hostdev(cardE1000E, "yes"), firstVF: functionNIC(firstVF, "yes", "52:54:00:77:00:05", "")} {
+		c.refuses(fmt.Sprintf("Device %s not found", address), "virsh", "attach-device", name, c.file("pulled.xml", xml), "--live")
+	}
 	if err := os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0); err != nil {
 		c.t.Fatal(err)
 	}
 	c.wantCard(cardE1000E, c.before[cardE1000E])
 	c.vctl("destroy", name)
+	c.vctl("sriov", "create", c.card, "1")
+	c.vctl("start", "--paused", name)
+	c.wantDriver(firstVF, "vfio-pci")
+	c.vctl("destroy", name)
+	c.wantDriver(firstVF, "igbvf")
 }

@@ -40,6 +40,7 @@ func TestLabSRIOV(t *testing.T) {
 	h.setFunction(card, second)
 	h.functionsInUse(card, second)
 	h.directFunction()
+	h.lockedMemory(second)
 
 	h.stopDaemon(syscall.SIGTERM)
 	h.reboot(pf)
@@ -114,6 +115,26 @@ func (h *host) functionsInUse(card, vf string) {
 	h.refuses(used, "vctl", "start", other)
 	h.vctl("destroy", name)
 	h.vctl("undefine", other)
+}
+
+// lockedMemory starts a guest with a function under a virtd that may not raise the limit of locked memory, as in a container.
+func (h *host) lockedMemory(vf string) {
+	h.t.Helper()
+	name := h.define(guest{name: "locked", kernel: labtest.Kernel("6.12"), devices: functionNIC(vf, "yes", "52:54:00:77:00:0e", "")})
+	before, real := driverOf(vf), h.program("virtd")
+	h.stopDaemon(syscall.SIGTERM)
+	h.file("virtd", "#!/bin/bash\nulimit -l 65536\nexec setpriv --bounding-set -sys_resource --inh-caps -sys_resource "+real+" \"$@\"\n")
+	if err := os.Chmod(h.path("virtd"), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	h.startDaemon()
+	h.refuses("locked-memory limit", "vctl", "start", name)
+	h.wantDriver(vf, before)
+	h.stopDaemon(syscall.SIGTERM)
+	if err := os.Remove(h.path("virtd")); err != nil {
+		h.t.Fatal(err)
+	}
+	h.startDaemon()
 }
 
 // directFunction runs a guest on a macvtap over the first function's interface.

@@ -157,9 +157,9 @@ func (h *Hostdevs) SetFunctionCount(ctx context.Context, a Address, n int, o Cou
 			return err
 		}
 	}
-	if len(old) != n {
+	if len(old) != n || o.Driverless && slices.ContainsFunc(old, func(v Address) bool { return h.Driver(v) != "" && !isVFIO(h.Driver(v)) }) {
 		if err := h.countProbing(ctx, dev, len(old), n, o.Driverless); err != nil {
-			return virterr.NewFrom(virterr.FromNodeDev, virterr.OperationFailed, "cannot make %d virtual functions of PCI device %s: %w", n, a, err)
+			return virterr.NewFrom(virterr.FromNodeDev, virterr.OperationFailed, "cannot make %d virtual functions of PCI device %s (driver %s): %w", n, a, h.link(dev, "driver"), err)
 		}
 	}
 	if err := h.keepCount(a, dev, n, o); err != nil {
@@ -191,7 +191,11 @@ func (h *Hostdevs) countProbing(ctx context.Context, dev string, old, n int, dri
 		return err
 	}
 	err := h.count(ctx, dev, old, n)
-	if rerr := h.set("1", dev, autoprobe); rerr != nil && err == nil {
+	rerr := h.set("1", dev, autoprobe)
+	switch {
+	case err != nil: // the old ones are there again
+		h.probeAgain(dev, h.virtualFunctions(dev), 0)
+	case rerr != nil:
 		err = fmt.Errorf("the functions are there, and drivers do not look at further ones: %w", rerr)
 	}
 	return err
@@ -215,7 +219,7 @@ func (h *Hostdevs) count(ctx context.Context, dev string, old, n int) error {
 	if err == nil {
 		return nil
 	}
-	if now, _ := h.number(dev, "sriov_numvfs", 10); now != 0 && int(now) != n || errors.Is(err, unix.EBUSY) {
+	if now, _ := h.number(dev, "sriov_numvfs", 10); now != 0 && (int(now) != n || errors.Is(err, unix.EBUSY)) {
 		return fmt.Errorf("another program changed their number to %d meanwhile; make sure that it is done and try again: %w", now, err)
 	}
 	if old > 0 {

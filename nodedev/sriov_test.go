@@ -18,6 +18,16 @@ func (b *hostdevBed) withFunctions() *hostdevBed {
 	return b
 }
 
+// withInterfaces lets them have interfaces too.
+func (b *hostdevBed) withInterfaces() *hostdevBed {
+	made := b.withFunctions().kernel.VFs
+	b.kernel.VFs = func(pf string, i int) (string, string) {
+		address, text := made(pf, i)
+		return address, text + fmt.Sprintf("\nnet/enp1s0v%d/mtu 1500", i)
+	}
+	return b
+}
+
 func (b *hostdevBed) count() int {
 	b.t.Helper()
 	for _, p := range b.PhysicalFunctions() {
@@ -77,12 +87,7 @@ func TestFunctionCountChangesUnderUs(t *testing.T) {
 // New functions get their drivers and interfaces, also from a driver that comes too early, unless the card's are to have none.
 func TestFunctionsGetDrivers(t *testing.T) {
 	ctx := context.Background()
-	b := newHostdevs(t).withFunctions()
-	made := b.kernel.VFs
-	b.kernel.VFs = func(pf string, i int) (string, string) {
-		address, text := made(pf, i)
-		return address, text + fmt.Sprintf("\nnet/enp1s0v%d/mtu 1500", i)
-	}
+	b := newHostdevs(t).withInterfaces()
 	b.kernel.Tries[vf1.String()] = 2 // as igbvf of Linux 6.1
 	probing := func(value string) {
 		put(t, filepath.Join(b.cfg.Sys, "bus/pci/devices", igb.String(), autoprobe), value+"\n")
@@ -100,7 +105,7 @@ func TestFunctionsGetDrivers(t *testing.T) {
 // Functions for guests get no driver of the host, also after a boot; what others make of the card does.
 func TestDriverlessFunctions(t *testing.T) {
 	ctx := context.Background()
-	b := newHostdevs(t).withFunctions()
+	b := newHostdevs(t).withInterfaces()
 	dev := filepath.Join(b.cfg.Sys, "bus/pci/devices", igb.String())
 	put(t, filepath.Join(dev, autoprobe), "1\n")
 	free := func() {
@@ -120,8 +125,17 @@ func TestDriverlessFunctions(t *testing.T) {
 	b.boot("boot-2")
 	b.RestoreFunctions(ctx)
 	free()
-	b.kernel.Fail["0000:01:00.0/sriov_numvfs"] = unix.ENOMEM
+	b.ok(b.SetFunctionCount(ctx, igb, 0, CountOptions{}))
+	b.ok(b.SetFunctionCount(ctx, igb, 1, CountOptions{}))
+	b.has(vf0, "igbvf")
+	b.kernel.Before = func(_, value string) { // two are too many
+		if delete(b.kernel.Fail, "0000:01:00.0/sriov_numvfs"); value == "2" {
+			b.kernel.Fail["0000:01:00.0/sriov_numvfs"] = unix.ENOMEM
+		}
+	}
 	b.refuses(b.SetFunctionCount(ctx, igb, 2, CountOptions{Driverless: true}), "cannot allocate memory")
+	b.has(vf0, "igbvf")
+	b.ok(b.SetFunctionCount(ctx, igb, 1, CountOptions{Driverless: true})) // the same number, and made anew
 	free()
 }
 

@@ -55,6 +55,12 @@ func TestLabSRIOV(t *testing.T) {
 	if list := h.vctl("sriov", "list"); !strings.Contains(list, cardIGB+" "+card+" (driver igb): 0 of 7 virtual functions\n") {
 		t.Errorf("after they were removed and a boot:\n%s", list)
 	}
+	h.vctl("sriov", "create", card, "2", "--no-driver")
+	h.wantDriver(firstVF, "")
+	h.wantDriver(second, "")
+	if probing := strings.TrimSpace(h.sh("cat " + pf + "/sriov_drivers_autoprobe")); probing != "1" {
+		t.Errorf("drivers look at further functions: %s", probing)
+	}
 }
 
 // setFunction sets all that the card can do for the second function, one by one, and is refused the rest, with nothing changed.

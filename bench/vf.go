@@ -19,10 +19,13 @@ import (
 // The cards of the lab, which are on one segment, and the virtual function that both engines get.
 const (
 	vfCard     = "0000:01:00.0" // igb, an 82576
-	vfPeerCard = "0000:02:00.0" // e1000e, whose interface is the machine at the other end
+	vfPeerCard = "0000:02:00.0" // e1000e, whose interface is the one at the other end
 	vfFunction = "0000:01:10.0"
-	vfMAC      = "52:54:00:09:00:04"
 	vfPeer     = "benchpeer" // its network namespace
+
+	// The card sends what is for the function to it, whoever else has the address.
+	vfMAC  = "52:54:00:09:00:04"
+	tapMAC = "52:54:00:09:00:05"
 )
 
 // interfaceKind is one way to give a guest a network interface.
@@ -88,7 +91,7 @@ func (h host) sampleInterface(k interfaceKind, start func(guest) (*engine, error
 		g := h.throughputGuest()
 		g.function, g.nic, g.args = k.function, k.nic, "lab.net=eth0:10.9.0.2/24"
 		if k.function == "" {
-			g.tap, g.mac = "benchv", vfMAC
+			g.tap, g.mac = "benchv", tapMAC
 		}
 		e, err := start(g)
 		if err != nil {

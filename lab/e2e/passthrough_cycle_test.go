@@ -16,10 +16,6 @@ import (
 // with their drivers, interfaces and addresses, and the function with what the card was told to do for it.
 func TestLabPassthroughCycles(t *testing.T) {
 	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Virsh, labtest.Program("ip"))
-	rounds := 20
-	if testing.Short() {
-		rounds = 2
-	}
 	h := startHost(t)
 	h.labCards()
 	card := h.interfaceOf(cardIGB)
@@ -37,17 +33,18 @@ func TestLabPassthroughCycles(t *testing.T) {
 	if want := "driver igbvf, address 52:54:00:77:00:0a"; c.before[firstVF] != want {
 		t.Fatalf("the function has %s, want %s", c.before[firstVF], want)
 	}
-	for _, managed := range []string{"yes", "no"} {
+	var all []int
+	for round := range 20 {
+		all = append(all, round%waysToEnd)
+	}
+	ends := map[string][]int{"yes": all, "no": all} // by managed=''
+	if testing.Short() {
+		ends = map[string][]int{"yes": {engineKilled, bothKilled}, "no": {virtdKilled}}
+	}
+	for managed, list := range ends {
 		c.name = h.define(guest{name: "cycle-" + managed, kernel: labtest.Kernel("6.12"),
 			devices: functionNIC(firstVF, managed, "52:54:00:77:00:05", "<vlan><tag id='42'/></vlan>") + hostdev(cardE1000E, managed) + hostdev(cardNVMe, managed)})
-		for round := range rounds {
-			end := round
-			if testing.Short() { // all ways between the two
-				end = 2 * round
-				if managed == "yes" {
-					end++
-				}
-			}
+		for round, end := range list {
 			c.round(end, managed == "yes")
 			if t.Failed() {
 				t.Fatalf("in round %d, managed='%s'", round+1, managed)
@@ -70,8 +67,17 @@ type cycle struct {
 // function is what the card says about its first function.
 func (c *cycle) function() string { return lineWith(c.ip("link", "show", c.card), "vf 0 ") }
 
-// round has the devices once. end is one of the ways that a domain ends in, see there.
-func (c *cycle) round(end int, managed bool) {
+// Ways that a domain ends in.
+const (
+	destroyed = iota
+	engineKilled
+	virtdKilled // and the next one destroys the domain
+	bothKilled
+	waysToEnd
+)
+
+// round has the devices once, until the domain ends in that way.
+func (c *cycle) round(way int, managed bool) {
 	c.t.Helper()
 	if !managed {
 		c.each(func(address string) { c.virsh("nodedev-detach", nodeDevice(address)) })
@@ -81,7 +87,7 @@ func (c *cycle) round(end int, managed bool) {
 	if now := c.function(); !strings.Contains(now, "52:54:00:77:00:05") || !strings.Contains(now, "vlan 42") {
 		c.t.Errorf("the card does for the guest's function: %s", now)
 	}
-	c.end(end)
+	c.end(way)
 	if !managed {
 		c.each(func(address string) {
 			c.wantDriver(address, "vfio-pci")
@@ -94,22 +100,22 @@ func (c *cycle) round(end int, managed bool) {
 	}
 }
 
-// end ends the domain in one of the ways that there are.
+// end ends the domain.
 func (c *cycle) end(way int) {
 	c.t.Helper()
-	switch pid := c.engine(c.name); way % 4 {
-	case 0:
+	switch pid := c.engine(c.name); way {
+	case destroyed:
 		c.vctl("destroy", c.name)
-	case 1:
+	case engineKilled:
 		kill(c.t, pid)
 		c.off(c.name, 30*time.Second)
-	case 2:
+	case virtdKilled:
 		c.stopDaemon(syscall.SIGKILL)
 		c.startDaemon()
 		c.state(c.name, "paused")
 		c.each(func(address string) { c.wantDriver(address, "vfio-pci") })
 		c.vctl("destroy", c.name)
-	case 3:
+	case bothKilled:
 		c.stopDaemon(syscall.SIGKILL)
 		kill(c.t, pid)
 		c.startDaemon()
@@ -117,6 +123,7 @@ func (c *cycle) end(way int) {
 	}
 }
 
+// each does something with each of the devices.
 func (c *cycle) each(do func(address string)) {
 	for _, address := range []string{firstVF, cardE1000E, cardNVMe} {
 		do(address)

@@ -69,8 +69,8 @@ func (h *host) addressed(address, network string) string {
 // rebind lets a function's driver look again at what it was given.
 func (h *host) rebind(address string) {
 	h.t.Helper()
-	h.virsh("nodedev-detach", nodeDevice(address))
-	h.virsh("nodedev-reattach", nodeDevice(address))
+	h.vctl("nodedev", "detach", nodeDevice(address))
+	h.vctl("nodedev", "reattach", nodeDevice(address))
 }
 
 // nodeDevice is the name of a PCI function's node device.

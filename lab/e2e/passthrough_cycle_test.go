@@ -15,7 +15,7 @@ import (
 // and detached by hand before, and ending by a client, by kill -9 of the engine, of virtd, and of both. Each time they come back
 // with their drivers, interfaces and addresses, and the function with what the card was told to do for it.
 func TestLabPassthroughCycles(t *testing.T) {
-	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Virsh, labtest.Program("ip"))
+	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Program("ip"))
 	h := startHost(t)
 	h.labCards()
 	card := h.interfaceOf(cardIGB)
@@ -80,7 +80,7 @@ const (
 func (c *cycle) round(way int, managed bool) {
 	c.t.Helper()
 	if !managed {
-		c.each(func(address string) { c.virsh("nodedev-detach", nodeDevice(address)) })
+		c.each(func(address string) { c.vctl("nodedev", "detach", nodeDevice(address)) })
 	}
 	c.vctl("start", "--paused", c.name)
 	c.each(func(address string) { c.wantDriver(address, "vfio-pci") })
@@ -91,7 +91,7 @@ func (c *cycle) round(way int, managed bool) {
 	if !managed {
 		c.each(func(address string) {
 			c.wantDriver(address, "vfio-pci")
-			c.virsh("nodedev-reattach", nodeDevice(address))
+			c.vctl("nodedev", "reattach", nodeDevice(address))
 		})
 	}
 	c.each(func(address string) { c.wantCard(address, c.before[address]) })
@@ -142,10 +142,10 @@ func (c *cycle) pulled() {
 			c.t.Fatal(err)
 		}
 	}
-	c.until(time.Minute, "the devices leave the domain", func() bool { return !strings.Contains(c.virsh("dumpxml", name), "hostdev") })
+	c.until(time.Minute, "the devices leave the domain", func() bool { return !strings.Contains(c.vctl("dumpxml", name), "hostdev") })
 	c.state(name, "paused")
 	for address, xml := range map[string]string{cardE1000E: hostdev(cardE1000E, "yes"), firstVF: functionNIC(firstVF, "yes", "52:54:00:77:00:05", "")} {
-		c.refuses(fmt.Sprintf("Device %s not found", address), "virsh", "attach-device", name, c.file("pulled.xml", xml), "--live")
+		c.refuses(fmt.Sprintf("Device %s not found", address), "vctl", "device", "attach", name, c.file("pulled.xml", xml), "--live")
 	}
 	if err := os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0); err != nil {
 		c.t.Fatal(err)

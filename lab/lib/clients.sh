@@ -3,7 +3,7 @@
 # as large as L1's root. L1 sees it as /opt/clients; tests run its programs below it, with chroot.
 
 CLIENTS_ROOT=$LAB/clients-root
-CLIENTS="base-files bash coreutils util-linux python3 python3-libvirt virt-manager xvfb xdotool dbus-daemon at-spi2-core
+CLIENTS="base-files bash dash coreutils util-linux python3 python3-libvirt virt-manager xvfb xdotool dbus-daemon at-spi2-core
   gir1.2-atspi-2.0 fonts-dejavu-core libglib2.0-bin libgdk-pixbuf2.0-bin shared-mime-info libvirt-glib-1.0-0"
 # without what they depend on: a daemon of libvirt, and services
 CLIENTS_ALONE="prometheus-libvirt-exporter libvirt-dbus"
@@ -32,6 +32,7 @@ build_clients() {
 # finish_clients does what maintainer scripts and triggers would have done, but for the caches that only save time.
 finish_clients() {
   local r=$CLIENTS_ROOT lib=usr/lib/x86_64-linux-gnu
+  ln -sfn /run "$r/var/run"
   printf 'root:x:0:0:root:/root:/bin/bash\nlibvirtdbus:x:990:990::/:/bin/false\n' >"$r/etc/passwd"
   printf 'root:x:0:\nlibvirtdbus:x:990:\n' >"$r/etc/group"
   printf 'passwd: files\ngroup: files\nhosts: files\n' >"$r/etc/nsswitch.conf"

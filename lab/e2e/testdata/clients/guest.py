@@ -62,7 +62,7 @@ console.shell("echo again-$((40+3))", "again-43")
 disk = f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/><target dev='vdb' bus='virtio'/><serial>python</serial></disk>"
 dom.attachDevice(disk)
 seen.take(1)
-console.shell("while ! grep -q python /sys/block/vd?/serial; do sleep 1; done; echo disk-$((1+1))", "disk-2")
+console.shell("modprobe -a virtio_pci virtio_blk; until [ -b /dev/vda ]; do sleep 1; done; echo disk-$((1+1))", "disk-2")
 console.shell("dd if=/dev/zero of=/dev/vda bs=64k count=1 conv=fsync; echo written-$((1+1))", "written-2")
 print("written", dom.blockStats("vdb")[3])
 dom.detachDevice(disk)

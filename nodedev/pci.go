@@ -74,6 +74,7 @@ func (h *host) describePCI(n *node, c *xmltree.Node) error {
 	case headerCardBus:
 		c.Append(xmltree.New("capability", "type", "cardbus-bridge"))
 	}
+	h.supportedTypes(n, c)
 	h.iommuGroup(n, c)
 	if numa := h.attr(n.Path, "numa_node"); numa != "" && numa != "-1" {
 		c.Append(xmltree.New("numa", "node", numa))

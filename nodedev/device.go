@@ -31,6 +31,7 @@ const (
 	VPorts = "vports"  // ... that can make virtual ports
 
 	MdevTypes = "mdev_types" // a PCI function that can make mediated devices
+	VPD       = "vpd"        // ... that has vital product data
 )
 
 // computer is the device at the root of the tree.
@@ -126,6 +127,9 @@ func (s *sysfs) identify(dev string) (*node, bool) {
 	case PCI:
 		if len(s.mdevTypes(dev)) > 0 {
 			n.Caps = append(n.Caps, MdevTypes)
+		}
+		if s.hasVPD(dev) {
+			n.Caps = append(n.Caps, VPD)
 		}
 	}
 	n.Name = deviceName(subsystem, path.Base(dev), suffix)

@@ -75,6 +75,11 @@ func (h *host) describePCI(n *node, c *xmltree.Node) error {
 		c.Append(xmltree.New("capability", "type", "cardbus-bridge"))
 	}
 	h.supportedTypes(n, c)
+	if h.hasVPD(n.Path) {
+		if v := h.vpd(n.Path); v != nil { // read again: some fields can be written
+			c.Append(v.element())
+		}
+	}
 	h.iommuGroup(n, c)
 	if numa := h.attr(n.Path, "numa_node"); numa != "" && numa != "-1" {
 		c.Append(xmltree.New("numa", "node", numa))

@@ -212,7 +212,7 @@ func (b *Backend) takeWrites() []configWrite {
 // Start has the back end serve the queues from their Base on, now or as soon as there is one. Nobody else may use them
 // until Stop.
 func (b *Backend) Start(s Setup) error {
-	if _, _, err := tableOf(s.Memory); err != nil {
+	if err := CheckMemory(s.Memory); err != nil {
 		return fmt.Errorf("%s: %w", b.cfg.Name, err)
 	}
 	b.mu.Lock()

@@ -60,14 +60,14 @@ const (
 	blkConfigSize = 60 // with write_zeroes_may_unmap and its padding
 )
 
-// NewBlock takes over conn, a connection to a back end, and makes its disk. On error conn is closed.
-func NewBlock(conn int, cfg BlockConfig) (*Block, error) {
+// NewBlock takes over conn and listen as New does, and makes the back end's disk.
+func NewBlock(conn, listen int, cfg BlockConfig) (*Block, error) {
 	d := &Block{cfg: cfg}
 	if d.cfg.QueueSize == 0 {
 		d.cfg.QueueSize = defaultBlockQueueSize
 	}
 	var err error
-	d.backend, err = New(conn, -1, Config{
+	d.backend, err = New(conn, listen, Config{
 		Name: cfg.Name, Queues: max(cfg.Queues, 1), ConfigSize: blkConfigSize, Changed: d.changed, Log: cfg.Log,
 	})
 	if err != nil {

@@ -126,6 +126,12 @@ func (s *session) setMemory(mem *memory.Memory) error {
 	return s.set(setMemTable, memoryTable(table), fds...)
 }
 
+// CheckMemory reports whether back ends can map mem. The error is ErrPrivate (wrapped) when it is private.
+func CheckMemory(mem *memory.Memory) error {
+	_, _, err := tableOf(mem)
+	return err
+}
+
 func tableOf(mem *memory.Memory) (table []memoryRegion, fds []int, err error) {
 	regions := mem.Regions()
 	if len(regions) > maxFDs {

@@ -62,6 +62,9 @@ type Config struct {
 	// Serve works on a chain of a queue and reports whether it is given back now, with how many bytes written. What is kept
 	// stays in flight.
 	Serve func(queue int, c *virtio.Chain) (written uint32, giveBack bool)
+	// Fill is Serve for the queues whose chains wait for something: it returns when that came, or gives up when stop is
+	// closed. Nil where there are none; else it has the queues with even numbers, where network devices receive.
+	Fill func(c *virtio.Chain, stop <-chan struct{}) (written uint32, ok bool)
 	// Answer replaces the answer to a request: raw is sent as it is, with descriptors fds, which it closes. Without ok the
 	// request is answered as it should be. It may end the connection by returning ok and nothing.
 	Answer func(request uint32, payload []byte) (raw []byte, fds []int, ok bool)
@@ -97,7 +100,7 @@ type ring struct {
 	enabled           bool
 	queue             *virtio.Queue
 	kicks             *virtio.Kicks
-	done              chan struct{}
+	stopping, done    chan struct{}
 }
 
 // Pair returns a back end and the descriptor of the front end's side of its connection.

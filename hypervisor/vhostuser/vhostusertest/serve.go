@@ -140,16 +140,16 @@ func (b *Backend) start(i int, r *ring) error {
 	if r.kicks, err = virtio.NewKicks(q); err != nil {
 		return err
 	}
-	r.queue, r.done = q, make(chan struct{})
-	go func() {
-		defer close(r.done)
-		b.serve(i, q, r.kicks)
-	}()
+	r.queue, r.stopping, r.done = q, make(chan struct{}), make(chan struct{})
+	go func(stopping, done chan struct{}) {
+		defer close(done)
+		b.serve(i, q, r.kicks, stopping)
+	}(r.stopping, r.done)
 	return nil
 }
 
 // serve works on chains until the ring is stopped.
-func (b *Backend) serve(i int, q *virtio.Queue, k *virtio.Kicks) {
+func (b *Backend) serve(i int, q *virtio.Queue, k *virtio.Kicks, stopping chan struct{}) {
 	var c virtio.Chain
 	for {
 		for {
@@ -160,7 +160,15 @@ func (b *Backend) serve(i int, q *virtio.Queue, k *virtio.Kicks) {
 			if !ok {
 				break
 			}
-			if n, giveBack := b.cfg.Serve(i, &c); giveBack {
+			if b.cfg.Fill != nil && i%2 == 0 {
+				n, ok := b.cfg.Fill(&c, stopping)
+				if !ok {
+					q.SetBase(q.Base() - 1) // as if it had not been taken
+					return
+				}
+				q.PushChain(&c, n)
+				q.Notify()
+			} else if n, giveBack := b.cfg.Serve(i, &c); giveBack {
 				q.PushChain(&c, n)
 				q.Notify()
 			}
@@ -179,6 +187,7 @@ func (r *ring) stop() {
 	if r.queue == nil {
 		return
 	}
+	close(r.stopping)
 	r.kicks.Close()
 	<-r.done
 	r.base = uint32(r.queue.Base())

@@ -47,7 +47,7 @@ prerequisites() {
     command -v "${p%%:*}" >/dev/null || missing+=("${p#*:}")
   done
   # the oracles of unit tests, which skip without them: only root can install them, others are told
-  for p in virsh:libvirt-clients xmllint:libxml2-utils iasl:acpica-tools qemu-io:qemu-utils gdb:gdb passt:passt; do
+  for p in virsh:libvirt-clients xmllint:libxml2-utils iasl:acpica-tools qemu-io:qemu-utils qemu-storage-daemon:qemu-system-common gdb:gdb passt:passt; do
     command -v "${p%%:*}" >/dev/null && continue
     if [ "$(id -u)" = 0 ]; then missing+=("${p#*:}"); else say "tests that need ${p%%:*} (package ${p#*:}) will skip"; fi
   done

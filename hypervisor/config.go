@@ -43,13 +43,15 @@ type Config struct {
 	Serials   []Serial   `json:"serials,omitempty"`
 	Consoles  []Console  `json:"consoles,omitempty"` // virtio-console ports
 	Disks     []Disk     `json:"disks,omitempty"`
-	NICs      []NIC      `json:"nics,omitempty"`
-	Balloon   *Balloon   `json:"balloon,omitempty"`
-	RNGs      []RNG      `json:"rngs,omitempty"`
-	Keyboards []Keyboard `json:"keyboards,omitempty"`
-	VFIO      FileName   `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
-	Hostdevs  []Hostdev  `json:"hostdevs,omitempty"`
-	Confine   Confine    `json:"confine"`
+	// VhostUserDisks are block devices whose requests another process serves.
+	VhostUserDisks []VhostUserDisk `json:"vhostUserDisks,omitempty"`
+	NICs           []NIC           `json:"nics,omitempty"`
+	Balloon        *Balloon        `json:"balloon,omitempty"`
+	RNGs           []RNG           `json:"rngs,omitempty"`
+	Keyboards      []Keyboard      `json:"keyboards,omitempty"`
+	VFIO           FileName        `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
+	Hostdevs       []Hostdev       `json:"hostdevs,omitempty"`
+	Confine        Confine         `json:"confine"`
 }
 
 // Action is what the engine does at a guest event.
@@ -206,18 +208,37 @@ type BackingImage struct {
 	Format string   `json:"format"` // raw, qcow2
 }
 
+// VhostUser is a process that serves the queues of a device. It maps guest RAM, which must be shared memory.
+type VhostUser struct {
+	Socket FileName `json:"socket"` // connected unix stream socket
+	// Listen is a listening unix stream socket on which the engine takes the next process when one has gone; empty: whoever
+	// made Socket brings another.
+	Listen FileName `json:"listen,omitempty"`
+}
+
+// VhostUserDisk is a virtio block device of a vhost-user back end, which has the image and knows its size.
+type VhostUserDisk struct {
+	ID        string     `json:"id"`
+	Address   PCIAddress `json:"address"`
+	VhostUser VhostUser  `json:"vhostUser"`
+	Queues    int        `json:"queues,omitempty"`    // 0 is one for each vCPU, as far as the process serves them, at most 16
+	QueueSize int        `json:"queueSize,omitempty"` // entries, power of two from 4 to 1024; 0 is 128
+}
+
 // NIC is a virtio network device.
 type NIC struct {
 	ID      string     `json:"id"`
 	Address PCIAddress `json:"address"`
 	MAC     string     `json:"mac"`
-	Driver  string     `json:"driver"` // qemu (userspace) or vhost
+	Driver  string     `json:"driver"` // qemu (userspace) or vhost; empty for VhostUser
 	Queues  int        `json:"queues"` // queue pairs, 1 to 16
 	// Taps has a descriptor for each queue pair, with vnet headers; Vhosts likewise for the driver vhost.
 	Taps []FileName `json:"taps,omitempty"`
 	// Stream is a connected stream socket in place of taps, over which each frame follows its length of 32 bits in network
 	// byte order. There is one queue pair then.
-	Stream      FileName   `json:"stream,omitempty"`
+	Stream FileName `json:"stream,omitempty"`
+	// VhostUser moves the packets in place of taps.
+	VhostUser   *VhostUser `json:"vhostUser,omitempty"`
 	Vhosts      []FileName `json:"vhosts,omitempty"`
 	MTU         int        `json:"mtu,omitempty"` // 0 is not offered
 	LinkDown    bool       `json:"linkDown,omitempty"`

@@ -103,7 +103,7 @@ func (c control) NICs() []monitor.NIC {
 	var out []monitor.NIC
 	for _, n := range c.devices.nics {
 		nic := monitor.NIC{ID: n.cfg.ID, MAC: n.cfg.MAC, Driver: n.cfg.Driver, Queues: max(n.cfg.Queues, 1), Up: n.dev.LinkUp()}
-		if n.cfg.Driver != driverVhost {
+		if n.cfg.Driver != driverVhost && n.cfg.VhostUser == nil {
 			s := n.dev.Stats()
 			nic.Stats = &monitor.NICStats{RxBytes: s.RxBytes, RxPackets: s.RxPackets, RxDropped: s.RxDropped,
 				TxBytes: s.TxBytes, TxPackets: s.TxPackets, TxDropped: s.TxDropped}

@@ -22,6 +22,8 @@ type devices struct {
 	list  []device
 	disks []disk
 	nics  []nic
+	// vhostUserDisks are guarded as those are.
+	vhostUserDisks []vhostUserDisk
 
 	consoles    []console
 	keyboards   []*input.Device
@@ -46,6 +48,11 @@ func (m *Machine) makeDevices() error {
 	for i := range m.cfg.Disks {
 		if err := m.makeDisk(&m.cfg.Disks[i]); err != nil {
 			return fmt.Errorf("disk %s: %w", m.cfg.Disks[i].ID, err)
+		}
+	}
+	for i := range m.cfg.VhostUserDisks {
+		if err := m.makeVhostUserDisk(&m.cfg.VhostUserDisks[i]); err != nil {
+			return fmt.Errorf("disk %s: %w", m.cfg.VhostUserDisks[i].ID, err)
 		}
 	}
 	for i := range m.cfg.NICs {

@@ -33,6 +33,9 @@ func (m *Machine) makeNIC(c *NIC) error {
 		return err
 	}
 	dev, err := virtionet.New(cfg)
+	if err != nil && cfg.User != nil {
+		return err
+	}
 	if err != nil {
 		closeAll(append(cfg.Taps, cfg.Vhosts...))
 		if cfg.Streams {
@@ -51,6 +54,10 @@ func (m *Machine) makeNIC(c *NIC) error {
 
 // takeNICFiles finds the descriptors of a network device. On an error none is taken.
 func (m *Machine) takeNICFiles(c *NIC, cfg *virtionet.Config) (err error) {
+	if c.VhostUser != nil {
+		cfg.User, err = m.takeVhostUser(c)
+		return err
+	}
 	if c.Stream != "" {
 		cfg.Streams = true
 		cfg.Stream, err = m.host.take(c.Stream, "stream socket")
@@ -65,6 +72,11 @@ func (m *Machine) takeNICFiles(c *NIC, cfg *virtionet.Config) (err error) {
 		}
 	}
 	return err
+}
+
+func (m *Machine) takeVhostUser(c *NIC) (*virtionet.User, error) {
+	conn, listen, err := m.host.takeVhostUser(c.VhostUser)
+	return &virtionet.User{Conn: conn, Listen: listen, Pairs: max(c.Queues, 1), Changed: m.vhostUserChanged(c.ID)}, err
 }
 
 // parseMAC reads six bytes in hexadecimal with colons.

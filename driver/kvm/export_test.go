@@ -1,6 +1,17 @@
 package kvm
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetVhostUserWait says how long the process that serves a device has to be there, until the returned function is called.
+func SetVhostUserWait(d time.Duration) (undo func()) {
+	before := vhostUserWait
+	vhostUserWait = d
+	return func() { vhostUserWait = before }
+}
 
 // OpenKernelForTest opens a kernel as a start does.
 func OpenKernelForTest(path string) error {

@@ -74,6 +74,9 @@ func (p *planner) disk(n *xmltree.Node) error {
 	if err != nil {
 		return err
 	}
+	if domain.IsVhostUser(n) {
+		return p.vhostUserDisk(n, at)
+	}
 	driver, blockio := n.Child("driver"), n.Child("blockio")
 	d := hypervisor.Disk{
 		ID: alias(n), Address: at, File: file("disk", n), Format: driver.Attr("type"),
@@ -148,7 +151,10 @@ func (p *planner) nic(n *xmltree.Node) error {
 		RxQueueSize: number(driver, "rx_queue_size"), TxQueueSize: number(driver, "tx_queue_size"),
 		Offloads: offloads(driver),
 	}
-	if n.Attr("type") == "user" {
+	switch {
+	case domain.IsVhostUser(n):
+		return p.vhostUserNIC(n, nic)
+	case n.Attr("type") == "user":
 		return p.userNIC(n, nic)
 	}
 	if nic.Driver, err = p.nicDriver(nic.ID, driver.Attr("name")); err != nil {

@@ -156,6 +156,13 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 		use(n.Taps...)
 		use(n.Vhosts...)
 		use(n.Stream)
+		if n.VhostUser != nil {
+			use(n.VhostUser.Socket, n.VhostUser.Listen)
+		}
+	}
+	for _, d := range cfg.VhostUserDisks {
+		put(d.ID, d.Address)
+		use(d.VhostUser.Socket, d.VhostUser.Listen)
 	}
 	for _, c := range cfg.Consoles {
 		put(c.ID, c.Address)

@@ -20,4 +20,5 @@ const (
 	EventDeleted      = "DEVICE_DELETED"
 	EventUnplugError  = "DEVICE_UNPLUG_GUEST_ERROR"
 	EventDeviceFailed = "X_VIRTD_DEVICE_ERROR"
+	EventVhostUser    = "X_VIRTD_VHOST_USER"
 )

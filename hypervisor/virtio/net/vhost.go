@@ -85,6 +85,11 @@ func (k *kernelBackend) poke(int) {}
 
 // startData chooses who moves packets. While the link is down it is the workers, which drop them.
 func (d *Device) startData() error {
+	if d.user != nil {
+		var err error
+		d.data, err = d.startUser()
+		return err
+	}
 	if len(d.vhosts) > 0 && d.linkUp() {
 		k, err := d.startVhost()
 		if err == nil {

@@ -40,6 +40,8 @@ type Config struct {
 
 	PVPanic   bool       `json:"pvpanic,omitempty"` // pvpanic device at port 0x505
 	RootPorts []RootPort `json:"rootPorts,omitempty"`
+	// PCIHole64 is how many bytes the 64-bit window of PCI has, rounded up to a power of two; 0 follows from the machine type.
+	PCIHole64 uint64     `json:"pciHole64,omitempty"`
 	Serials   []Serial   `json:"serials,omitempty"`
 	Consoles  []Console  `json:"consoles,omitempty"` // virtio-console ports
 	Disks     []Disk     `json:"disks,omitempty"`
@@ -143,6 +145,8 @@ type RootPort struct {
 	Multi   bool       `json:"multifunction,omitempty"`
 	Chassis uint8      `json:"chassis"`
 	Port    uint8      `json:"port"`
+	// Memory is how many bytes of 32-bit memory it reserves at least for devices that come later; 0 is 2 MiB.
+	Memory uint64 `json:"memory,omitempty"`
 }
 
 // Chardev is the host side of a serial port or console.

@@ -155,32 +155,26 @@ func (d *hostDevice) region(index uint32) (Region, error) {
 }
 
 // sparseAreas reads the capability that says which parts of a region can be mapped (vfio_region_info_cap_sparse_mmap):
-// header (id u16, version u16, next u32), number of areas u32, reserved u32, then offset and size of each.
+// header, number of areas u32, reserved u32, then offset and size of each.
 func sparseAreas(text []byte, at uint32, size uint64) ([]Area, bool) {
-	le := binary.NativeEndian
-	for range 16 {
-		if at == 0 || uint64(at)+16 > uint64(len(text)) {
-			return nil, false
-		}
-		if le.Uint16(text[at:]) != capSparseMmap {
-			at = le.Uint32(text[at+4:])
-			continue
-		}
-		n := le.Uint32(text[at+8:])
-		var out []Area
-		for i := range n {
-			entry := uint64(at) + 16 + 16*uint64(i)
-			if entry+16 > uint64(len(text)) {
-				return nil, false
-			}
-			a := Area{le.Uint64(text[entry:]), le.Uint64(text[entry+8:])}
-			if a.Size > 0 && a.Offset < size && a.Size <= size-a.Offset {
-				out = append(out, a)
-			}
-		}
-		return out, true
+	start, ok := findCap(text, at, capSparseMmap, 16)
+	if !ok {
+		return nil, false
 	}
-	return nil, false
+	le := binary.NativeEndian
+	n := uint64(le.Uint32(text[start+8:]))
+	if n > uint64(len(text)-start-16)/16 {
+		return nil, false
+	}
+	var out []Area
+	for i := range int(n) {
+		entry := text[start+16+16*i:]
+		a := Area{le.Uint64(entry), le.Uint64(entry[8:])}
+		if a.Size > 0 && a.Offset < size && a.Size <= size-a.Offset {
+			out = append(out, a)
+		}
+	}
+	return out, true
 }
 
 // Regions implements Device.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"virtd/hypervisor/interrupt"
@@ -18,11 +19,20 @@ type Slots interface {
 	Remove(slot int) error
 }
 
+// Peers lets the other devices of the guest reach a BAR by DMA. Container does.
+type Peers interface {
+	// MapBAR shows host memory, a piece of a BAR, at a guest physical address.
+	MapBAR(gpa uint64, host []byte) error
+	// UnmapBAR takes back what MapBAR showed at an address.
+	UnmapBAR(gpa uint64) error
+}
+
 // Config is what a Function is made of.
 type Config struct {
 	Name       string // for the log
 	Device     Device
 	Slots      Slots
+	Peers      Peers // nil: other devices do not reach the BARs
 	Interrupts interrupt.Controller
 	Levels     interrupt.Levels
 	Notices    Notices
@@ -44,6 +54,8 @@ type Function struct {
 	size   int       // of configuration space
 	log    func(string, ...any)
 	active bool // MSI-X vectors signal
+	peers  Peers
+	lonely atomic.Bool // somebody was told that other devices cannot reach it
 
 	notices notices
 
@@ -74,7 +86,7 @@ func New(c Config) (*Function, error) {
 	if c.Logf == nil {
 		c.Logf = func(string, ...any) {}
 	}
-	f := &Function{name: c.Name, dev: c.Device, log: c.Logf}
+	f := &Function{name: c.Name, dev: c.Device, peers: c.Peers, log: c.Logf}
 	regions := c.Device.Regions()
 	f.size = conventional
 	if regions[6].Size >= express {

@@ -171,6 +171,7 @@ type rig struct {
 	irq    *fakeController
 	router *fakeRouter
 	f      *Function
+	root   *pci.Root
 	memory bus.Space
 }
 
@@ -182,11 +183,18 @@ func newRig(t *testing.T, dev *fakeDevice) *rig {
 		t.Fatal(err)
 	}
 	r.f = f
-	root := pci.NewRoot(pci.RootConfig{Memory: &r.memory, Ports: &bus.Space{}, Interrupts: r.router})
+	r.root = addToRoot(t, f, &r.memory, r.router)
+	return r
+}
+
+// addToRoot puts a function behind a host bridge.
+func addToRoot(t *testing.T, f *Function, memory *bus.Space, router pci.Router) *pci.Root {
+	t.Helper()
+	root := pci.NewRoot(pci.RootConfig{Memory: memory, Ports: &bus.Space{}, Interrupts: router})
 	if err := root.Add(pci.Address{Slot: 3}, f.PCI()); err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return root
 }
 
 func (r *rig) read32(at int) uint32 {

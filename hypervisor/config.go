@@ -267,6 +267,10 @@ type Hostdev struct {
 	// machine instead, which has it already: a group cannot be opened twice.
 	Group   FileName `json:"group,omitempty"`
 	GroupOf string   `json:"groupOf,omitempty"`
+	// ROM is a file with an expansion ROM in place of the device's own; NoROM hides that.
+	ROM   FileName `json:"rom,omitempty"`
+	NoROM bool     `json:"noROM,omitempty"`
+	Multi bool     `json:"multifunction,omitempty"` // guests look for other functions in its slot
 }
 
 // Confine says how far the engine locks itself in before the guest's first instruction. It always sets no_new_privs.

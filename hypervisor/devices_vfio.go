@@ -3,6 +3,8 @@ package hypervisor
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"sync"
 
@@ -93,6 +95,10 @@ func (m *Machine) makeHostdev(c *Hostdev) error {
 	if !ok {
 		return fmt.Errorf("PCI device %s: its IOMMU group is not in the guest's container", c.Host)
 	}
+	rom, err := m.host.rom(c.ROM)
+	if err != nil {
+		return errors.Join(fmt.Errorf("ROM file: %w", err), m.leaveGroup(c.ID))
+	}
 	dev, err := vfio.OpenDevice(group, c.Host)
 	if err != nil {
 		return errors.Join(err, m.leaveGroup(c.ID))
@@ -100,7 +106,7 @@ func (m *Machine) makeHostdev(c *Hostdev) error {
 	if err := dev.Reset(); err != nil { // vfio-pci did what it could when it was opened
 		m.host.Logf("%s: %v", c.ID, err)
 	}
-	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: d.slots, Peers: d.container, Interrupts: m.irq, Levels: m.irq, Logf: m.host.Logf,
+	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: d.slots, Peers: d.container, ROM: rom, NoROM: c.NoROM, Interrupts: m.irq, Levels: m.irq, Logf: m.host.Logf,
 		Notices: vfio.Notices{
 			Failed: func() { m.events.put(guestEvent{eventHostdevError, c.ID}) },
 			Wanted: func() { m.wanted.put(c.ID) },
@@ -108,11 +114,32 @@ func (m *Machine) makeHostdev(c *Hostdev) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), dev.Close(), m.leaveGroup(c.ID))
 	}
+	if c.Multi {
+		f.PCI().SetMultiFunction()
+	}
 	return m.plug(device{id: c.ID, at: pciAddress(c.Address), function: f.PCI(), removable: true, close: func() {
 		if err := errors.Join(f.Close(), m.leaveGroup(c.ID)); err != nil {
 			m.host.Logf("give a host device up: %v", err)
 		}
 	}})
+}
+
+// rom reads a file with an expansion ROM; nil for none.
+func (h *Host) rom(name FileName) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	fd, err := h.take(name, "ROM")
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "ROM")
+	defer f.Close()
+	image, err := io.ReadAll(io.LimitReader(f, vfio.MaxROM+1))
+	if err != nil {
+		return nil, err
+	}
+	return image, vfio.CheckROM(image)
 }
 
 // openContainer makes the address space of the devices' DMA.

@@ -170,6 +170,7 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 	for _, h := range cfg.Hostdevs {
 		put(h.ID, h.Address)
 		use(h.Group)
+		use(h.ROM)
 	}
 	for _, r := range cfg.RNGs {
 		put(r.ID, r.Address)

@@ -108,6 +108,12 @@ func (f *Function) claims() []claim {
 			return nil
 		}, fmt.Sprintf("%s of %v", b.d.name, f)})
 	}
+	if f.rom != nil {
+		out = append(out, claim{Memory32, f.rom.Size, f.rom.Size, func(base uint64) error {
+			f.SetUint32(regROM, uint32(base)) // who wants to read it switches it on
+			return nil
+		}, fmt.Sprintf("%s of %v", f.rom.d.name, f)})
+	}
 	return out
 }
 
@@ -229,12 +235,14 @@ func (r *Root) enable(f *Function) {
 	if f.bridge != nil {
 		command |= commandMaster
 	}
-	before := f.Uint16(regCommand)
-	f.SetUint16(regCommand, command)
+	f.mu.Lock()
+	before := f.gates()
+	f.space.put16(regCommand, command)
+	f.mu.Unlock()
 	if f.pin != 0 {
 		f.SetUint8(regIntLine, r.interruptLine(f))
 	}
-	f.decodeCommand(before)
+	f.gatesChanged(before)
 }
 
 // interruptLine is what firmware leaves in the interrupt line register: the ISA interrupt of the pin's input.

@@ -33,6 +33,7 @@ const (
 	setActionTrigger   = 1 << 5
 	dmaRead            = 1 << 0
 	dmaWrite           = 1 << 1
+	romRegion          = 6 // VFIO_PCI_ROM_REGION_INDEX
 	configRegion       = 7 // VFIO_PCI_CONFIG_REGION_INDEX; BARs are 0 to 5
 	irqINTx            = 0
 	irqMSI             = 1

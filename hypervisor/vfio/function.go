@@ -29,10 +29,13 @@ type Peers interface {
 
 // Config is what a Function is made of.
 type Config struct {
-	Name       string // for the log
-	Device     Device
-	Slots      Slots
-	Peers      Peers // nil: other devices do not reach the BARs
+	Name   string // for the log
+	Device Device
+	Slots  Slots
+	Peers  Peers // nil: other devices do not reach the BARs
+	// ROM is an image in place of the device's expansion ROM, which CheckROM takes; NoROM is no ROM at all.
+	ROM        []byte
+	NoROM      bool
 	Interrupts interrupt.Controller
 	Levels     interrupt.Levels
 	Notices    Notices
@@ -113,6 +116,7 @@ func New(c Config) (*Function, error) {
 	for _, b := range list {
 		f.addBAR(b, regions[b.Index], c.Slots)
 	}
+	f.addROM(c)
 	f.forward(config)
 	if err := f.addInterrupts(original, c.Interrupts, c.Levels); err != nil {
 		return nil, err
@@ -152,6 +156,12 @@ func (f *Function) forward(config []byte) {
 			f.msi.changed()
 		}
 		f.syncINTx(command)
+	})
+	f.pci.OnPower(func(at int) uint8 {
+		f.dev.Write(6, binary.LittleEndian.AppendUint16(nil, f.pci.Uint16(at)), uint64(at))
+		var state [2]byte
+		f.dev.Read(6, state[:], uint64(at))
+		return state[0]
 	})
 	f.pci.OnRead(regStatus, 2, func(int, int) { f.refresh(regStatus, regStatus+2) })
 	f.pci.OnRead(endHeader, f.size-endHeader, func(at, n int) { f.refresh(max(at, endHeader), min(at+n, f.size)) })

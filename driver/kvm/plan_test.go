@@ -226,6 +226,33 @@ func TestPlanChecksStored(t *testing.T) {
 	}
 }
 
+// What a root port reserves for devices that come later is planned in bytes. The goldens do not have it, as libvirt's older
+// schemas do not.
+func TestPlanReserve(t *testing.T) {
+	text, err := os.ReadFile(domainDocuments + "hostdev-slot.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := "<controller type='pci' index='3' model='pcie-root-port'><target memReserve='65536'/></controller>"
+	def, err := domain.Parse(strings.Replace(string(text), "<interface", port+"<interface", 1), domain.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := def.Start(1, planHost{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, _, err := Plan(live, facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range cfg.RootPorts {
+		if want := map[uint8]uint64{3: 64 << 20}[p.Index]; p.Memory != want {
+			t.Errorf("port %d reserves %d bytes, want %d", p.Index, p.Memory, want)
+		}
+	}
+}
+
 // A plan depends on nothing but its arguments.
 func TestPlanIsPure(t *testing.T) {
 	live := started(t, "whole-server")

@@ -40,6 +40,8 @@ type Config struct {
 
 	PVPanic   bool       `json:"pvpanic,omitempty"` // pvpanic device at port 0x505
 	RootPorts []RootPort `json:"rootPorts,omitempty"`
+	// PCIHole64 is how many bytes the 64-bit window of PCI has, rounded up to a power of two; 0 follows from the machine type.
+	PCIHole64 uint64     `json:"pciHole64,omitempty"`
 	Serials   []Serial   `json:"serials,omitempty"`
 	Consoles  []Console  `json:"consoles,omitempty"` // virtio-console ports
 	Disks     []Disk     `json:"disks,omitempty"`
@@ -145,6 +147,8 @@ type RootPort struct {
 	Multi   bool       `json:"multifunction,omitempty"`
 	Chassis uint8      `json:"chassis"`
 	Port    uint8      `json:"port"`
+	// Memory is how many bytes of 32-bit memory it reserves at least for devices that come later; 0 is 2 MiB.
+	Memory uint64 `json:"memory,omitempty"`
 }
 
 // Chardev is the host side of a serial port or console.
@@ -284,6 +288,10 @@ type Hostdev struct {
 	// machine instead, which has it already: a group cannot be opened twice.
 	Group   FileName `json:"group,omitempty"`
 	GroupOf string   `json:"groupOf,omitempty"`
+	// ROM is a file with an expansion ROM in place of the device's own; NoROM hides that.
+	ROM   FileName `json:"rom,omitempty"`
+	NoROM bool     `json:"noROM,omitempty"`
+	Multi bool     `json:"multifunction,omitempty"` // guests look for other functions in its slot
 }
 
 // Confine says how far the engine locks itself in before the guest's first instruction. It always sets no_new_privs.

@@ -83,6 +83,11 @@ func (m *Machine) makeDevices() error {
 			return fmt.Errorf("keyboard %s: %w", m.cfg.Keyboards[i].ID, err)
 		}
 	}
+	for i := range m.devices.list {
+		if at := m.devices.list[i].at; at.Function != 0 {
+			m.board.hotplug.Fix(at)
+		}
+	}
 	return nil
 }
 

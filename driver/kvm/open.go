@@ -128,6 +128,8 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 		return one(d.cfg.Hostdevs.OpenContainer())
 	case ResourceHostdev:
 		return one(d.openGroup(o, r))
+	case ResourceROM:
+		return one(openROM(r.Path))
 	case ResourceRNG:
 		f, _, err := openAny("entropy source", r.Path, unix.O_RDONLY)
 		return one(f, err)

@@ -48,6 +48,7 @@ const (
 	ResourceRNG       ResourceKind = "rng"     // Path, read-only
 	ResourceVFIO      ResourceKind = "vfio"    // the container of all host devices
 	ResourceHostdev   ResourceKind = "hostdev" // Hostdev, its IOMMU group
+	ResourceROM       ResourceKind = "rom"     // Path, read-only
 )
 
 // Resource is one thing of the host that virtd opens for the engine. Files names its descriptors in the Config.

@@ -53,6 +53,13 @@ func address(n *xmltree.Node) (hypervisor.PCIAddress, error) {
 }
 
 func (p *planner) controller(n *xmltree.Node) error {
+	if hole := n.Child("pcihole64"); hole != nil {
+		size, err := domain.ParseSize(hole.Trimmed(), hole.Attr("unit"))
+		if err != nil {
+			return err
+		}
+		p.cfg.PCIHole64 = size
+	}
 	if n.Attr("model") != "pcie-root-port" {
 		return nil
 	}
@@ -65,6 +72,7 @@ func (p *planner) controller(n *xmltree.Node) error {
 		ID: alias(n), Index: uint8(number(n, "index")), Address: at,
 		Multi:   n.Child("address").Attr("multifunction") == "on",
 		Chassis: uint8(number(target, "chassis")), Port: uint8(number(target, "port")),
+		Memory: uint64(number(target, "memReserve")) << 10,
 	})
 	return nil
 }

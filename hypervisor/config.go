@@ -225,6 +225,21 @@ type NIC struct {
 	TxQueueSize int        `json:"txQueueSize,omitempty"`
 	// Offloads switches by libvirt's names under <driver><host/> and <guest/>: "host.csum", "guest.tso4"... Absent is on.
 	Offloads map[string]bool `json:"offloads,omitempty"`
+	// NoEventIdx takes VIRTIO_F_EVENT_IDX away. Standby offers VIRTIO_NET_F_STANDBY: the guest uses the device in place of
+	// another with the same MAC address, when that one is not there.
+	NoEventIdx bool `json:"noEventIdx,omitempty"`
+	Standby    bool `json:"standby,omitempty"`
+	Transport
+}
+
+// Transport are a virtio device's wishes of the PCI transport.
+type Transport struct {
+	// AccessPlatform offers VIRTIO_F_ACCESS_PLATFORM, and refuses a driver that does not take it.
+	AccessPlatform bool `json:"accessPlatform,omitempty"`
+	// PagePerVQ gives each queue's doorbell a page of its own.
+	PagePerVQ bool `json:"pagePerVQ,omitempty"`
+	// NoIOEventFD leaves doorbells to the vCPU threads.
+	NoIOEventFD bool `json:"noIOEventFD,omitempty"`
 }
 
 // Balloon is the virtio memory balloon.

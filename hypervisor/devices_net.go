@@ -24,7 +24,7 @@ func (m *Machine) makeNIC(c *NIC) error {
 	}
 	cfg := virtionet.Config{
 		ID: c.ID, MAC: mac, MTU: c.MTU, LinkDown: c.LinkDown, RxQueueSize: c.RxQueueSize, TxQueueSize: c.TxQueueSize,
-		Offloads: c.Offloads, Log: m.host.Logf,
+		Offloads: c.Offloads, NoEventIdx: c.NoEventIdx, Standby: c.Standby, Log: m.host.Logf,
 		RxFilterChanged: func() {
 			m.host.Event(monitor.Event{Name: monitor.EventRxFilter, Data: map[string]string{"name": c.ID, "path": "/machine/peripheral/" + c.ID}})
 		},
@@ -40,7 +40,7 @@ func (m *Machine) makeNIC(c *NIC) error {
 		}
 		return err
 	}
-	if err := m.add(c.ID, c.Address, dev, dev.Close); err != nil {
+	if err := m.addOn(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
 		return err
 	}
 	m.devices.mu.Lock()

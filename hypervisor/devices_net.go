@@ -28,6 +28,7 @@ func (m *Machine) makeNIC(c *NIC) error {
 		RxFilterChanged: func() {
 			m.host.Event(monitor.Event{Name: monitor.EventRxFilter, Data: map[string]string{"name": c.ID, "path": "/machine/peripheral/" + c.ID}})
 		},
+		BackendChanged: func(name string, refused error) { m.host.Event(backendEvent(c.ID, name, refused)) },
 	}
 	if err := m.takeNICFiles(c, &cfg); err != nil {
 		return err
@@ -47,6 +48,15 @@ func (m *Machine) makeNIC(c *NIC) error {
 	m.devices.nics = append(m.devices.nics, nic{c, dev})
 	m.devices.mu.Unlock()
 	return nil
+}
+
+// backendEvent tells that others move a device's packets from now on.
+func backendEvent(id, name string, refused error) monitor.Event {
+	data := map[string]string{"name": id, "driver": name}
+	if refused != nil {
+		data["reason"] = refused.Error()
+	}
+	return monitor.Event{Name: monitor.EventNICBackend, Data: data}
 }
 
 // takeNICFiles finds the descriptors of a network device. On an error none is taken.

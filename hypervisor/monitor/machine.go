@@ -130,10 +130,12 @@ type DiskStats struct {
 type NIC struct {
 	ID     string
 	MAC    string
-	Driver string // qemu or vhost
-	Queues int    // pairs
-	Up     bool
-	Stats  *NICStats // nil for vhost: the host's tap counts
+	Driver string // who moves packets: qemu or vhost
+	// Refused is why that is not who was asked for; "" if it is.
+	Refused string
+	Queues  int // pairs
+	Up      bool
+	Stats   *NICStats // nil for vhost: the host's tap counts
 }
 
 // RxFilter is what the driver of a network device wants to receive.

@@ -29,6 +29,8 @@ type Config struct {
 	// RxFilterChanged is called when the driver changed what it wants to receive, at most once until RxFilter is called. It
 	// must not block. Nil tells nobody.
 	RxFilterChanged func()
+	// BackendChanged is called with what Backend returns when that changes after New. It must not block. Nil tells nobody.
+	BackendChanged func(name string, refused error)
 	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
 	Log func(format string, args ...any)
 }

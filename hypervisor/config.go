@@ -41,10 +41,10 @@ type Config struct {
 	PVPanic   bool       `json:"pvpanic,omitempty"` // pvpanic device at port 0x505
 	RootPorts []RootPort `json:"rootPorts,omitempty"`
 	// PCIHole64 is how many bytes the 64-bit window of PCI has, rounded up to a power of two; 0 follows from the machine type.
-	PCIHole64 uint64     `json:"pciHole64,omitempty"`
-	Serials   []Serial   `json:"serials,omitempty"`
-	Consoles  []Console  `json:"consoles,omitempty"` // virtio-console ports
-	Disks     []Disk     `json:"disks,omitempty"`
+	PCIHole64 uint64    `json:"pciHole64,omitempty"`
+	Serials   []Serial  `json:"serials,omitempty"`
+	Consoles  []Console `json:"consoles,omitempty"` // virtio-console ports
+	Disks     []Disk    `json:"disks,omitempty"`
 	// VhostUserDisks are block devices whose requests another process serves.
 	VhostUserDisks []VhostUserDisk `json:"vhostUserDisks,omitempty"`
 	NICs           []NIC           `json:"nics,omitempty"`
@@ -250,6 +250,21 @@ type NIC struct {
 	TxQueueSize int        `json:"txQueueSize,omitempty"`
 	// Offloads switches by libvirt's names under <driver><host/> and <guest/>: "host.csum", "guest.tso4"... Absent is on.
 	Offloads map[string]bool `json:"offloads,omitempty"`
+	// NoEventIdx takes VIRTIO_F_EVENT_IDX away. Standby offers VIRTIO_NET_F_STANDBY: the guest uses the device in place of
+	// another with the same MAC address, when that one is not there.
+	NoEventIdx bool `json:"noEventIdx,omitempty"`
+	Standby    bool `json:"standby,omitempty"`
+	Transport
+}
+
+// Transport are a virtio device's wishes of the PCI transport.
+type Transport struct {
+	// AccessPlatform offers VIRTIO_F_ACCESS_PLATFORM, and refuses a driver that does not take it.
+	AccessPlatform bool `json:"accessPlatform,omitempty"`
+	// PagePerVQ gives each queue's doorbell a page of its own.
+	PagePerVQ bool `json:"pagePerVQ,omitempty"`
+	// NoIOEventFD leaves doorbells to the vCPU threads.
+	NoIOEventFD bool `json:"noIOEventFD,omitempty"`
 }
 
 // Balloon is the virtio memory balloon.

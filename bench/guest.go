@@ -23,16 +23,13 @@ type guest struct {
 	disks          []disk
 	tap            string // "" is no network
 	mac            string
-	nic            string // what is on the tap: one of the kinds of interface
+	driver         string // who moves the tap's packets: qemu, or vhost; or e1000e, a card that the peer emulates
+	queues         int    // pairs of the interface, and vCPUs
 	function       string // a PCI function of the host that the guest has, by its address
 }
 
-// Kinds of interface on a tap.
-const (
-	nicVirtio = ""       // virtio-net of the engine itself
-	nicVhost  = "vhost"  // virtio-net of the host's kernel
-	nicE1000E = "e1000e" // an emulated card, of the peer only
-)
+// driverE1000E is an emulated card, of the peer only.
+const driverE1000E = "e1000e"
 
 type disk struct {
 	path, serial string
@@ -48,7 +45,7 @@ const (
 
 // qemu returns the peer's arguments for a board with nothing on it but what the guest asks for.
 func (g guest) qemu(board string) []string {
-	a := []string{"-M", board, "-accel", "kvm", "-cpu", "host", "-smp", "1",
+	a := []string{"-M", board, "-accel", "kvm", "-cpu", "host", "-smp", fmt.Sprint(max(g.queues, 1)),
 		"-m", fmt.Sprint(g.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-kernel", g.kernel, "-initrd", g.initrd, "-append", cmdline + " " + g.args}
 	if g.huge {
@@ -70,13 +67,17 @@ func (g guest) qemu(board string) []string {
 		plug(fmt.Sprintf("virtio-blk-pci,drive=d%d,serial=%s", i, d.serial))
 	}
 	if g.tap != "" {
-		vhost := map[bool]string{true: "on", false: "off"}[g.nic == nicVhost]
-		a = append(a, "-netdev", "tap,id=n,script=no,downscript=no,vhost="+vhost+",ifname="+g.tap)
-		model := "virtio-net-pci"
-		if g.nic == nicE1000E {
-			model = "e1000e"
+		netdev := "tap,id=n,script=no,downscript=no,vhost=" + map[bool]string{true: "on", false: "off"}[g.driver == driverVhost]
+		device := "virtio-net-pci,netdev=n,mac=" + g.mac
+		if g.queues > 1 { // as libvirt asks for them
+			netdev += fmt.Sprintf(",queues=%d", g.queues)
+			device += fmt.Sprintf(",mq=on,vectors=%d", 2*g.queues+2)
 		}
-		plug(model + ",netdev=n,mac=" + g.mac)
+		if g.driver == driverE1000E {
+			device = "e1000e,netdev=n,mac=" + g.mac
+		}
+		a = append(a, "-netdev", netdev+",ifname="+g.tap)
+		plug(device)
 	}
 	if g.function != "" {
 		plug("vfio-pci,host=" + g.function)
@@ -84,12 +85,17 @@ func (g guest) qemu(board string) []string {
 	return a
 }
 
+// driverVhost is the driver that has the host's kernel move packets.
+const driverVhost = "vhost"
+
 // virtd writes the configuration of the same machine for our engine and returns its path.
 func (g guest) virtd(dir string) (string, error) {
+	cpus := max(g.queues, 1)
 	c := hypervisor.Config{
 		Version: hypervisor.ConfigVersion, Name: "bench", UUID: "c7a5fdbd-edaf-9455-926a-d65c16db1809",
 		Machine: hypervisor.MachineQ35, KVM: "kvm",
-		CPU:    hypervisor.CPU{Count: 1, Online: 1, Topology: hypervisor.Topology{Sockets: 1, Dies: 1, Clusters: 1, Cores: 1, Threads: 1}, Mode: hypervisor.CPUHostPassthrough},
+		CPU: hypervisor.CPU{Count: cpus, Online: cpus, Mode: hypervisor.CPUHostPassthrough,
+			Topology: hypervisor.Topology{Sockets: cpus, Dies: 1, Clusters: 1, Cores: 1, Threads: 1}},
 		Memory: hypervisor.Memory{Size: uint64(g.memory) << 20, Backing: memory.Backing{Kind: memory.Anonymous}},
 		Boot:   hypervisor.Boot{Kernel: "kernel", Initrd: "initrd", Cmdline: cmdline + " " + g.args},
 		Clock:  hypervisor.Clock{PIT: true}, OnReboot: hypervisor.ActionStop, OnCrash: hypervisor.ActionStop,
@@ -113,11 +119,14 @@ func (g guest) virtd(dir string) (string, error) {
 			ReadOnly: d.readOnly, Serial: d.serial, Discard: true})
 	}
 	if g.tap != "" {
-		open["tap"] = "tap:" + g.tap
-		nic := hypervisor.NIC{ID: "net0", Address: plug(), MAC: g.mac, Driver: "qemu", Queues: 1, Taps: []hypervisor.FileName{"tap"}}
-		if g.nic == nicVhost {
-			open["vhost"] = "/dev/vhost-net"
-			nic.Driver, nic.Vhosts = "vhost", []hypervisor.FileName{"vhost"}
+		nic := hypervisor.NIC{ID: "net0", Address: plug(), MAC: g.mac, Driver: g.driver, Queues: cpus}
+		for i := range cpus {
+			tap := hypervisor.FileName(fmt.Sprintf("tap%d", i))
+			open[tap], nic.Taps = "tap:"+g.tap, append(nic.Taps, tap)
+			if g.driver == driverVhost {
+				v := hypervisor.FileName(fmt.Sprintf("vhost%d", i))
+				open[v], nic.Vhosts = "/dev/vhost-net", append(nic.Vhosts, v)
+			}
 		}
 		c.NICs = []hypervisor.NIC{nic}
 	}

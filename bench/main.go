@@ -20,6 +20,7 @@ type host struct {
 	vmm    string // our engine, in memory, where a program starts fast
 	onDisk string // our engine in a file system whose pages are clean once read, as installed programs are
 	qemu   string // the peer of the engine
+	load   string // bench/load
 	dir    string // scratch, in memory
 
 	virtd    string // our daemon
@@ -40,8 +41,16 @@ var benchmarks = []benchmark{
 	engines("memory", benchMemory),
 	engines("idle", benchIdle),
 	engines("disk", benchDisk),
-	engines("network", benchNetwork),
 	engines("start-variants", benchStartVariants),
+	engines("net-qemu-1q", netHost{"qemu", 1}.run),
+	engines("net-qemu-4q", netHost{"qemu", 4}.run),
+	engines("net-vhost-1q", netHost{driverVhost, 1}.run),
+	engines("net-vhost-4q", netHost{driverVhost, 4}.run),
+	engines("net-guests-qemu-1q", netGuests{"qemu", 1}.run),
+	engines("net-guests-qemu-4q", netGuests{"qemu", 4}.run),
+	engines("net-guests-vhost-1q", netGuests{driverVhost, 1}.run),
+	engines("net-guests-vhost-4q", netGuests{driverVhost, 4}.run),
+	engines("net-udp-loss", benchUDPLoss),
 	withKinds(engines("vf", benchVF)),
 	{name: "libvirtd", run: benchLibvirtd, peer: func(h host) string { return firstLine("chroot", h.libvirtd, "libvirtd", "--version") }},
 }
@@ -75,6 +84,7 @@ func main() {
 	flag.StringVar(&h.images, "images", "/opt/lab/guest", "folder of guest images")
 	flag.StringVar(&h.vmm, "vmm", "bin/virtd-vmm", "our engine")
 	flag.StringVar(&h.qemu, "peer", "qemu-system-x86_64", "QEMU")
+	flag.StringVar(&h.load, "load", "bin/load", "bench/load")
 	flag.StringVar(&h.virtd, "virtd", "bin/virtd", "our daemon")
 	flag.StringVar(&h.libvirtd, "libvirtd", "", "tree with the peer's daemon, as lab/lab.sh libvirtd makes it")
 	flag.StringVar(&h.out, "o", ".", "folder for the results, one NAME.json each")

@@ -31,7 +31,7 @@ const (
 // interfaceKind is one way to give a guest a network interface.
 type interfaceKind struct {
 	name     string
-	nic      string
+	via      string // who moves the packets of a tap
 	function string
 	driver   string // the guest's
 	bound    float64
@@ -40,9 +40,9 @@ type interfaceKind struct {
 
 var interfaceKinds = []interfaceKind{
 	{name: "VF", function: vfFunction, driver: "igbvf", bound: 1},
-	{name: "virtio", nic: nicVirtio, driver: "virtio_net"},
-	{name: "vhost", nic: nicVhost, driver: "virtio_net"},
-	{name: "e1000e", nic: nicE1000E, driver: "e1000e", peerOnly: true},
+	{name: "virtio", via: "qemu", driver: "virtio_net"},
+	{name: "vhost", via: driverVhost, driver: "virtio_net"},
+	{name: "e1000e", via: driverE1000E, driver: "e1000e", peerOnly: true},
 }
 
 // What is measured of each kind; see sampleInterface.
@@ -63,7 +63,7 @@ func benchVF(h host) (results []ab.Result, err error) {
 		return nil, err
 	}
 	defer remove()
-	server := exec.Command("ip", "netns", "exec", vfPeer, "iperf3", "-s", "-B", "10.9.0.1")
+	server := exec.Command("ip", "netns", "exec", vfPeer, "iperf3", "-s", "-B", hostAddress)
 	if err := server.Start(); err != nil {
 		return nil, err
 	}
@@ -89,9 +89,9 @@ func benchVF(h host) (results []ab.Result, err error) {
 func (h host) sampleInterface(k interfaceKind, start func(guest) (*engine, error)) ab.Sampler {
 	return func() ([]float64, error) {
 		g := h.throughputGuest()
-		g.function, g.nic, g.args = k.function, k.nic, "lab.net=eth0:10.9.0.2/24"
+		g.function, g.args = k.function, "lab.net=eth0:10.9.0.2/24"
 		if k.function == "" {
-			g.tap, g.mac = "benchv", tapMAC
+			g.tap, g.mac, g.driver, g.queues = "benchv", tapMAC, k.via, 1
 		}
 		e, err := start(g)
 		if err != nil {
@@ -116,20 +116,20 @@ func (h host) sampleInterface(k interfaceKind, start func(guest) (*engine, error
 		if err != nil {
 			return nil, err
 		}
-		busy, err := processorTime()
+		busy, err := hostTime()
 		if err != nil {
 			return nil, err
 		}
 		from := time.Now()
-		out, err := iperf(e, "-t 3")
+		out, err := tcp(e, "")
 		if err != nil {
 			return nil, err
 		}
-		in, err := iperf(e, "-t 3 -R")
+		in, err := tcp(e, "-R")
 		if err != nil {
 			return nil, err
 		}
-		after, err := processorTime()
+		after, err := hostTime()
 		if err != nil {
 			return nil, err
 		}
@@ -152,19 +152,36 @@ func roundTrip(e *engine) (float64, error) {
 	return v * 1000, err
 }
 
+// tcp returns what the receiving side counted behind the first second, in Mbit/s.
+func tcp(e *engine, way string) (float64, error) {
+	out, err := e.command("iperf3 -c " + hostAddress + " -f m -t 3 -O 1 " + way + " >/tmp/report 2>&1; grep receiver /tmp/report || tail -3 /tmp/report")
+	if err != nil {
+		return 0, err
+	}
+	m := receivedRate.FindStringSubmatch(out)
+	if m == nil {
+		return 0, fmt.Errorf("iperf3 reports nothing received: %s", out)
+	}
+	rate, err := strconv.ParseFloat(m[1], 64)
+	if err != nil || rate == 0 {
+		return 0, fmt.Errorf("iperf3 reports nothing received: %s", out)
+	}
+	return rate, nil
+}
+
 var meanTrip = regexp.MustCompile(`= [0-9.]+/([0-9.]+)/`)
 
-// processorTime is what the processors of this host have worked, guests included, in seconds.
-func processorTime() (float64, error) {
+// hostTime is what the processors of this host have worked, guests included, in seconds.
+func hostTime() (float64, error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, err
 	}
-	return parseProcessorTime(string(text))
+	return parseHostTime(string(text))
 }
 
-// parseProcessorTime reads the first line of /proc/stat: user nice system idle iowait irq softirq steal, in ticks of 10 ms.
-func parseProcessorTime(text string) (float64, error) {
+// parseHostTime reads the first line of /proc/stat: user nice system idle iowait irq softirq steal, in ticks of 10 ms.
+func parseHostTime(text string) (float64, error) {
 	line, _, _ := strings.Cut(text, "\n")
 	f := strings.Fields(line)
 	if len(f) < 9 || f[0] != "cpu" {

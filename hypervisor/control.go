@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor/monitor"
+	virtionet "virtd/hypervisor/virtio/net"
 )
 
 // Control returns what a monitor drives the machine by.

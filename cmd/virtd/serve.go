@@ -59,8 +59,8 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer pools.Close()
-	filters := &firewall.Guests{}
-	defer keepTable(nftables.TableFamilyBridge, "packet filter of guests", filters.Restore, log)()
+	filters := &firewall.Guests{Tables: tables(cfg)}
+	defer keepTable(filters.Tables, nftables.TableFamilyBridge, "packet filter of guests", func() error { return restore(filters, log) }, log)()
 	userNets := openUserNets(cfg, log)
 	defer userNets.Close()
 	mgr, cpu, watch, err := openManager(ctx, cfg, hostParts{networks, pools, filters, hostdevs, userNets}, log)
@@ -189,7 +189,7 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 		mgr.Close()
 		return nil, nil, nil, fmt.Errorf("find the domains that run: %w", err)
 	}
-	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, log) }, nil
+	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, use.networks, log) }, nil
 }
 
 // openDevices looks at the host's devices. Guests do not need the list, so virtd runs without it where there is no sysfs.

@@ -22,7 +22,7 @@
 # Environment: LAB (the cache folder)   LAB_KERNEL=6.1|6.12 (L1's kernel)   LAB_MEM=2048 (MiB)   LAB_SMP=1
 #   LAB_TIMEOUT=300 (seconds)   LAB_HUGE=0 (2 MiB huge pages reserved in L1)   LAB_MODULES="kvm_amd vhost_net ..."
 #   LAB_IOMMU=intel|none   LAB_DEVICES=1|0   LAB_CPU   LAB_APPEND (kernel arguments)   LAB_EXTRA (qemu arguments)
-#   LAB_ENV="NAME=VALUE ..." (environment of CMD)   LAB_VERBOSE=0
+#   LAB_ENV="NAME=VALUE ..." (environment of CMD)   LAB_VERBOSE=0   LAB_CLIENTS=1 (virt-manager and others in /opt/clients)
 # One lab runs at a time per cache folder; the others wait for $LAB/lock. LAB_SLOTS=2 lets two run where speed does not
 # matter, LAB_SLOTS=0 waits until no other runs.
 set -euo pipefail
@@ -46,6 +46,7 @@ LAB_APPEND=${LAB_APPEND:-}
 LAB_EXTRA=${LAB_EXTRA:-}
 LAB_ENV=${LAB_ENV:-}
 LAB_VERBOSE=${LAB_VERBOSE:-0}
+LAB_CLIENTS=${LAB_CLIENTS:-0}
 LAB_SLOTS=${LAB_SLOTS:-1}
 
 KERNELS="6.1 6.12"
@@ -56,7 +57,7 @@ IMAGES=$LAB/images   # what L1 sees as /opt/lab, and L1's own initrd
 die() { echo "lab: $*" >&2; exit 125; }
 log() { echo "lab: $*" >&2; }
 
-for part in packages kernels userland libvirtd guest l1 run selftest; do
+for part in packages kernels userland libvirtd clients guest l1 run selftest; do
   . "$HERE/lib/$part.sh"
 done
 
@@ -64,6 +65,7 @@ build() {
   mkdir -p "$LAB"
   images
   build_l1
+  [ "$LAB_CLIENTS" = 0 ] || build_clients
 }
 
 images() {

@@ -10,7 +10,7 @@
 # Loaded in guests when the hardware or a mount asks for them. cpuid and msr let tests read what KVM offers.
 GUEST_MODULES="virtio_pci virtio_blk virtio_net virtio_balloon virtio-rng virtio_console virtio_scsi
   vmw_vsock_virtio_transport pvpanic-pci pvpanic-mmio button evdev ext4 vfat nls_cp437 nls_ascii nls_iso8859-1
-  crc32c_generic crc32c-intel cpuid msr igbvf e1000e nvme i6300esb"
+  crc32c_generic crc32c-intel cpuid msr igb igbvf e1000e nvme i6300esb"
 GUEST_TOOLS="bash ip ping iperf3 ethtool dhclient sha256sum dd free lspci tcpdump taskset nproc lsblk"
 
 guest_dir() { echo "$IMAGES/opt/guest/$1"; }

@@ -31,6 +31,8 @@ launch() {
   folder root "$ROOT" on
   folder opt "$IMAGES/opt" on
   folder mods "$k/lib/modules" on
+  [ "$LAB_CLIENTS" = 0 ] || append+=" lab.clients"
+  [ "$LAB_CLIENTS" = 0 ] || folder clients "$CLIENTS_ROOT" on
   folder ctl "$ctl" off
   folder share "$share" off
   timeout --foreground "$LAB_TIMEOUT" "${a[@]}" -append "$append $LAB_APPEND" "$@" $LAB_EXTRA

@@ -183,11 +183,14 @@ func (m *Manager) assign(d *definition, n *Network) (*definition, error) {
 		if len(name) > maxLinkName {
 			break
 		}
+		if m.bridgeTaken(name, d.uuid) { // asked first: it costs the host nothing
+			continue
+		}
 		there, err := m.cfg.Host.LinkExists(name)
 		if err != nil {
 			return nil, err
 		}
-		if !there && !m.bridgeTaken(name, d.uuid) {
+		if !there {
 			return d.complete(name)
 		}
 	}

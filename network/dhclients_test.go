@@ -39,8 +39,8 @@ func TestLabDHCPClients(t *testing.T) {
 printf 'send host-name "isc"; send fqdn.fqdn "isc"; send dhcp6.fqdn "isc";\n' >$DIR/isc.conf
 dhclient -4 -1 -d -cf $DIR/isc.conf -lf $DIR/4.leases -pf $DIR/4.pid -sf ` + clientScript(t, dir) + ` eth0 2>$DIR/isc4.log & four=$!
 dhclient -6 -1 -d -cf $DIR/isc.conf -lf $DIR/6.leases -pf $DIR/6.pid -sf ` + clientScript(t, dir) + ` eth0 2>$DIR/isc6.log & six=$!
-for i in $(seq 600); do [ "$(grep -c . $DIR/isc.said 2>/dev/null)" = 2 ] && break; sleep 0.1; done
-kill $four $six; wait; cat $DIR/isc?.log`, true},
+for i in $(seq 120); do [ "$(grep -c . $DIR/isc.said 2>/dev/null)" = 2 ] && break; sleep 0.5; done
+kill -9 $four $six; wait; cat $DIR/isc?.log`, true},
 		{"networkd", `
 grep -q ^systemd-network: /etc/passwd || echo systemd-network:x:998:998::/:/bin/false >>/etc/passwd
 grep -q ^systemd-network: /etc/group || echo systemd-network:x:998: >>/etc/group
@@ -52,10 +52,10 @@ mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd
 mkdir -p /run/systemd/network /run/systemd/netif
 printf "[Match]\nName=eth0\n[Network]\nDHCP=yes\nIPv6AcceptRA=yes\n[DHCPv4]\nHostname=networkd\nClientIdentifier=mac\n[DHCPv6]\nHostname=networkd\n" >/run/systemd/network/eth0.network
 exec ` + networkd + `' >$DIR/networkd.log 2>&1 & pid=$!
-for i in $(seq 600); do [ "$(ip -o addr show dev eth0 scope global | grep -c dynamic)" = 2 ] && break; sleep 0.1; done
+for i in $(seq 120); do [ "$(ip -o addr show dev eth0 scope global | grep -c dynamic)" = 2 ] && break; sleep 0.5; done
 ip -o addr show dev eth0 scope global | awk '{ print ($3 == "inet" ? "4" : "6"), $4 }' >$DIR/networkd.said
 ip route show default | sed -n 's/.*via \([^ ]*\).*/route \1/p' >>$DIR/networkd.said
-kill $pid; wait; cat $DIR/networkd.log`, true},
+kill -9 $pid; wait; cat $DIR/networkd.log`, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			mac := fmt.Sprintf("52:54:00:00:89:%02x", i)

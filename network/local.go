@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/vishvananda/netlink"
 
 	"virtd/network/bridge"
 	"virtd/network/dhcp"
@@ -35,16 +36,15 @@ var _ Host = (*Local)(nil)
 
 // LinkExists implements Host.
 func (l *Local) LinkExists(name string) (bool, error) {
-	links, err := l.Links.List()
+	_, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return false, nil
+	}
 	if err != nil {
-		return false, err
+		return false, virterr.NewFrom(virterr.FromNetwork, virterr.SystemError, "cannot tell whether the host has a link '%s': %w", name, err)
 	}
-	for _, link := range links {
-		if link.Name == name {
-			return true, nil
-		}
-	}
-	return false, nil
+	return true, nil
 }
 
 // Hostdevs is what networks need of the host's PCI functions; *nodedev.Hostdevs has it.

@@ -58,7 +58,7 @@ func TestPortGroups(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, p.XML())
 		}
 	}
-	_, err = m.Connect(network.Request{Network: "lan", MAC: "52:54:00:00:00:01", Limits: portconf.Bandwidth{In: portconf.Rate{Floor: 5}}})
+	_, err = m.Connect(network.Request{Network: "lan", MAC: "52:54:00:00:00:01", Owner: owner, Limits: portconf.Bandwidth{In: portconf.Rate{Floor: 5}}})
 	fails(t, err, "Operation not supported: Invalid use of 'floor' on interface with MAC address 52:54:00:00:00:01 - 'floor' is only supported for "+
 		"interface type 'network' with forward type 'nat', 'route', 'open' or none")
 }

@@ -80,23 +80,28 @@ func answerDatagrams(udp net.PacketConn) {
 	}
 }
 
-// ask returns the address that another machine sees a question come from, by tcp or udp; by ping it returns the question's.
+// ask returns the address that another machine sees a question come from, by tcp or udp; by ping it returns nothing. It asks until
+// there is an answer, a refusal, or no patience left.
 func ask(how string, to netip.Addr, patience time.Duration) (string, error) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		seen, err := askOnce(how, to, time.Until(end))
+		// Packets get lost, and so does the search for a neighbour on a busy machine.
+		if again := errors.Is(err, errAgain) || errors.Is(err, unix.EHOSTUNREACH); !again || time.Now().After(end) {
+			return seen, err
+		}
+	}
+}
+
+func askOnce(how string, to netip.Addr, patience time.Duration) (string, error) {
 	if how == "ping" {
-		return "", ping(to, patience)
+		return "", pingOnce(to, 200*time.Millisecond)
 	}
 	end := time.Now().Add(patience)
-	for {
-		conn, err := net.DialTimeout(how, net.JoinHostPort(to.String(), probePort), time.Until(end))
-		if err != nil {
-			return "", err
-		}
-		seen, err := question(conn, how, end)
-		if how == "udp" && errors.Is(err, errAgain) && time.Now().Before(end) {
-			continue // datagrams get lost, as while a neighbour is looked for
-		}
-		return seen, err
+	conn, err := net.DialTimeout(how, net.JoinHostPort(to.String(), probePort), patience)
+	if err != nil {
+		return "", err
 	}
+	return question(conn, how, end)
 }
 
 var errAgain = errors.New("no answer yet")
@@ -119,16 +124,6 @@ func question(conn net.Conn, how string, end time.Time) (string, error) {
 		return "", errAgain
 	}
 	return string(buf[:n]), err
-}
-
-// ping sends echo requests until one is answered.
-func ping(to netip.Addr, patience time.Duration) error {
-	for end := time.Now().Add(patience); ; {
-		err := pingOnce(to, 200*time.Millisecond)
-		if !errors.Is(err, errAgain) || time.Now().After(end) {
-			return err
-		}
-	}
 }
 
 // pingOnce sends one echo request (RFC 792, RFC 4443) and waits for its answer.

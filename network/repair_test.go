@@ -100,7 +100,7 @@ func TestPingThroughRestart(t *testing.T) {
 	one := plug(t, m, host, "kept", "one", "52:54:00:00:98:01")
 	served(t, map[string]*guest{"one": one})
 	world := netip.MustParseAddr("192.0.2.2")
-	if o := <-one.async(func() (string, error) { return "", ping(world, 10*time.Second) }); o.err != nil {
+	if o := <-one.async(func() (string, error) { return ask("ping", world, 10*time.Second) }); o.err != nil {
 		t.Fatal(o.err)
 	}
 	stop := make(chan bool)

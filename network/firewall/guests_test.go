@@ -270,12 +270,26 @@ func TestLearnedAddress(t *testing.T) {
 	w.expect("another one when the domain is gone", from("10.9.0.10"), true)
 }
 
+// TestCleanTrafficGateway: the guest talks with its gateway, asks everybody for addresses by ARP, and that is all.
+func TestCleanTrafficGateway(t *testing.T) {
+	w := newWire(t)
+	w.set("<filterref filter='clean-traffic-gateway'><parameter name='IP' value='10.9.0.5'/><parameter name='GATEWAY_MAC' value='" + nextMAC.String() + "'/></filterref>")
+	packet := ip4("10.9.0.5", "10.9.0.2", unix.IPPROTO_UDP, udp(1, 2)...)
+	w.expect("IPv4 to the gateway", ether(nextMAC, guestMAC, etherIPv4, packet...), true)
+	w.expect("IPv4 to another", ether(otherMAC, guestMAC, etherIPv4, packet...), false)
+	w.expect("IPv4 to everybody", ether(broadcastMAC, guestMAC, etherIPv4, packet...), false)
+	w.expect("a stolen address to the gateway", ether(nextMAC, guestMAC, etherIPv4, ip4("10.9.0.6", "10.9.0.2", unix.IPPROTO_UDP, udp(1, 2)...)...), false)
+	w.expect("ARP", ether(broadcastMAC, guestMAC, etherARP, arp(1, guestMAC, "10.9.0.5", "10.9.0.2")...), true)
+	w.expectIn("IPv4 from the gateway", ether(guestMAC, nextMAC, etherIPv4, ip4("10.9.0.2", "10.9.0.5", unix.IPPROTO_UDP, udp(1, 2)...)...), true)
+	w.expectIn("IPv4 from another", ether(guestMAC, otherMAC, etherIPv4, ip4("10.9.0.2", "10.9.0.5", unix.IPPROTO_UDP, udp(1, 2)...)...), false)
+}
+
 // TestStandardFilters: what each of the other filters stops and lets through, and that the kernel takes them all.
 func TestStandardFilters(t *testing.T) {
 	w := newWire(t)
 	for _, name := range FilterNames() {
 		w.set("<filterref filter='" + name + "'><parameter name='IPV6' value='fd00::5'/><parameter name='DHCPSERVER' value='10.9.0.1'/>" +
-			"<parameter name='DHCPSERVER' value='fd00::1'/></filterref>")
+			"<parameter name='DHCPSERVER' value='fd00::1'/><parameter name='GATEWAY_MAC' value='52:54:00:00:00:09'/></filterref>")
 	}
 	six := func(from string) []byte {
 		b := make([]byte, 40)
@@ -298,9 +312,11 @@ func TestStandardFilters(t *testing.T) {
 // TestFilterErrors: texts of refused filters.
 func TestFilterErrors(t *testing.T) {
 	for text, says := range map[string]string{
-		"<filterref filter='mine'/>":              "referenced filter 'mine' is missing",
-		"<filterref filter='no-ipv6-spoofing'/>":  "unresolvable variables or unavailable list elements: IPV6",
-		"<filterref filter='allow-dhcp-server'/>": "unavailable list elements: DHCPSERVER",
+		"<filterref filter='mine'/>":                  "referenced filter 'mine' is missing",
+		"<filterref filter='no-ipv6-spoofing'/>":      "unresolvable variables or unavailable list elements: IPV6",
+		"<filterref filter='clean-traffic-gateway'/>": "unresolvable variables or unavailable list elements: GATEWAY_MAC",
+		"<filterref filter='clean-traffic-gateway'><parameter name='GATEWAY_MAC' value='52:54'/></filterref>":                 "GATEWAY_MAC of filter 'clean-traffic-gateway' is not a MAC address: '52:54'",
+		"<filterref filter='allow-dhcp-server'/>":                                                                             "unavailable list elements: DHCPSERVER",
 		"<filterref filter='clean-traffic'><parameter name='CTRL_IP_LEARNING' value='none'/></filterref>":                     "unavailable list elements: IP ",
 		"<filterref filter='clean-traffic'><parameter name='CTRL_IP_LEARNING' value='x'/></filterref>":                        "any, dhcp or none",
 		"<filterref filter='clean-traffic'><parameter name='IP' value='fd00::1'/></filterref>":                                "not an address",

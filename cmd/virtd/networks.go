@@ -58,10 +58,11 @@ func openUserNets(cfg config, log *slog.Logger) *usernet.Supervisor {
 
 // tables are this virtd's in the packet filter: others may run on the host, with other directories.
 func tables(cfg config) firewall.Tables {
-	if cfg.RunDir == systemRunDir {
+	dir := filepath.Clean(cfg.RunDir)
+	if dir == systemRunDir {
 		return ""
 	}
-	return firewall.TablesOf(cfg.RunDir)
+	return firewall.TablesOf(dir)
 }
 
 // watchLinks tells the driver of links that go, under which may be those of guests, and has the bridges of networks made again.

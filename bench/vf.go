@@ -146,7 +146,7 @@ func iperf(e *engine, args string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	m := receivedRate.FindStringSubmatch(out)
+	m := reportedRate.FindStringSubmatch(out)
 	if m == nil {
 		return 0, fmt.Errorf("iperf3 reports nothing received: %s", out)
 	}
@@ -157,7 +157,7 @@ func iperf(e *engine, args string) (float64, error) {
 	return rate / 1e6, nil
 }
 
-var receivedRate = regexp.MustCompile(`"bits_per_second":\s*([0-9.e+]+)`)
+var reportedRate = regexp.MustCompile(`"bits_per_second":\s*([0-9.e+]+)`)
 
 // roundTrip waits for the link and returns the mean of pings in microseconds.
 func roundTrip(e *engine) (float64, error) {

@@ -18,7 +18,7 @@ func TestHostProcessorTime(t *testing.T) {
 			t.Errorf("%q is %v", bad, v)
 		}
 	}
-	if v, err := processorTime(); err != nil || v <= 0 {
+	if v, err := hostTime(); err != nil || v <= 0 {
 		t.Errorf("this host: %v, %v", v, err)
 	}
 }

@@ -21,10 +21,10 @@ type Kernel struct {
 	Fail   map[string]error  // what writing fails with, by the end of the file's path ("0000:01:00.0/reset", "igb/unbind")
 	Tries  map[string]int    // how often a driver fails to take a function before it does, by address
 	VFs    func(pf string, i int) (address, description string)
-	Before func(file, value string) // called before each write, and may write: another program that is faster
 	// MdevAttrs are the attributes of mediated devices, as Build takes them.
 	MdevAttrs string
 	Events    func(action, path string) // told of mediated devices that come and go; nil: nobody listens
+	Before    func(file, value string)  // called before each write, and may write: another program that is faster
 
 	mu      sync.Mutex
 	written []string

@@ -78,9 +78,6 @@ func (g guest) qemu(board string) []string {
 			netdev += fmt.Sprintf(",queues=%d", g.queues)
 			device += fmt.Sprintf(",mq=on,vectors=%d", 2*g.queues+2)
 		}
-		if g.driver == driverE1000E {
-			device = "e1000e,netdev=n,mac=" + g.mac
-		}
 		a = append(a, "-netdev", netdev+",ifname="+g.tap)
 		plug(device)
 	}

@@ -64,7 +64,7 @@ func benchVF(h host) (results []ab.Result, err error) {
 		return nil, err
 	}
 	defer remove()
-	server := exec.Command("ip", "netns", "exec", vfPeer, "iperf3", "-s", "-B", hostAddress)
+	server := exec.Command("ip", "netns", "exec", vfPeer, "iperf3", "-s", "-B", "10.9.0.1")
 	if err := server.Start(); err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (h host) sampleInterface(k interfaceKind, start func(guest) (*engine, error
 		g := h.throughputGuest()
 		g.function, g.model, g.driver, g.args = k.function, k.model, k.backend, "lab.net=eth0:10.9.0.2/24"
 		if k.function == "" {
-			g.tap, g.mac, g.driver, g.queues = "benchv", tapMAC, k.via, 1
+			g.tap, g.mac = "benchv", tapMAC
 		}
 		e, err := start(g)
 		if err != nil {
@@ -122,11 +122,11 @@ func (h host) sampleInterface(k interfaceKind, start func(guest) (*engine, error
 			return nil, err
 		}
 		from := time.Now()
-		out, err := tcp(e, "")
+		out, err := iperf(e, "-t 3")
 		if err != nil {
 			return nil, err
 		}
-		in, err := tcp(e, "-R")
+		in, err := iperf(e, "-t 3 -R")
 		if err != nil {
 			return nil, err
 		}
@@ -173,23 +173,6 @@ func roundTrip(e *engine) (float64, error) {
 	return v * 1000, err
 }
 
-// tcp returns what the receiving side counted behind the first second, in Mbit/s.
-func tcp(e *engine, way string) (float64, error) {
-	out, err := e.command("iperf3 -c " + hostAddress + " -f m -t 3 -O 1 " + way + " >/tmp/report 2>&1; grep receiver /tmp/report || tail -3 /tmp/report")
-	if err != nil {
-		return 0, err
-	}
-	m := receivedRate.FindStringSubmatch(out)
-	if m == nil {
-		return 0, fmt.Errorf("iperf3 reports nothing received: %s", out)
-	}
-	rate, err := strconv.ParseFloat(m[1], 64)
-	if err != nil || rate == 0 {
-		return 0, fmt.Errorf("iperf3 reports nothing received: %s", out)
-	}
-	return rate, nil
-}
-
 var meanTrip = regexp.MustCompile(`= [0-9.]+/([0-9.]+)/`)
 
 // hostTime is what the processors of this host have worked, guests included, in seconds.
@@ -198,11 +181,11 @@ func hostTime() (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return parseHostTime(string(text))
+	return parseProcessorTime(string(text))
 }
 
-// parseHostTime reads the first line of /proc/stat: user nice system idle iowait irq softirq steal, in ticks of 10 ms.
-func parseHostTime(text string) (float64, error) {
+// parseProcessorTime reads the first line of /proc/stat: user nice system idle iowait irq softirq steal, in ticks of 10 ms.
+func parseProcessorTime(text string) (float64, error) {
 	line, _, _ := strings.Cut(text, "\n")
 	f := strings.Fields(line)
 	if len(f) < 9 || f[0] != "cpu" {

@@ -8,13 +8,13 @@ import (
 	"virtd/bench/ab"
 )
 
-func TestHostTime(t *testing.T) {
-	v, err := parseHostTime("cpu  100 20 300 4000 50 6 7 8 90 0\ncpu0 1 2\n")
+func TestHostProcessorTime(t *testing.T) {
+	v, err := parseProcessorTime("cpu  100 20 300 4000 50 6 7 8 90 0\ncpu0 1 2\n")
 	if err != nil || v != 4.41 { // guest time is in user time already
 		t.Errorf("%v, %v", v, err)
 	}
 	for _, bad := range []string{"", "cpu 1 2", "intr 1 2 3 4 5 6 7 8", "cpu 1 2 x 4 5 6 7 8"} {
-		if v, err := parseHostTime(bad); err == nil {
+		if v, err := parseProcessorTime(bad); err == nil {
 			t.Errorf("%q is %v", bad, v)
 		}
 	}

@@ -83,13 +83,23 @@ func (m *Machine) makeDevices() error {
 			return fmt.Errorf("keyboard %s: %w", m.cfg.Keyboards[i].ID, err)
 		}
 	}
+	for i := range m.devices.list {
+		if at := m.devices.list[i].at; at.Function != 0 {
+			m.board.hotplug.Fix(at)
+		}
+	}
 	return nil
 }
 
 // add puts a virtio device behind the PCI transport at its address. It owns the device from then on: when it fails, release
 // was called.
 func (m *Machine) add(id string, at PCIAddress, dev virtio.Device, release func()) error {
-	t, err := m.transport(id, at, dev)
+	return m.addOn(Transport{}, id, at, dev, release)
+}
+
+// addOn is add with wishes of the transport.
+func (m *Machine) addOn(w Transport, id string, at PCIAddress, dev virtio.Device, release func()) error {
+	t, err := m.transport(w, id, at, dev)
 	if err != nil {
 		if release != nil {
 			release()
@@ -131,8 +141,12 @@ func (d *device) free() {
 	}
 }
 
-func (m *Machine) transport(id string, at PCIAddress, dev virtio.Device) (*virtio.PCI, error) {
-	cfg := virtio.PCIConfig{Name: id, Device: dev, Memory: m.mem, Interrupts: m.irq, Doorbells: irq.NewDoorbells(m.vm), Logf: m.host.Logf}
+func (m *Machine) transport(w Transport, id string, at PCIAddress, dev virtio.Device) (*virtio.PCI, error) {
+	cfg := virtio.PCIConfig{Name: id, Device: dev, Memory: m.mem, Interrupts: m.irq, Logf: m.host.Logf,
+		AccessPlatform: w.AccessPlatform, PagePerVQ: w.PagePerVQ}
+	if !w.NoIOEventFD {
+		cfg.Doorbells = irq.NewDoorbells(m.vm)
+	}
 	if m.layout.q35 {
 		kind := pci.ExpressEndpoint
 		if at.Bus == 0 {

@@ -24,10 +24,11 @@ func (m *Machine) makeNIC(c *NIC) error {
 	}
 	cfg := virtionet.Config{
 		ID: c.ID, MAC: mac, MTU: c.MTU, LinkDown: c.LinkDown, RxQueueSize: c.RxQueueSize, TxQueueSize: c.TxQueueSize,
-		Offloads: c.Offloads, Log: m.host.Logf,
+		Offloads: c.Offloads, NoEventIdx: c.NoEventIdx, Standby: c.Standby, Log: m.host.Logf,
 		RxFilterChanged: func() {
 			m.host.Event(monitor.Event{Name: monitor.EventRxFilter, Data: map[string]string{"name": c.ID, "path": "/machine/peripheral/" + c.ID}})
 		},
+		BackendChanged: func(name string, refused error) { m.host.Event(backendEvent(c.ID, name, refused)) },
 	}
 	if err := m.takeNICFiles(c, &cfg); err != nil {
 		return err
@@ -43,13 +44,22 @@ func (m *Machine) makeNIC(c *NIC) error {
 		}
 		return err
 	}
-	if err := m.add(c.ID, c.Address, dev, dev.Close); err != nil {
+	if err := m.addOn(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
 		return err
 	}
 	m.devices.mu.Lock()
 	m.devices.nics = append(m.devices.nics, nic{c, dev})
 	m.devices.mu.Unlock()
 	return nil
+}
+
+// backendEvent tells that others move a device's packets from now on.
+func backendEvent(id, name string, refused error) monitor.Event {
+	data := map[string]string{"name": id, "driver": name}
+	if refused != nil {
+		data["reason"] = refused.Error()
+	}
+	return monitor.Event{Name: monitor.EventNICBackend, Data: data}
 }
 
 // takeNICFiles finds the descriptors of a network device. On an error none is taken.

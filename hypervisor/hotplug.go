@@ -133,7 +133,7 @@ func (a *Attachment) kind(m *Machine) (id string, at PCIAddress, workers int, ma
 	case a.RNG != nil:
 		return a.RNG.ID, a.RNG.Address, 0, func() error { return m.makeRNG(a.RNG) }
 	default:
-		return a.Hostdev.ID, a.Hostdev.Address, 0, func() error { return m.makeHostdev(a.Hostdev, a.VFIO) }
+		return a.Hostdev.ID, a.Hostdev.Address, 0, func() error { return m.attachHostdev(a.Hostdev, a.VFIO) }
 	}
 	return "", PCIAddress{}, 0, nil
 }

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/daemon"
-	"virtd/daemon/nodeinfo"
 	"virtd/domain"
 	"virtd/domain/manager"
 	"virtd/domain/store"
@@ -59,8 +58,8 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer pools.Close()
-	filters := &firewall.Guests{}
-	defer keepTable(nftables.TableFamilyBridge, "packet filter of guests", filters.Restore, log)()
+	filters := &firewall.Guests{Tables: tables(cfg)}
+	defer keepTable(filters.Tables, nftables.TableFamilyBridge, "packet filter of guests", func() error { return restore(filters, log) }, log)()
 	userNets := openUserNets(cfg, log)
 	defer userNets.Close()
 	mgr, cpu, watch, err := openManager(ctx, cfg, hostParts{networks, pools, filters, hostdevs, userNets}, log)
@@ -73,10 +72,8 @@ func serve(cfg config, log *slog.Logger) error {
 	watchers.Go(func() { watch(watching) })
 	defer func() { unwatch(); watchers.Wait() }()
 	networks.Retain(mgr.PortsInUse())
-	devices := openDevices(log)
-	if devices != nil {
-		defer devices.Close()
-	}
+	devices, closeDevices := openDevices(cfg, log)
+	defer closeDevices()
 	secrets, err := secret.Open(secret.Config{State: filepath.Join(cfg.StateDir, "secrets"), Log: log})
 	if err != nil {
 		return err
@@ -189,19 +186,7 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 		mgr.Close()
 		return nil, nil, nil, fmt.Errorf("find the domains that run: %w", err)
 	}
-	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, log) }, nil
-}
-
-// openDevices looks at the host's devices. Guests do not need the list, so virtd runs without it where there is no sysfs.
-func openDevices(log *slog.Logger) *nodedev.Manager {
-	cfg := nodedev.Local()
-	cfg.UUID, cfg.Log = nodeinfo.Local().UUID().String(), log
-	devices, err := nodedev.Open(cfg)
-	if err != nil {
-		log.Warn("the host's devices are not listed", "error", err)
-		return nil
-	}
-	return devices
+	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, use.networks, log) }, nil
 }
 
 // startPools starts the storage pools that are marked for it. This comes before domains are started, whose disks may be in

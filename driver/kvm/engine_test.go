@@ -214,6 +214,8 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 		json.Unmarshal(args, &a)
 		e.served[a.ID] = true
 		e.event("X_VIRTD_VHOST_USER", fmt.Sprintf(`{"device":"%s","connected":true}`, a.ID))
+	case "x-virtd-nics":
+		return `[{"id":"net0","driver":"qemu","reason":"no memory\nleft"},{"id":"net9","driver":"qemu"},{"id":"net0","driver":"magic"}]`, false
 	case "x-virtd-devices":
 		text, _ := json.Marshal(e.devices)
 		return string(text), false
@@ -277,6 +279,9 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 			Line string `json:"command-line"`
 		}
 		json.Unmarshal(args, &a)
+		if data, ok := strings.CutPrefix(a.Line, "backend "); ok {
+			e.event("X_VIRTD_NIC_BACKEND", data)
+		}
 		if id, ok := strings.CutPrefix(a.Line, "forget "); ok { // without a word
 			e.devices = slices.DeleteFunc(e.devices, func(d string) bool { return d == id })
 		}

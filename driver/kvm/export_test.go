@@ -21,3 +21,12 @@ func OpenKernelForTest(path string) error {
 	}
 	return err
 }
+
+// OpenROMForTest opens a file with an expansion ROM as a start does.
+func OpenROMForTest(path string) error {
+	f, err := openROM(path)
+	if err == nil {
+		f.Close()
+	}
+	return err
+}

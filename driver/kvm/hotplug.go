@@ -69,6 +69,11 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	}
 	err = client.ExecuteFiles(ctx, "x-virtd-attach", map[string]any{"device": a, "files": names}, o.files, nil)
 	if err == nil || i.hasAfterAll(req.Alias, err) {
+		if a.NIC != nil { // vhost's threads are the kernel's
+			if err := i.pinEmulatorConfigured(ctx, req.Live); err != nil {
+				i.d.log.Warn("the threads of an interface run on other CPUs than they should", "domain", i.name, "interface", req.Alias, "err", err)
+			}
+		}
 		return nil
 	}
 	undo()
@@ -218,6 +223,7 @@ func (i *instance) dropDevice(alias string) {
 	i.rec.Taps = without(i.rec.Taps, alias)
 	i.rec.Runtime.Taps = without(i.rec.Runtime.Taps, alias)
 	i.rec.Runtime.NetDrivers = without(i.rec.Runtime.NetDrivers, alias)
+	i.rec.Refused = without(i.rec.Refused, alias)
 	i.rec.Runtime.Chains = without(i.rec.Runtime.Chains, alias)
 	i.rec.Functions = without(i.rec.Functions, alias)
 	i.rec.Runtime.NetBackends = without(i.rec.Runtime.NetBackends, alias)

@@ -93,6 +93,10 @@ func (i *instance) connectFirst(ctx context.Context) error {
 	if err := i.pinConfigured(ctx, func(int) bool { return true }); err != nil {
 		return err
 	}
+	if err := i.pinEmulatorConfigured(ctx, i.definition()); err != nil {
+		return err
+	}
+	i.syncBackends(ctx)
 	i.d.show(i)
 	if i.restoring {
 		i.syncRxFilters()
@@ -185,6 +189,7 @@ func (i *instance) reconnect() {
 		return
 	}
 	i.reconcile(ctx)
+	i.syncBackends(ctx)
 	status, err := i.Status(ctx)
 	if err != nil {
 		return
@@ -276,6 +281,7 @@ func (i *instance) event(e qmp.Event) {
 		Actual    uint64 `json:"actual"`
 		Device    string `json:"device"`
 		Name      string `json:"name"`
+		Driver    string `json:"driver"`
 		Operation string `json:"operation"`
 		Connected bool   `json:"connected"`
 	}
@@ -306,6 +312,8 @@ func (i *instance) event(e qmp.Event) {
 		} else if data.Device != "" {
 			i.removed(data.Device)
 		}
+	case "X_VIRTD_NIC_BACKEND":
+		i.backendIs(nicBackend{ID: data.Name, Driver: data.Driver, Reason: data.Reason})
 	case "NIC_RX_FILTER_CHANGED":
 		i.rxFilterChanged(data.Name)
 	case "X_VIRTD_VHOST_USER":
@@ -350,6 +358,7 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 		d.log.Warn("an engine is there and its monitor does not answer", "domain", i.name, "pid", rec.PID, "err", err)
 	}
 	i.reconcile(ctx)
+	i.syncBackends(ctx)
 	i.d.show(i)
 	i.checkLinks()
 	i.syncRxFilters()

@@ -48,6 +48,7 @@ const (
 	ResourceRNG       ResourceKind = "rng"     // Path, read-only
 	ResourceVFIO      ResourceKind = "vfio"    // the container of all host devices
 	ResourceHostdev   ResourceKind = "hostdev" // Hostdev, its IOMMU group
+	ResourceROM       ResourceKind = "rom"     // Path, read-only
 )
 
 // Resource is one thing of the host that virtd opens for the engine. Files names its descriptors in the Config.
@@ -88,6 +89,8 @@ type TapResource struct {
 	Queues    int    `json:"queues"`
 	Unmanaged bool   `json:"unmanaged,omitempty"` // exists and stays as it is
 	Isolated  bool   `json:"isolated,omitempty"`  // does not reach other isolated ports of its bridge
+	Device    string `json:"device,omitempty"`    // of which it is opened; "" is /dev/net/tun
+	Coalesce  uint32 `json:"coalesce,omitempty"`  // frames that the guest's are gathered into at most
 
 	VLAN      *portconf.VLAN      `json:"vlan,omitempty"`
 	Bandwidth *portconf.Bandwidth `json:"bandwidth,omitempty"`

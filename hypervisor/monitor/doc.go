@@ -45,6 +45,7 @@
 //	x-virtd-vhost-user {id}             with one descriptor: the socket of another process for a device that lost its own
 //	x-virtd-detach {id}                 asks the guest; DEVICE_DELETED follows when it lets go of the device
 //	x-virtd-devices                     -> [ID...]
+//	x-virtd-nics                        -> [{id, driver, reason}...]; the event X_VIRTD_NIC_BACKEND tells changes
 //	x-virtd-cpus                        -> [{cpu, thread}...] of the vCPUs that are there, by number
 //	x-virtd-plug-cpu {cpu}              the machine has vCPU cpu when the reply comes, and the guest was told
 //	x-virtd-unplug-cpu {cpu}            asks the guest; DEVICE_DELETED for vcpuN follows when it lets go of vCPU N

@@ -134,10 +134,12 @@ type DiskStats struct {
 type NIC struct {
 	ID     string
 	MAC    string
-	Driver string // qemu or vhost; "" for vhost-user
-	Queues int    // pairs
-	Up     bool
-	Stats  *NICStats // nil for vhost, where the host's tap counts, and vhost-user
+	Driver string // who moves packets: qemu or vhost; "" for vhost-user
+	// Refused is why that is not who was asked for; "" if it is.
+	Refused string
+	Queues  int // pairs
+	Up      bool
+	Stats   *NICStats // nil for vhost, where the host's tap counts, and vhost-user
 }
 
 // VhostUser is a device whose queues another process serves.

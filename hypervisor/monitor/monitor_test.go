@@ -84,7 +84,7 @@ func (f *fakeMachine) SetThrottle(id string, throttle json.RawMessage) error {
 func (f *fakeMachine) SendKey(keys []uint16, hold time.Duration) error {
 	return f.call(fmt.Sprint("keys ", keys, hold))
 }
-func (f *fakeMachine) NICs() []NIC                { return []NIC{{ID: "net0", Driver: "vhost"}} }
+func (f *fakeMachine) NICs() []NIC                { return []NIC{{ID: "net0", Driver: "qemu", Refused: "no"}} }
 func (f *fakeMachine) SetLink(string, bool) error { return f.call("link") }
 func (f *fakeMachine) RxFilters(id string) ([]RxFilter, error) {
 	if id != "" && id != "net0" {
@@ -226,6 +226,7 @@ func TestCommands(t *testing.T) {
 		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0","throttle":null}}`, `{"return":{}}`},
 		{`{"execute":"x-virtd-chardev","arguments":{"id":"serial0"}}`, `{"return":{"connected":true,"type":"pty"}}`},
 		{`{"execute":"x-virtd-net-stats"}`, `{"return":{}}`},
+		{`{"execute":"x-virtd-nics"}`, `{"return":[{"id":"net0","driver":"qemu","reason":"no"}]}`},
 		{`{"execute":"frob"}`, `{"error":{"class":"CommandNotFound","desc":"The command frob has not been found"}}`},
 		{`{"execute":"inject-nmi"}`, `{"error":{"class":"GenericError","desc":"internal error: a mistake"}}`},
 		{`{"execute":"x-virtd-set-action","arguments":{"shutdown":"reset"}}`, `{"return":{}}`},

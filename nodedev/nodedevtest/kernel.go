@@ -21,6 +21,10 @@ type Kernel struct {
 	Fail   map[string]error  // what writing fails with, by the end of the file's path ("0000:01:00.0/reset", "igb/unbind")
 	Tries  map[string]int    // how often a driver fails to take a function before it does, by address
 	VFs    func(pf string, i int) (address, description string)
+	// MdevAttrs are the attributes of mediated devices, as Build takes them.
+	MdevAttrs string
+	Events    func(action, path string) // told of mediated devices that come and go; nil: nobody listens
+	Before    func(file, value string)  // called before each write, and may write: another program that is faster
 
 	mu      sync.Mutex
 	written []string
@@ -37,6 +41,9 @@ func (k *Kernel) Written() []string {
 
 // Write is one write to a file of sysfs.
 func (k *Kernel) Write(file, value string) error {
+	if k.Before != nil {
+		k.Before(file, value)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	rel, err := filepath.Rel(k.Root, file)
@@ -62,6 +69,15 @@ func (k *Kernel) Write(file, value string) error {
 		return k.probe(value)
 	case "sriov_numvfs":
 		return k.functions(real, value)
+	case "create":
+		return k.createMdev(real, value)
+	case "remove":
+		return k.removeMdev(real)
+	}
+	if _, err := os.Lstat(filepath.Join(real, "mdev_type")); err == nil { // its driver has some attributes, not any
+		if _, err := os.Stat(file); err != nil {
+			return err
+		}
 	}
 	return os.WriteFile(file, []byte(value+"\n"), 0o644)
 }
@@ -151,6 +167,9 @@ func (k *Kernel) functions(pf, value string) error {
 		text := fmt.Sprintf("@ %s\nsubsystem -> bus/pci\nphysfn -> %s\n%s\n@ %s\nvirtfn%d -> %s\n", at, rel, description, rel, i, at)
 		if err := build(k.Root, text); err != nil {
 			return err
+		}
+		if probing, err := os.ReadFile(filepath.Join(pf, "sriov_drivers_autoprobe")); err == nil && strings.TrimSpace(string(probing)) == "1" {
+			_ = k.probe(address) // a driver that fails leaves it without one
 		}
 	}
 	return os.WriteFile(filepath.Join(pf, "sriov_numvfs"), []byte(value+"\n"), 0o644)

@@ -27,9 +27,13 @@ type Config struct {
 	RxQueueSize, TxQueueSize int
 	// Offloads switches features by libvirt's names (hypervisor.NIC.Offloads); absent is on.
 	Offloads map[string]bool
+	// NoEventIdx does not offer VIRTIO_F_EVENT_IDX; Standby offers VIRTIO_NET_F_STANDBY.
+	NoEventIdx, Standby bool
 	// RxFilterChanged is called when the driver changed what it wants to receive, at most once until RxFilter is called. It
 	// must not block. Nil tells nobody.
 	RxFilterChanged func()
+	// BackendChanged is called with what Backend returns when that changes after New. It must not block. Nil tells nobody.
+	BackendChanged func(name string, refused error)
 	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
 	Log func(format string, args ...any)
 }
@@ -76,6 +80,7 @@ const (
 	featureGuestUSO4     uint64 = 1 << 54 // VIRTIO_NET_F_GUEST_USO4
 	featureGuestUSO6     uint64 = 1 << 55 // VIRTIO_NET_F_GUEST_USO6
 	featureHostUSO       uint64 = 1 << 56 // VIRTIO_NET_F_HOST_USO
+	featureStandby       uint64 = 1 << 62 // VIRTIO_NET_F_STANDBY
 )
 
 // headerSize is the size of struct virtio_net_hdr with num_buffers, which every VERSION_1 device uses (5.1.6), and
@@ -156,6 +161,12 @@ var offloadFeatures = map[string]uint64{
 func offer(c *Config, tunOffloads uint) uint64 {
 	f := featureMAC | featureStatus | featureCtrlVQ | featureCtrlRx | featureCtrlRxExtra | featureCtrlMAC | featureMrgRxbuf |
 		virtio.FeatureIndirectDesc | virtio.FeatureEventIdx
+	if c.NoEventIdx {
+		f &^= virtio.FeatureEventIdx
+	}
+	if c.Standby {
+		f |= featureStandby
+	}
 	if c.MTU != 0 {
 		f |= featureMTU
 	}

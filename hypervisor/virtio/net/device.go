@@ -34,6 +34,7 @@ type Device struct {
 	filterAsked bool
 	offloads    uint64 // guest features now in force at the tap
 	restored    bool   // offloads comes from a saved state, not from the features
+	refused     error  // why packets go through the engine though vhost was asked for
 	env         *virtio.Env
 	data        backend
 	control     *control

@@ -7,7 +7,6 @@ import (
 
 	"virtd/nodedev"
 	"virtd/rpc"
-	"virtd/virterr"
 )
 
 // registerNodeDevices adds what looks at the host's devices. Without a manager of them the procedures are not supported.
@@ -27,6 +26,7 @@ func (d *Daemon) registerNodeDevices(reg *rpc.Registry) {
 	on(reg, rpc.ProcNodeDeviceGetAutostart, d.nodeDeviceGetAutostart)
 	on(reg, rpc.ProcNodeDeviceIsPersistent, d.nodeDeviceIsPersistent)
 	on(reg, rpc.ProcNodeDeviceIsActive, d.nodeDeviceIsActive)
+	d.registerMediatedDevices(reg)
 }
 
 // listedCapabilities are the names of the flags that choose devices by what they are (VIR_CONNECT_LIST_NODE_DEVICES_CAP_*),
@@ -35,26 +35,14 @@ var listedCapabilities = []string{"system", "pci", "usb_device", "usb", "net", "
 	"fc_host", "vports", "scsi_generic", "drm", "mdev_types", "mdev", "ccw", "css", "vdpa", "ap_card", "ap_queue", "ap_matrix",
 	"vpd", "ccwgroup", "ccwgroup_member"}
 
-// permanent says whether a device counts as persistent and started automatically, as libvirt has it: the computer does;
-// physical devices come and go on their own, and only mediated ones, which are not there yet, can be defined.
-func permanent(dev nodedev.Device) bool { return dev.Kind == nodedev.System }
-
 // chosen applies the flags of virConnectListAllNodeDevices. Of each group of flags none set means all.
 func chosen(dev nodedev.Device, flags libvirt.ConnectListAllNodeDeviceFlags) bool {
-	const state = libvirt.ConnectListNodeDevicesActive | libvirt.ConnectListNodeDevicesInactive
-	const persistence = libvirt.ConnectListNodeDevicesPersistent | libvirt.ConnectListNodeDevicesTransient
-	if flags&state == libvirt.ConnectListNodeDevicesInactive { // what exists is active
-		return false
+	either := func(yes, no libvirt.ConnectListAllNodeDeviceFlags, is bool) bool {
+		return flags&(yes|no) == 0 || is && flags&yes != 0 || !is && flags&no != 0
 	}
-	switch flags & persistence {
-	case libvirt.ConnectListNodeDevicesPersistent:
-		if !permanent(dev) {
-			return false
-		}
-	case libvirt.ConnectListNodeDevicesTransient:
-		if permanent(dev) {
-			return false
-		}
+	if !either(libvirt.ConnectListNodeDevicesActive, libvirt.ConnectListNodeDevicesInactive, dev.Active) ||
+		!either(libvirt.ConnectListNodeDevicesPersistent, libvirt.ConnectListNodeDevicesTransient, dev.Persistent) {
+		return false
 	}
 	any := true
 	for bit, capability := range listedCapabilities {
@@ -139,14 +127,11 @@ func (d *Daemon) nodeDeviceGetXMLDesc(_ context.Context, _ *rpc.Call, a *libvirt
 	if err := onlyFlags(a.Flags, inactive, "virNodeDeviceGetXMLDesc"); err != nil {
 		return nil, err
 	}
-	dev, err := d.devices.Lookup(a.Name)
-	if err != nil {
-		return nil, err
+	describe := d.devices.XML
+	if a.Flags&inactive != 0 {
+		describe = d.devices.DefinedXML
 	}
-	if a.Flags&inactive != 0 && !permanent(dev) {
-		return nil, virterr.NewFrom(virterr.FromNodeDev, virterr.OperationInvalid, "node device '%s' is not persistent", a.Name)
-	}
-	text, err := d.devices.XML(a.Name)
+	text, err := describe(a.Name)
 	return &libvirt.NodeDeviceGetXMLDescRet{XML: text}, err
 }
 
@@ -170,15 +155,15 @@ func (d *Daemon) nodeDeviceListCaps(_ context.Context, _ *rpc.Call, a *libvirt.N
 
 func (d *Daemon) nodeDeviceGetAutostart(_ context.Context, _ *rpc.Call, a *libvirt.NodeDeviceGetAutostartArgs) (*libvirt.NodeDeviceGetAutostartRet, error) {
 	dev, err := d.devices.Lookup(a.Name)
-	return &libvirt.NodeDeviceGetAutostartRet{Autostart: boolean(permanent(dev))}, err
+	return &libvirt.NodeDeviceGetAutostartRet{Autostart: boolean(dev.Autostart)}, err
 }
 
 func (d *Daemon) nodeDeviceIsPersistent(_ context.Context, _ *rpc.Call, a *libvirt.NodeDeviceIsPersistentArgs) (*libvirt.NodeDeviceIsPersistentRet, error) {
 	dev, err := d.devices.Lookup(a.Name)
-	return &libvirt.NodeDeviceIsPersistentRet{Persistent: boolean(permanent(dev))}, err
+	return &libvirt.NodeDeviceIsPersistentRet{Persistent: boolean(dev.Persistent)}, err
 }
 
 func (d *Daemon) nodeDeviceIsActive(_ context.Context, _ *rpc.Call, a *libvirt.NodeDeviceIsActiveArgs) (*libvirt.NodeDeviceIsActiveRet, error) {
-	_, err := d.devices.Lookup(a.Name)
-	return &libvirt.NodeDeviceIsActiveRet{Active: 1}, err
+	dev, err := d.devices.Lookup(a.Name)
+	return &libvirt.NodeDeviceIsActiveRet{Active: boolean(dev.Active)}, err
 }

@@ -35,6 +35,12 @@ func (d *Daemon) nodeDeviceEventRegister(_ context.Context, c *rpc.Call, a *libv
 	return &libvirt.ConnectNodeDeviceEventRegisterAnyRet{CallbackID: id}, err
 }
 
+// lifecycleOf are libvirt's numbers of what happens to devices.
+var lifecycleOf = map[nodedev.EventKind]libvirt.NodeDeviceEventLifecycleType{
+	nodedev.Created: libvirt.NodeDeviceEventCreated, nodedev.Deleted: libvirt.NodeDeviceEventDeleted,
+	nodedev.Defined: libvirt.NodeDeviceEventDefined, nodedev.Undefined: libvirt.NodeDeviceEventUndefined,
+}
+
 // deliverDevice sends an event of a device to the clients that want it. It never blocks.
 func (d *Daemon) deliverDevice(e nodedev.Event) {
 	dev := libvirt.NodeDevice{Name: e.Device}
@@ -44,12 +50,8 @@ func (d *Daemon) deliverDevice(e nodedev.Event) {
 		}
 		return
 	}
-	kind := libvirt.NodeDeviceEventCreated
-	if e.Kind == nodedev.Deleted {
-		kind = libvirt.NodeDeviceEventDeleted
-	}
 	for _, sub := range d.events.wantingDevice(eventDeviceLifecycle, e.Device) {
 		d.sendTo(sub, rpc.ProgramRemote, rpc.ProcNodeDeviceEventLifecycle,
-			&libvirt.NodeDeviceEventLifecycleMsg{CallbackID: sub.id, Dev: dev, Event: int32(kind)})
+			&libvirt.NodeDeviceEventLifecycleMsg{CallbackID: sub.id, Dev: dev, Event: int32(lifecycleOf[e.Kind])})
 	}
 }

@@ -42,7 +42,8 @@ type testbed struct {
 	nets    *network.Manager
 	netHost *networktest.Fake
 
-	sys     string  // the host's devices, as sysfs has them
+	sys     string // the host's devices, as sysfs has them
+	kernel  *nodedevtest.Kernel
 	uevents uevents // what the kernel says of them
 
 	registry *rpc.Registry
@@ -173,9 +174,12 @@ func (b *testbed) devices(t testing.TB, log *slog.Logger) *nodedev.Manager {
 	t.Helper()
 	b.uevents = make(uevents)
 	b.sys = nodedevtest.Load(t, "../nodedev/testdata/host.tree")
+	b.kernel = &nodedevtest.Kernel{Root: b.sys, Native: map[string]string{"0000:02:00.0": "e1000e"}, MdevAttrs: "rate 1",
+		Events: func(action, path string) { b.uevents <- nodedev.Uevent{Action: action, Path: path} }}
 	m, err := nodedev.Open(nodedev.Config{
 		Sys: b.sys, PCIIDs: []string{"../nodedev/testdata/pci.ids"}, UUID: "6b1a2f4e-0000-4000-8000-0123456789ab", Log: log,
 		Listen: func() (nodedev.Source, error) { return b.uevents, nil },
+		State:  filepath.Join(b.dir, "state/mdevs"), Proc: filepath.Join(b.dir, "proc"), Dev: filepath.Join(b.dir, "dev"), Write: b.kernel.Write,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -308,6 +312,13 @@ func (b *testbed) writeXML(t testing.TB) {
 	b.write(t, "disk-b.xml", "<disk type='file' device='disk'><source file='/srv/b.img'/><target dev='vdb' bus='virtio'/></disk>\n")
 	b.write(t, "rng.xml", "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>\n")
 	b.write(t, "hostdev.xml", "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>\n")
+	const mdev = "<device><parent>pci_0000_00_07_0</parent><capability type='mdev'><type id='exvgpu-1'/><attr name='rate' value='7'/>" +
+		"<uuid>5e8c1a52-1b4f-4c8e-9d5f-000000000001</uuid></capability></device>\n"
+	b.write(t, "mdev.xml", mdev)
+	b.write(t, "mdev-none-left.xml", replace(mdev, "exvgpu-1", "exvgpu-8"))
+	b.write(t, "mdev-no-parent.xml", replace(mdev, "pci_0000_00_07_0", "nosuch"))
+	b.write(t, "mdev-extra.xml", replace(mdev, "<uuid>", "<size/><uuid>"))
+	b.write(t, "vhba.xml", "<device><parent>scsi_host2</parent><capability type='scsi_host'><capability type='fc_host'/></capability></device>\n")
 	b.write(t, "balloon.xml", "<memballoon model='virtio'/>\n")
 	b.write(t, "graphics.xml", "<graphics type='vnc'/>\n")
 	b.write(t, "nic-other-bridge.xml", "<interface type='bridge'><mac address='52:54:00:12:34:56'/><source bridge='br9'/><model type='virtio'/></interface>\n")

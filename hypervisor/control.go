@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor/monitor"
+	virtionet "virtd/hypervisor/virtio/net"
 )
 
 // Control returns what a monitor drives the machine by.
@@ -107,7 +108,7 @@ func (c control) NICs() []monitor.NIC {
 		if refused != nil {
 			nic.Refused = refused.Error()
 		}
-		if backend != driverVhost {
+		if backend == virtionet.BackendEngine {
 			s := n.dev.Stats()
 			nic.Stats = &monitor.NICStats{RxBytes: s.RxBytes, RxPackets: s.RxPackets, RxDropped: s.RxDropped,
 				TxBytes: s.TxBytes, TxPackets: s.TxPackets, TxDropped: s.TxDropped}

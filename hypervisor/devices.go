@@ -22,6 +22,8 @@ type devices struct {
 	list  []device
 	disks []disk
 	nics  []nic
+	// vhostUserDisks are guarded as those are.
+	vhostUserDisks []vhostUserDisk
 
 	consoles    []console
 	keyboards   []*input.Device
@@ -46,6 +48,11 @@ func (m *Machine) makeDevices() error {
 	for i := range m.cfg.Disks {
 		if err := m.makeDisk(&m.cfg.Disks[i]); err != nil {
 			return fmt.Errorf("disk %s: %w", m.cfg.Disks[i].ID, err)
+		}
+	}
+	for i := range m.cfg.VhostUserDisks {
+		if err := m.makeVhostUserDisk(&m.cfg.VhostUserDisks[i]); err != nil {
+			return fmt.Errorf("disk %s: %w", m.cfg.VhostUserDisks[i].ID, err)
 		}
 	}
 	for i := range m.cfg.NICs {
@@ -74,6 +81,11 @@ func (m *Machine) makeDevices() error {
 	for i := range m.cfg.Keyboards {
 		if err := m.makeKeyboard(&m.cfg.Keyboards[i]); err != nil {
 			return fmt.Errorf("keyboard %s: %w", m.cfg.Keyboards[i].ID, err)
+		}
+	}
+	for i := range m.devices.list {
+		if at := m.devices.list[i].at; at.Function != 0 {
+			m.board.hotplug.Fix(at)
 		}
 	}
 	return nil

@@ -34,6 +34,9 @@ func (m *Machine) makeNIC(c *NIC) error {
 		return err
 	}
 	dev, err := virtionet.New(cfg)
+	if err != nil && cfg.User != nil {
+		return err
+	}
 	if err != nil {
 		closeAll(append(cfg.Taps, cfg.Vhosts...))
 		if cfg.Streams {
@@ -61,6 +64,10 @@ func backendEvent(id, name string, refused error) monitor.Event {
 
 // takeNICFiles finds the descriptors of a network device. On an error none is taken.
 func (m *Machine) takeNICFiles(c *NIC, cfg *virtionet.Config) (err error) {
+	if c.VhostUser != nil {
+		cfg.User, err = m.takeVhostUser(c)
+		return err
+	}
 	if c.Stream != "" {
 		cfg.Streams = true
 		cfg.Stream, err = m.host.take(c.Stream, "stream socket")
@@ -75,6 +82,11 @@ func (m *Machine) takeNICFiles(c *NIC, cfg *virtionet.Config) (err error) {
 		}
 	}
 	return err
+}
+
+func (m *Machine) takeVhostUser(c *NIC) (*virtionet.User, error) {
+	conn, listen, err := m.host.takeVhostUser(c.VhostUser)
+	return &virtionet.User{Conn: conn, Listen: listen, Pairs: max(c.Queues, 1), Changed: m.vhostUserChanged(c.ID)}, err
 }
 
 // parseMAC reads six bytes in hexadecimal with colons.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -186,7 +187,11 @@ func (h *Hostdevs) Tidy(ctx context.Context, running func(uuid string) bool) err
 
 // Group returns the number of the IOMMU group of a function, "" without an IOMMU.
 func (h *Hostdevs) Group(a Address) string {
-	return h.link("bus/pci/devices/"+a.String(), "iommu_group")
+	group := h.link("bus/pci/devices/"+a.String(), "iommu_group")
+	if _, err := strconv.ParseUint(group, 10, 32); err != nil {
+		return ""
+	}
+	return group
 }
 
 // OpenGroup opens the IOMMU group of a function, by which its device is had. Functions of one group share it: number tells.

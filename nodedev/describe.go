@@ -63,6 +63,8 @@ func (h *host) capability(n *node, c *xmltree.Node) error {
 		h.describeSCSIGeneric(n, c)
 	case DRM:
 		h.describeDRM(n, c)
+	case Mdev:
+		h.describeMdev(n, c)
 	}
 	return nil
 }

@@ -179,7 +179,7 @@ func (h *Hostdevs) assignable(a Address) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if h.link(dev, "iommu_group") == "" {
+	if h.Group(a) == "" {
 		return "", virterr.NewFrom(virterr.FromNodeDev, virterr.ConfigUnsupported, "VFIO device assignment is currently not supported on this system: "+
 			"PCI device %s is in no IOMMU group; enable VT-d or AMD-Vi in the firmware's setup and boot with intel_iommu=on or amd_iommu=on", a)
 	}

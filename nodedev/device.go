@@ -22,12 +22,16 @@ const (
 	Storage     Kind = "storage"
 	SCSIGeneric Kind = "scsi_generic"
 	DRM         Kind = "drm"
+	Mdev        Kind = "mdev"
 )
 
 // Capabilities that some devices have besides their kind.
 const (
 	FCHost = "fc_host" // a SCSI host on Fibre Channel
 	VPorts = "vports"  // ... that can make virtual ports
+
+	MdevTypes = "mdev_types" // a PCI function that can make mediated devices
+	VPD       = "vpd"        // ... that has vital product data
 )
 
 // computer is the device at the root of the tree.
@@ -41,6 +45,10 @@ type Device struct {
 	Caps []string // the kind and what else it can do, by libvirt's names
 
 	WWNN, WWPN string // of Fibre Channel hosts
+
+	Active     bool // it exists: of mediated devices there are definitions without a device
+	Persistent bool // defined, so that it can be started again; the computer counts as that
+	Autostart  bool // started when the host boots; the computer counts as that
 }
 
 // Has reports whether the device has a capability.
@@ -51,6 +59,7 @@ type node struct {
 	Device
 	props map[string]string
 	links []string // in /dev
+	attrs []MdevAttr
 }
 
 // devname is the device's node in /dev, or "".
@@ -63,7 +72,7 @@ func (n *node) devname() string {
 }
 
 // places are the folders of sysfs that have all devices of interest.
-var places = []string{"bus/pci/devices", "bus/usb/devices", "bus/scsi/devices", "class/net", "class/block", "class/scsi_generic", "class/drm"}
+var places = []string{"bus/pci/devices", "bus/usb/devices", "bus/scsi/devices", "class/net", "class/block", "class/scsi_generic", "class/drm", mdevBus}
 
 // scan finds all devices but the computer.
 func (s *sysfs) scan() map[string]Device {
@@ -102,13 +111,26 @@ func (s *sysfs) identify(dev string) (*node, bool) {
 			return nil, false
 		}
 		suffix = n.props["ID_SERIAL"]
+	case Mdev:
+		if !s.complete(n) {
+			return nil, false
+		}
+		suffix = path.Base(path.Dir(dev))
 	case USBDevice, SCSIGeneric, DRM:
 		n.links = s.database("c"+n.props["MAJOR"]+":"+n.props["MINOR"], n.props)
 	}
 	slices.Sort(n.links)
 	n.Caps = []string{string(n.Kind)}
-	if n.Kind == SCSIHost {
+	switch n.Kind {
+	case SCSIHost:
 		s.fibreChannel(n)
+	case PCI:
+		if len(s.mdevTypes(dev)) > 0 {
+			n.Caps = append(n.Caps, MdevTypes)
+		}
+		if s.hasVPD(dev) {
+			n.Caps = append(n.Caps, VPD)
+		}
 	}
 	n.Name = deviceName(subsystem, path.Base(dev), suffix)
 	return n, true
@@ -143,6 +165,8 @@ func kindOf(props map[string]string, subsystem string) Kind {
 		return Net
 	case subsystem == "scsi_generic":
 		return SCSIGeneric
+	case subsystem == "mdev":
+		return Mdev
 	}
 	return ""
 }

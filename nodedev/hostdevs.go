@@ -74,10 +74,17 @@ func OpenHostdevs(cfg HostdevsConfig) (*Hostdevs, error) {
 	}
 	h := &Hostdevs{sysfs: sys, proc: cfg.Proc, dev: cfg.Dev, log: cfg.Log, write: cfg.Write, modprobe: cfg.Modprobe, links: cfg.Functions,
 		state: cfg.State, detached: map[Address]detached{}, users: map[Address]User{}}
-	if id, err := os.ReadFile(filepath.Join(cfg.Proc, "sys/kernel/random/boot_id")); err == nil {
-		h.boot = strings.TrimSpace(string(id))
-	}
+	h.boot = bootID(cfg.Proc)
 	return h, h.load()
+}
+
+// bootID tells this boot of the host from others; "" where the kernel does not.
+func bootID(proc string) string {
+	id, err := os.ReadFile(filepath.Join(proc, "sys/kernel/random/boot_id"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
 }
 
 // writeAttribute writes to a file of sysfs, which must exist: the kernel takes each write as one command.

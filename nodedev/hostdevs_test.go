@@ -44,6 +44,13 @@ func newHostdevs(t *testing.T) *hostdevBed {
 		at := strings.TrimPrefix(dev, "../../../")
 		nodedevtest.Build(t, root, "@ "+at+"\nreset 0\nclass 0x020000\n")
 	}
+	return newHostdevsOn(t, root, map[string]string{
+		igb.String(): "igb", vf0.String(): "igbvf", vf1.String(): "igbvf", e1000e.String(): "e1000e", atNVMe.String(): "nvme"})
+}
+
+// newHostdevsOn does it on another host, whose functions have these drivers by themselves.
+func newHostdevsOn(t *testing.T, root string, native map[string]string) *hostdevBed {
+	t.Helper()
 	proc := t.TempDir()
 	for file, text := range map[string]string{
 		"sys/kernel/random/boot_id": "boot-1\n",
@@ -52,8 +59,7 @@ func newHostdevs(t *testing.T) *hostdevBed {
 	} {
 		put(t, filepath.Join(proc, file), text)
 	}
-	b := &hostdevBed{t: t, links: &fakeLinks{m: map[int]FunctionConfig{}}, kernel: &nodedevtest.Kernel{Root: root, Tries: map[string]int{}, Fail: map[string]error{}, Native: map[string]string{
-		igb.String(): "igb", vf0.String(): "igbvf", vf1.String(): "igbvf", e1000e.String(): "e1000e", atNVMe.String(): "nvme"}}}
+	b := &hostdevBed{t: t, links: &fakeLinks{m: map[int]FunctionConfig{}}, kernel: &nodedevtest.Kernel{Root: root, Tries: map[string]int{}, Fail: map[string]error{}, Native: native}}
 	b.cfg = HostdevsConfig{Sys: root, Proc: proc, Dev: t.TempDir(), State: filepath.Join(t.TempDir(), "detached"), Log: slog.New(slog.DiscardHandler),
 		Write: b.kernel.Write, Functions: b.links, Modprobe: func(_ context.Context, module string) error {
 			return os.MkdirAll(filepath.Join(root, "bus/pci/drivers", module), 0o755)

@@ -1,6 +1,7 @@
 package nodedev
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,6 +23,11 @@ type Config struct {
 	Features func(ifname string) []string // an interface's offloads, by libvirt's names; nil: not told
 	Listen   func() (Source, error)       // uevents; nil: look at sysfs whenever somebody asks
 	Log      *slog.Logger                 // nil: slog.Default
+
+	State string                         // folder of the definitions of mediated devices; "": none can be defined
+	Proc  string                         // "": /proc
+	Dev   string                         // "": /dev
+	Write func(file, value string) error // writes an attribute of sysfs, nil: the file; as in HostdevsConfig
 }
 
 // Local returns the configuration for this host.
@@ -38,6 +44,8 @@ const (
 	Created EventKind = iota
 	Deleted
 	Changed
+	Defined   // of a mediated device there is a definition now
+	Undefined // ... not any more
 )
 
 // Event tells that a device came, went or changed.
@@ -46,10 +54,15 @@ type Event struct {
 	Device string
 }
 
-// Manager keeps the index of the host's devices. Open makes one, Close ends its goroutine.
+// Manager keeps the index of the host's devices, and the definitions of those that it can make. Open makes one, Close ends
+// its goroutine. Safe for concurrent use.
 type Manager struct {
-	host *host
-	log  *slog.Logger
+	host  *host
+	log   *slog.Logger
+	dev   string // where device nodes are
+	boot  string // this boot's id
+	write func(file, value string) error
+	store mdevStore
 
 	source Source        // nil: sysfs is looked at on each call
 	done   chan struct{} // closed when the goroutine has ended
@@ -63,6 +76,10 @@ type Manager struct {
 	subs  map[int]func(Event)
 	next  int
 	stale bool // the source ended; see source
+
+	changes sync.Mutex            // held while a mediated device or a definition is changed; taken before order
+	defined map[string]mdevRecord // by name; guarded by mu, as is attrs
+	attrs   map[string][]MdevAttr // that this process gave to a device when it made it, by name
 }
 
 // Open looks at all devices and begins to follow what happens to them. Where uevents cannot be had, the manager looks at
@@ -74,6 +91,9 @@ func Open(cfg Config) (*Manager, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.Write == nil {
+		cfg.Write = writeAttribute
+	}
 	sys, err := openSysfs(cfg.Sys, cfg.Udev)
 	if err != nil {
 		return nil, fmt.Errorf("look for the host's devices in %s (is it mounted?): %w", cfg.Sys, err)
@@ -81,6 +101,13 @@ func Open(cfg Config) (*Manager, error) {
 	m := &Manager{
 		host: &host{sysfs: sys, ids: &pciIDs{files: cfg.PCIIDs}, uuid: cfg.UUID, features: cfg.Features},
 		log:  cfg.Log, done: make(chan struct{}), index: map[string]Device{}, names: map[string]string{}, subs: map[int]func(Event){},
+		dev: cmp.Or(cfg.Dev, "/dev"), boot: bootID(cmp.Or(cfg.Proc, "/proc")), write: cfg.Write, store: mdevStore{cfg.State},
+		attrs: map[string][]MdevAttr{},
+	}
+	var problems []error
+	m.defined, problems = m.store.load()
+	for _, p := range problems {
+		m.log.Error("a mediated device's definition is left alone because it cannot be understood", "error", p)
 	}
 	if cfg.Listen != nil {
 		m.source, err = cfg.Listen()
@@ -206,6 +233,7 @@ func (m *Manager) put(d Device) {
 
 func (m *Manager) remove(d Device) Event {
 	delete(m.index, d.Path)
+	delete(m.attrs, d.Name)
 	if m.names[d.Name] == d.Path { // another device may have the name by now
 		delete(m.names, d.Name)
 	}
@@ -251,9 +279,15 @@ func (m *Manager) List() []Device {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := make([]Device, 0, len(m.index))
+	out := make([]Device, 0, len(m.index)+len(m.defined))
 	for _, d := range m.index {
-		out = append(out, d)
+		out = append(out, m.state(d))
+	}
+	for name := range m.defined {
+		if _, active := m.names[name]; !active {
+			d, _ := m.inactive(name)
+			out = append(out, d)
+		}
 	}
 	slices.SortFunc(out, func(a, b Device) int { return strings.Compare(a.Name, b.Name) })
 	return out
@@ -267,16 +301,21 @@ func (m *Manager) Lookup(name string) (Device, error) {
 		d, ok = m.indexed(name)
 	}
 	if !ok {
-		return Device{}, notFound(name)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if d, ok = m.inactive(name); !ok {
+			return Device{}, notFound(name)
+		}
 	}
 	return d, nil
 }
 
+// indexed returns a device that exists.
 func (m *Manager) indexed(name string) (Device, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at, ok := m.names[name]
-	return m.index[at], ok
+	return m.state(m.index[at]), ok
 }
 
 // exists asks sysfs whether a device is still there and has still its name.
@@ -305,14 +344,21 @@ func (m *Manager) Parent(name string) (string, error) {
 	if err != nil || d.Kind == System {
 		return "", err
 	}
+	if !d.Active {
+		r, _ := m.definition(name)
+		return m.parentOf(r), nil
+	}
 	return m.host.parent(d.Path), nil
 }
 
-// XML describes a device as it is now.
+// XML describes a device as it is now, or as it is defined where it does not exist.
 func (m *Manager) XML(name string) (string, error) {
 	d, err := m.Lookup(name)
 	if err != nil {
 		return "", err
+	}
+	if !d.Active {
+		return m.DefinedXML(name)
 	}
 	n := &node{Device: d}
 	if d.Kind != System {
@@ -321,6 +367,7 @@ func (m *Manager) XML(name string) (string, error) {
 			return "", notFound(name) // its uevent is on the way
 		}
 		n = now
+		n.attrs = m.attrsOf(name)
 	}
 	doc, err := m.host.describe(n)
 	if err != nil {

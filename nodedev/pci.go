@@ -74,9 +74,15 @@ func (h *host) describePCI(n *node, c *xmltree.Node) error {
 	case headerCardBus:
 		c.Append(xmltree.New("capability", "type", "cardbus-bridge"))
 	}
+	h.supportedTypes(n, c)
+	if h.hasVPD(n.Path) {
+		if v := h.vpd(n.Path); v != nil { // read again: some fields can be written
+			c.Append(v.element())
+		}
+	}
 	h.iommuGroup(n, c)
-	if numa := h.attr(n.Path, "numa_node"); numa != "" && numa != "-1" {
-		c.Append(xmltree.New("numa", "node", numa))
+	if numa, ok := h.number(n.Path, "numa_node", 10); ok { // -1: the firmware did not say
+		c.Append(xmltree.New("numa", "node", strconv.FormatUint(numa, 10)))
 	}
 	if e := h.express(n, config); e != nil {
 		c.Append(e)

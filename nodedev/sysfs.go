@@ -17,6 +17,7 @@ const maxAttr = 64 << 10
 type sysfs struct {
 	root string
 	udev string // udevd's database (/run/udev/data), or ""
+	vpds *vpdCache
 }
 
 // openSysfs returns a reader of the tree at root.
@@ -25,7 +26,7 @@ func openSysfs(root, udev string) (*sysfs, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sysfs{root: real, udev: udev}, nil
+	return &sysfs{root: real, udev: udev, vpds: &vpdCache{known: map[string]vpdKnown{}}}, nil
 }
 
 // bytes returns the first part of a file, at most limit bytes.

@@ -22,6 +22,7 @@ const (
 	XMLError             Code = 27
 	DomExist             Code = 28
 	OperationDenied      Code = 29
+	ParseFailed          Code = 32
 	RPC                  Code = 39
 	SystemError          Code = 38
 	InvalidNetwork       Code = 36

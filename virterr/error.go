@@ -71,6 +71,7 @@ var prefixes = map[Code]string{
 	XMLError:             "XML error",
 	DomExist:             "domain already exists",
 	OperationDenied:      "operation forbidden",
+	ParseFailed:          "failed to parse configuration file",
 	SystemError:          "",
 	NoDomain:             "Domain not found",
 	NoNetwork:            "Network not found",

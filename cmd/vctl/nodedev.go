@@ -12,27 +12,34 @@ import (
 
 func nodedevCommands() []*cli.Command {
 	return []*cli.Command{{
-		Name: "nodedev", Category: "Host", Usage: "look at the host's devices, take them from the host and give them back",
+		Name: "nodedev", Category: "Host", Usage: "look at the host's devices, take them from the host and give them back, make mediated ones",
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return fmt.Errorf("unknown command: 'nodedev %s'; vctl nodedev --help lists the commands", c.Args().First())
 			}
 			return cli.ShowSubcommandHelp(c)
 		},
-		Subcommands: []*cli.Command{
+		Subcommands: append([]*cli.Command{
 			{Name: "list", Usage: "list the host's devices",
 				Flags: []cli.Flag{
 					&cli.StringSliceFlag{Name: "cap", Usage: "only devices with one of the capabilities `CAP`,...: system, pci, usb_device, usb, net, " +
-						"scsi_host, scsi_target, scsi, storage, fc_host, vports, scsi_generic or drm"},
+						"scsi_host, scsi_target, scsi, storage, fc_host, vports, scsi_generic, drm, mdev_types, mdev or vpd"},
+					&cli.BoolFlag{Name: "inactive", Usage: "defined devices that are not started"},
+					&cli.BoolFlag{Name: "all", Usage: "those too"},
+					&cli.BoolFlag{Name: "persistent", Usage: "only defined devices"},
+					&cli.BoolFlag{Name: "transient", Usage: "only devices that are not defined"},
 					&cli.BoolFlag{Name: "tree", Usage: "show what hangs on what"},
 				},
 				Action: withSession(nodedevList)},
-			{Name: "dumpxml", Usage: "print a device's XML", ArgsUsage: "DEVICE", Action: withDevice(nodedevDumpXML), BashComplete: completeDevices},
+			{Name: "dumpxml", Usage: "print a device's XML", ArgsUsage: "DEVICE",
+				Flags:  []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "as the device is defined"}},
+				Action: withDevice(nodedevDumpXML), BashComplete: completeDevices},
 			{Name: "info", Usage: "describe a device", ArgsUsage: "DEVICE", Action: withDevice(nodedevInfo), BashComplete: completeDevices},
 			nodedevDetachCommand(),
 			{Name: "reattach", Usage: "give a device back to its driver", ArgsUsage: "DEVICE", Action: withDevice(nodedevReattach), BashComplete: completeDevices},
 			{Name: "reset", Usage: "reset a device that no driver of the host has", ArgsUsage: "DEVICE", Action: withDevice(nodedevReset), BashComplete: completeDevices},
-		},
+			nodedevEventCommand(),
+		}, nodedevDefineCommands()...),
 	}}
 }
 
@@ -79,7 +86,8 @@ var capabilityFlags = map[string]libvirt.ConnectListAllNodeDeviceFlags{
 	"scsi_target": libvirt.ConnectListNodeDevicesCapScsiTarget, "scsi": libvirt.ConnectListNodeDevicesCapScsi,
 	"storage": libvirt.ConnectListNodeDevicesCapStorage, "fc_host": libvirt.ConnectListNodeDevicesCapFcHost,
 	"vports": libvirt.ConnectListNodeDevicesCapVports, "scsi_generic": libvirt.ConnectListNodeDevicesCapScsiGeneric,
-	"drm": libvirt.ConnectListNodeDevicesCapDrm,
+	"drm": libvirt.ConnectListNodeDevicesCapDrm, "mdev_types": libvirt.ConnectListNodeDevicesCapMdevTypes, "mdev": libvirt.ConnectListNodeDevicesCapMdev,
+	"vpd": libvirt.ConnectListNodeDevicesCapVpd,
 }
 
 // listedDevice is one entry of nodedev list for programs.
@@ -90,7 +98,16 @@ type listedDevice struct {
 }
 
 func nodedevList(c *cli.Context, s *session) error {
-	flags := libvirt.ConnectListNodeDevicesActive
+	var flags libvirt.ConnectListAllNodeDeviceFlags
+	for name, bit := range map[string]libvirt.ConnectListAllNodeDeviceFlags{"inactive": libvirt.ConnectListNodeDevicesInactive,
+		"persistent": libvirt.ConnectListNodeDevicesPersistent, "transient": libvirt.ConnectListNodeDevicesTransient} {
+		if c.Bool(name) {
+			flags |= bit
+		}
+	}
+	if !c.Bool("inactive") && !c.Bool("all") {
+		flags |= libvirt.ConnectListNodeDevicesActive
+	}
 	for _, name := range c.StringSlice("cap") {
 		bit, ok := capabilityFlags[strings.TrimSpace(name)]
 		if !ok {
@@ -164,7 +181,11 @@ func printTree(b *strings.Builder, children map[string][]string, parent, indent 
 }
 
 func nodedevDumpXML(c *cli.Context, s *session, name string) error {
-	xml, err := s.NodeDeviceGetXMLDesc(name, 0)
+	flags := uint32(0)
+	if c.Bool("inactive") {
+		flags = 1 // VIR_NODE_DEVICE_XML_INACTIVE
+	}
+	xml, err := s.NodeDeviceGetXMLDesc(name, flags)
 	if err != nil {
 		return fmt.Errorf("failed to describe device '%s': %w", name, err)
 	}

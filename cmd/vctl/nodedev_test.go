@@ -2,6 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,7 +21,8 @@ func TestNodedevCommands(t *testing.T) {
 		{"nodedev list", 0, `^block_nvme0n1_.*\n(.*\n)*usb_usb1\n$`},
 		{"nodedev list --cap drm,system", 0, `^computer\ndrm_card0\ndrm_renderD128\n$`},
 		{"nodedev list --cap drm --cap fc_host", 0, `^drm_card0\ndrm_renderD128\nscsi_host2\n$`},
-		{"nodedev list --cap mdev", 1, `^error: invalid capability type 'mdev'`},
+		{"nodedev list --cap mdev,mdev_types", 0, `^mdev_83b8f4f2_509f_382f_3c1e_e6bfe0fa1001_0000_00_07_0\npci_0000_00_07_0\n$`},
+		{"nodedev list --cap ccw", 1, `^error: invalid capability type 'ccw'`},
 		{"nodedev list --tree", 0, `(?m)^computer\n(  .*\n)*  pci_0000_00_02_0\n    drm_card0\n    drm_renderD128\n    pci_0000_01_00_0\n      net_enp1s0_52_54_00_aa_00_01\n    pci_0000_01_10_0\n`},
 		{"nodedev list --tree --cap pci", 1, `incompatible`},
 		{"nodedev dumpxml pci_0000_01_10_2", 0, `(?s)^<device>.*<capability type='phys_function'>`},
@@ -60,5 +64,72 @@ func TestNodedevJSON(t *testing.T) {
 	out, _, _ = b.run("", "-o", "json", "nodedev", "dumpxml", "computer")
 	if err := json.Unmarshal([]byte(out), &dump); err != nil || !strings.HasPrefix(dump["xml"], "<device>") {
 		t.Errorf("%v %+v", err, dump)
+	}
+}
+
+const (
+	mdevXML = "<device><parent>pci_0000_00_07_0</parent><capability type='mdev'><type id='exvgpu-1'/><uuid>5e8c1a52-1b4f-4c8e-9d5f-000000000001</uuid></capability></device>"
+	mdev    = "mdev_5e8c1a52_1b4f_4c8e_9d5f_000000000001_0000_00_07_0"
+)
+
+// TestNodedevMediated: the life of a mediated device.
+func TestNodedevMediated(t *testing.T) {
+	b := newBed(t)
+	file := filepath.Join(b.dir, "mdev.xml")
+	if err := os.WriteFile(file, []byte(mdevXML), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.day([]line{
+		{"nodedev create " + file, 0, `^Node device '` + mdev + `' created from '` + file + `'\n$`},
+		{"nodedev create " + file, 1, `^error: failed to create node device from '.*': internal error: Unable to start mediated device: there is a device with the uuid`},
+		{"nodedev create", 1, `^error: command 'nodedev create' requires <file>`},
+		{"nodedev create /nonexistent", 1, `/nonexistent`},
+		{"nodedev dumpxml --inactive " + mdev, 1, `is not persistent`},
+		{"nodedev list --cap mdev --transient", 0, `(?m)^` + mdev + `$`},
+		{"nodedev destroy " + mdev, 0, `^Node device '` + mdev + `' destroyed\n$`},
+		{"nodedev define " + file, 0, `^Node device '` + mdev + `' defined from`},
+		{"nodedev list --cap mdev", 0, `^mdev_83b8f4f2_[^\n]*\n$`},
+		{"nodedev list --inactive", 0, `^` + mdev + `\n$`},
+		{"nodedev list --all --cap mdev", 0, `^` + mdev + `\nmdev_83b8f4f2`},
+		{"nodedev list --persistent --all", 0, `^computer\n` + mdev + `\n$`},
+		{"nodedev autostart " + mdev, 0, `changed`},
+		{"nodedev info " + mdev, 0, `(?s)Active: +no\nPersistent: +yes\nAutostart: +yes\n$`},
+		{"nodedev autostart --disable " + mdev, 0, `changed`},
+		{"nodedev start " + mdev, 0, `^Node device '` + mdev + `' started\n$`},
+		{"nodedev info " + mdev, 0, `(?s)Active: +yes\nPersistent: +yes\nAutostart: +no\n$`},
+		{"nodedev undefine " + mdev, 0, `undefined`},
+		{"nodedev undefine " + mdev, 1, `^error: failed to undefine node device '` + mdev + `': Requested operation is not valid: Node device '` + mdev + `' is not defined`},
+		{"nodedev destroy " + mdev, 0, `destroyed`},
+		{"nodedev start " + mdev, 1, `^error: could not find matching device`},
+		{"nodedev destroy computer", 1, `^error: failed to destroy node device 'computer': unsupported configuration: Unsupported device type`},
+	})
+}
+
+// TestNodedevEvent: what happens to devices is printed, for one of them or all.
+func TestNodedevEvent(t *testing.T) {
+	b := newBed(t)
+	if _, stderr, status := b.run("", "nodedev", "event", "nosuch", "--timeout", "100ms"); status != 1 || !strings.Contains(stderr, "event loop timed out") {
+		t.Errorf("no event: %d %s", status, stderr)
+	}
+	printed := make(chan string, 1)
+	go func() {
+		out, errs, status := b.run("", "nodedev", "event", "--count", "2", mdev)
+		printed <- fmt.Sprint(status, " ", errs, out)
+	}()
+	const defined, undefined = "event 'lifecycle' for node device " + mdev + ": Defined\n", "event 'lifecycle' for node device " + mdev + ": Undefined\n"
+	for {
+		for _, args := range [][]string{{"nodedev", "define", "-"}, {"nodedev", "undefine", mdev}} { // until the watcher is there
+			if _, errs, status := b.run(mdevXML, args...); status != 0 {
+				t.Fatalf("%v: %s", args, errs)
+			}
+		}
+		select {
+		case got := <-printed:
+			if got != "0 "+defined+undefined && got != "0 "+undefined+defined {
+				t.Errorf("printed %q", got)
+			}
+			return
+		default:
+		}
 	}
 }

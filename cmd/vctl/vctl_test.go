@@ -67,7 +67,9 @@ func newBed(t *testing.T) *bed {
 	}
 	host := fstest.MapFS{"proc/sys/kernel/hostname": {Data: []byte("testhost\n")}}
 	sys := nodedevtest.Load(t, "../../nodedev/testdata/host.tree")
-	devices, err := nodedev.Open(nodedev.Config{Sys: sys, Log: log})
+	kernel := &nodedevtest.Kernel{Root: sys}
+	devices, err := nodedev.Open(nodedev.Config{Sys: sys, Log: log, State: filepath.Join(b.dir, "state/mdevs"), Proc: filepath.Join(b.dir, "proc"),
+		Dev: filepath.Join(b.dir, "dev"), Write: kernel.Write})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/daemon"
-	"virtd/daemon/nodeinfo"
 	"virtd/domain"
 	"virtd/domain/manager"
 	"virtd/domain/store"
@@ -73,10 +72,8 @@ func serve(cfg config, log *slog.Logger) error {
 	watchers.Go(func() { watch(watching) })
 	defer func() { unwatch(); watchers.Wait() }()
 	networks.Retain(mgr.PortsInUse())
-	devices := openDevices(log)
-	if devices != nil {
-		defer devices.Close()
-	}
+	devices, closeDevices := openDevices(cfg, log)
+	defer closeDevices()
 	secrets, err := secret.Open(secret.Config{State: filepath.Join(cfg.StateDir, "secrets"), Log: log})
 	if err != nil {
 		return err
@@ -190,18 +187,6 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 		return nil, nil, nil, fmt.Errorf("find the domains that run: %w", err)
 	}
 	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, log) }, nil
-}
-
-// openDevices looks at the host's devices. Guests do not need the list, so virtd runs without it where there is no sysfs.
-func openDevices(log *slog.Logger) *nodedev.Manager {
-	cfg := nodedev.Local()
-	cfg.UUID, cfg.Log = nodeinfo.Local().UUID().String(), log
-	devices, err := nodedev.Open(cfg)
-	if err != nil {
-		log.Warn("the host's devices are not listed", "error", err)
-		return nil
-	}
-	return devices
 }
 
 // startPools starts the storage pools that are marked for it. This comes before domains are started, whose disks may be in

@@ -150,6 +150,7 @@ func (i *instance) reconcile(ctx context.Context) {
 		}
 	}
 	i.detachUnknown(ctx, have)
+	i.catchUpVhostUsers(ctx)
 	i.reconcileVCPUs(ctx)
 }
 
@@ -189,6 +190,7 @@ func (i *instance) addDevice(o *opened, live *domain.Definition) {
 	defer i.recMu.Unlock()
 	i.live = live
 	i.rec.Images = append(slices.Clip(i.rec.Images), o.images...)
+	i.rec.Sockets = append(slices.Clip(i.rec.Sockets), o.sockets...)
 	i.rec.Taps = merged(i.rec.Taps, o.taps)
 	i.rec.Runtime.Taps = merged(i.rec.Runtime.Taps, o.runtime.Taps)
 	i.rec.Runtime.NetDrivers = merged(i.rec.Runtime.NetDrivers, o.runtime.NetDrivers)
@@ -202,6 +204,7 @@ func (i *instance) addDevice(o *opened, live *domain.Definition) {
 func (i *instance) dropDevice(alias string) {
 	i.recMu.Lock()
 	defer i.recMu.Unlock()
+	i.dropVhostUserSocket(alias)
 	if without, err := i.live.RemoveAlias(alias); err == nil {
 		i.live = without
 	}

@@ -22,7 +22,7 @@ type instance struct {
 	name string
 	proc *supervise.Process
 
-	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps, Runtime and Functions
+	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps, Sockets, Runtime and Functions
 	live  *domain.Definition
 	rec   record
 
@@ -30,6 +30,7 @@ type instance struct {
 
 	filterMu   sync.Mutex     // one receive filter is applied at a time
 	background sync.WaitGroup // what follows an event and must not hold the monitor up
+	rejoining  sync.Map       // aliases of devices for which a process is looked for
 
 	attachMu sync.Mutex // one device comes at a time, and none while it is looked which are there
 
@@ -282,6 +283,7 @@ func (i *instance) event(e qmp.Event) {
 		Name      string `json:"name"`
 		Driver    string `json:"driver"`
 		Operation string `json:"operation"`
+		Connected bool   `json:"connected"`
 	}
 	if len(e.Data) > 0 && json.Unmarshal(e.Data, &data) != nil {
 		i.nonsense.Do(func() {
@@ -314,6 +316,8 @@ func (i *instance) event(e qmp.Event) {
 		i.backendIs(nicBackend{ID: data.Name, Driver: data.Driver, Reason: data.Reason})
 	case "NIC_RX_FILTER_CHANGED":
 		i.rxFilterChanged(data.Name)
+	case "X_VIRTD_VHOST_USER":
+		i.vhostUserChanged(data.Device, data.Connected)
 	case "DEVICE_UNPLUG_GUEST_ERROR":
 		if vcpu, ok := vcpuNumber(data.Device); ok {
 			i.deliver(driver.VCPUKept{VCPU: vcpu})

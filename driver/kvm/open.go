@@ -66,7 +66,9 @@ func (d *Driver) open(cfg hypervisor.Config, resources []Resource, dir string) (
 		Chains: map[string][]domain.BackingImage{}, NetBackends: map[string]string{}, NetAddresses: map[string][]string{},
 	}}
 	for _, nic := range cfg.NICs {
-		o.runtime.NetDrivers[nic.ID] = nic.Driver
+		if nic.Driver != "" {
+			o.runtime.NetDrivers[nic.ID] = nic.Driver
+		}
 	}
 	for _, r := range resources {
 		files, err := d.openResource(o, r, dir)
@@ -112,6 +114,8 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 		return one(d.openUserNet(o, r))
 	case ResourceVhost:
 		return d.cfg.Links.OpenVhostNet(r.Path, len(r.Files))
+	case ResourceVhostUser:
+		return d.openVhostUser(o, r)
 	case ResourceChardev:
 		return one(openChardev(o, r))
 	case ResourceLog:
@@ -124,6 +128,8 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 		return one(d.cfg.Hostdevs.OpenContainer())
 	case ResourceHostdev:
 		return one(d.openGroup(o, r))
+	case ResourceROM:
+		return one(openROM(r.Path))
 	case ResourceRNG:
 		f, _, err := openAny("entropy source", r.Path, unix.O_RDONLY)
 		return one(f, err)

@@ -54,6 +54,13 @@ func address(n *xmltree.Node) (hypervisor.PCIAddress, error) {
 }
 
 func (p *planner) controller(n *xmltree.Node) error {
+	if hole := n.Child("pcihole64"); hole != nil {
+		size, err := domain.ParseSize(hole.Trimmed(), hole.Attr("unit"))
+		if err != nil {
+			return err
+		}
+		p.cfg.PCIHole64 = size
+	}
 	if n.Attr("model") != "pcie-root-port" {
 		return nil
 	}
@@ -66,6 +73,7 @@ func (p *planner) controller(n *xmltree.Node) error {
 		ID: alias(n), Index: uint8(number(n, "index")), Address: at,
 		Multi:   n.Child("address").Attr("multifunction") == "on",
 		Chassis: uint8(number(target, "chassis")), Port: uint8(number(target, "port")),
+		Memory: uint64(number(target, "memReserve")) << 10,
 	})
 	return nil
 }
@@ -74,6 +82,9 @@ func (p *planner) disk(n *xmltree.Node) error {
 	at, err := address(n)
 	if err != nil {
 		return err
+	}
+	if domain.IsVhostUser(n) {
+		return p.vhostUserDisk(n, at)
 	}
 	driver, blockio := n.Child("driver"), n.Child("blockio")
 	d := hypervisor.Disk{
@@ -158,7 +169,10 @@ func (p *planner) nic(n *xmltree.Node) error {
 	case "transient":
 		return teaming.Errorf(virterr.ConfigUnsupported, "teaming type 'transient' is for host devices, and the network '%s' gives none", n.Child("source").Attr("network"))
 	}
-	if n.Attr("type") == "user" {
+	switch {
+	case domain.IsVhostUser(n):
+		return p.vhostUserNIC(n, nic)
+	case n.Attr("type") == "user":
 		return p.userNIC(n, nic)
 	}
 	vhost := n.Child("backend").Attr("vhost")

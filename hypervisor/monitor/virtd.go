@@ -36,6 +36,7 @@ var virtdCommands = map[string]command{
 	"x-virtd-job":                  plain(func(s *Server) (any, error) { return s.machine.Job(), nil }),
 	"x-virtd-job-cancel":           action(func(m Machine) error { m.CancelJob(); return nil }),
 	"x-virtd-detach":               virtdDetach,
+	"x-virtd-vhost-users":          plain(func(s *Server) (any, error) { return append([]VhostUser{}, s.machine.VhostUsers()...), nil }),
 	"x-virtd-cpus":                 plain(virtdCPUs),
 	"x-virtd-plug-cpu":             cpuCommand(Machine.PlugCPU),
 	"x-virtd-unplug-cpu":           cpuCommand(Machine.UnplugCPU),

@@ -25,6 +25,7 @@ while [ $round -lt ROUNDS ]; do
 round=$((round+1))
 w 'vf >/dev/null' "function $round came"
 nic=$(vf); cat /sys/class/net/$nic/address
+[ $round = 1 ] && echo "BAR $(head -n 1 /sys/class/net/$nic/device/resource)"
 ip addr add 10.77.0.2/24 dev $nic; ip link set $nic up; sleep 1
 ping -c 10 -i 0.5 -W 5 10.77.0.1 | grep -q ' 0% packet loss\|bytes from' && echo "function $round pinged"
 w '[ -b /dev/nvme0n1 ]' "disk $round came"
@@ -75,7 +76,7 @@ func TestLabHotplugHostdev(t *testing.T) {
 		h.wantDriver(disk, "vfio-pci")
 		if round == 1 {
 			h.refuses("target pci device 0000:03:00.0 already exists", "virsh", "attach-device", name, nvme, "--live")
-			h.refuses("cannot migrate a domain with <hostdev", "virsh", "save", name, h.path("saved"))
+			h.refuses("cannot migrate a domain with <interface type='hostdev'>", "virsh", "save", name, h.path("saved"))
 		}
 		if round == 2 { // the next virtd knows the devices and takes them away
 			h.stopDaemon(syscall.SIGKILL)
@@ -100,8 +101,25 @@ func TestLabHotplugHostdev(t *testing.T) {
 		}
 	}
 	h.finish(name, 60*time.Second)
+	wantHighBAR(t, h.output(name))
 	if out := h.output(name); strings.Contains(out, "traffic was lost") || !strings.Contains(out, "52:54:00:77:00:03") {
 		t.Errorf("the guest says:\n%s", tail(out, 3000))
+	}
+}
+
+// wantHighBAR checks what a guest says of the first BAR, which is prefetchable and has 64 bits, of the function that came to an
+// empty root port: it is above 4 GiB, in the share that the port has of the 64-bit window.
+func wantHighBAR(t *testing.T, output string) {
+	t.Helper()
+	_, rest, _ := strings.Cut(output, "BAR 0x")
+	var first, last, flags uint64
+	if _, err := fmt.Sscanf(rest, "%x 0x%x 0x%x", &first, &last, &flags); err != nil {
+		t.Errorf("the guest says nothing of the function's BAR: %v", err)
+		return
+	}
+	const memory64 = 0x102200 // IORESOURCE_MEM, _PREFETCH and _MEM_64
+	if first < 4<<30 || last <= first || flags&memory64 != memory64 {
+		t.Errorf("the function's BAR is at %#x to %#x with flags %#x", first, last, flags)
 	}
 }
 

@@ -21,6 +21,9 @@ type Kernel struct {
 	Fail   map[string]error  // what writing fails with, by the end of the file's path ("0000:01:00.0/reset", "igb/unbind")
 	Tries  map[string]int    // how often a driver fails to take a function before it does, by address
 	VFs    func(pf string, i int) (address, description string)
+	// MdevAttrs are the attributes of mediated devices, as Build takes them.
+	MdevAttrs string
+	Events    func(action, path string) // told of mediated devices that come and go; nil: nobody listens
 
 	mu      sync.Mutex
 	written []string
@@ -62,6 +65,15 @@ func (k *Kernel) Write(file, value string) error {
 		return k.probe(value)
 	case "sriov_numvfs":
 		return k.functions(real, value)
+	case "create":
+		return k.createMdev(real, value)
+	case "remove":
+		return k.removeMdev(real)
+	}
+	if _, err := os.Lstat(filepath.Join(real, "mdev_type")); err == nil { // its driver has some attributes, not any
+		if _, err := os.Stat(file); err != nil {
+			return err
+		}
 	}
 	return os.WriteFile(file, []byte(value+"\n"), 0o644)
 }

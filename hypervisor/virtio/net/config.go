@@ -1,6 +1,7 @@
 package net
 
 import (
+	"errors"
 	"fmt"
 
 	"virtd/hypervisor/virtio"
@@ -16,6 +17,8 @@ type Config struct {
 	// Stream is a connected stream socket in place of taps, where Streams is set: see stream.
 	Stream  int
 	Streams bool
+	// User is who moves the packets in place of taps, where it is set.
+	User *User
 	// Vhosts has an open /dev/vhost-net for each queue pair, or is empty: then packets are moved by the engine.
 	Vhosts   []int
 	MTU      int  // bytes told to the driver; 0 tells none
@@ -33,6 +36,15 @@ type Config struct {
 	BackendChanged func(name string, refused error)
 	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
 	Log func(format string, args ...any)
+}
+
+// User is a vhost-user back end of a device.
+type User struct {
+	Conn   int // connected stream socket
+	Listen int // listening one, to which later back ends connect; -1: Reconnect brings them
+	Pairs  int // queue pairs, 1 to MaxPairs
+	// Changed is called when the back end came or went. It must not block. Nil tells nobody.
+	Changed func(connected bool)
 }
 
 // MaxPairs is the largest number of queue pairs.
@@ -83,10 +95,18 @@ const maxPacket = headerSize + 14 + 8 + 65535
 
 // check refuses a Config that virtd should not have made.
 func (c *Config) check() error {
+	if c.User != nil {
+		if c.Streams || len(c.Taps)+len(c.Vhosts) != 0 {
+			return errors.New("a vhost-user socket beside taps or another socket")
+		}
+		if c.User.Pairs < 1 || c.User.Pairs > MaxPairs {
+			return fmt.Errorf("%d queue pairs: 1 to %d are possible", c.User.Pairs, MaxPairs)
+		}
+	}
 	if c.Streams && len(c.Taps)+len(c.Vhosts) != 0 {
 		return fmt.Errorf("a stream socket beside %d tap queues and %d vhost descriptors", len(c.Taps), len(c.Vhosts))
 	}
-	if !c.Streams && (len(c.Taps) < 1 || len(c.Taps) > MaxPairs) {
+	if !c.Streams && c.User == nil && (len(c.Taps) < 1 || len(c.Taps) > MaxPairs) {
 		return fmt.Errorf("%d tap queues: 1 to %d are possible", len(c.Taps), MaxPairs)
 	}
 	if len(c.Vhosts) != 0 && len(c.Vhosts) != len(c.Taps) {
@@ -150,7 +170,7 @@ func offer(c *Config, tunOffloads uint) uint64 {
 	if c.MTU != 0 {
 		f |= featureMTU
 	}
-	if len(c.Taps) > 1 {
+	if len(c.Taps) > 1 || c.User != nil && c.User.Pairs > 1 {
 		f |= featureMQ
 	}
 	f |= guestFeatures(tunOffloads)

@@ -27,8 +27,8 @@ const (
 	BackendEngine = "qemu"
 )
 
-// Backend tells who moves the packets while the link is up, and when that is not who was asked for, why. Safe for concurrent
-// use.
+// Backend tells who moves the packets while the link is up ("" for a vhost-user back end), and when that is not who was asked
+// for, why. Safe for concurrent use.
 func (d *Device) Backend() (name string, refused error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -36,6 +36,9 @@ func (d *Device) Backend() (name string, refused error) {
 }
 
 func (d *Device) backendName() string {
+	if d.cfg.User != nil {
+		return "" // another process: libvirt has no name for it
+	}
 	if len(d.cfg.Vhosts) == 0 || d.refused != nil {
 		return BackendEngine
 	}
@@ -117,6 +120,11 @@ func (k *kernelBackend) poke(int) {}
 
 // startData chooses who moves packets. While the link is down it is the workers, which drop them.
 func (d *Device) startData() error {
+	if d.user != nil {
+		var err error
+		d.data, err = d.startUser()
+		return err
+	}
 	if len(d.vhosts) > 0 && d.linkUp() {
 		k, err := d.startVhost()
 		if err == nil {

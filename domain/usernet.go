@@ -79,7 +79,7 @@ func nicBackend(nic *xmltree.Node) error {
 		if path != "" && !filepath.IsAbs(path) {
 			return b.Errorf(virterr.XMLError, "backend %s='%s' is not an absolute path", attr, path)
 		}
-		if kind := nic.Attr("type"); path != "" && (kind == typeHostdev || kind == typeDirect && attr == "tap") {
+		if kind := nic.Attr("type"); path != "" && (kind == typeHostdev || kind == typeVhostUser || kind == typeDirect && attr == "tap") {
 			return b.Errorf(virterr.ConfigUnsupported, "<backend %s=> is not possible with interface type='%s'", attr, kind)
 		}
 	}

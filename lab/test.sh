@@ -55,12 +55,32 @@ for p in $packages; do
   done
 done
 
+# the peer's daemon with nothing but its driver of devices, for tests that ask labtest.Libvirtd for it
+peer() {
+  local tree libs f
+  tree=$(lab/lab.sh libvirtd)
+  libs=$tree/usr/lib/x86_64-linux-gnu
+  mkdir -p "$work"/libvirtd/{lib64,etc,run,var,dev,proc,sys,usr/share}
+  cp -L "$tree/lib64/ld-linux-x86-64.so.2" "$work/libvirtd/lib64/"
+  for f in "$tree/usr/sbin/libvirtd" "$libs/libvirt/connection-driver/libvirt_driver_nodedev.so"; do
+    "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$libs" --list "$f" | grep -o "$tree[^ ]*" || true
+    echo "$f"
+  done | sort -u | while read -r f; do
+    mkdir -p "$work/libvirtd/$(dirname "${f#"$tree"/}")"
+    cp -L "$f" "$work/libvirtd/${f#"$tree"/}"
+  done
+}
+for d in "$work"/[0-9]*; do
+  grep -qs 'labtest\.Libvirtd(' "$(cat "$d/name")"/*_test.go && [ ! -d "$work/libvirtd" ] && peer
+done
+
 : "${LAB_TIMEOUT:=300}"
 export LAB_TIMEOUT
 limit=$((LAB_TIMEOUT - 25))
 {
   # programs start much faster from memory than from a shared folder
   echo 'cp -r bin /tmp/lab-bin; export VIRTD_LAB_BIN=/tmp/lab-bin; export GOMAXPROCS=${GOMAXPROCS:-4}'
+  echo 'export VIRTD_LAB_LIBVIRTD=$PWD/libvirtd'
   echo 'for d in [0-9]*; do'
   echo '  cp -r "$d" "/tmp/lab-$d"; cd "/tmp/lab-$d"; echo "=== PACKAGE $(cat name)"'
   printf '  "$PWD/test" -test.v -test.timeout=%ss -test.run %q' "$limit" "$run"

@@ -31,7 +31,7 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// TestLabNodeDeviceCommands: virsh and vctl list real devices, and virsh is told of virtual functions that come and go.
+// TestLabNodeDeviceCommands: virsh and vctl list real devices, and both are told of virtual functions that come, change and go.
 func TestLabNodeDeviceCommands(t *testing.T) {
 	labtest.Need(t, labtest.SRIOV, labtest.Virsh)
 	const igb = "/sys/bus/pci/devices/0000:01:00.0"
@@ -63,12 +63,23 @@ func TestLabNodeDeviceCommands(t *testing.T) {
 		watch.Wait()
 	}()
 	const vf = "pci_0000_01_10_2"
-	// virsh does not say when it is ready: let the functions come and go until it prints something.
+	var told output
+	vctl := exec.Command(h.program("vctl"), "-c", h.uri(), "nodedev", "event", vf)
+	vctl.Stdout, vctl.Stderr = &told, &told
+	if err := vctl.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		vctl.Process.Kill()
+		vctl.Wait()
+	}()
+	// virsh does not say when it is ready: let the functions come and go until it and vctl print something.
 	h.until(3*time.Minute, "event of a virtual function", func() bool {
 		functions("2")
 		h.until(time.Minute, "virtual function in the list", func() bool { return strings.Contains(h.virsh("nodedev-list", "--cap", "pci"), vf) })
 		for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-			if strings.Contains(printed.String(), "event 'lifecycle' for node device "+vf+": Created") {
+			const created = "event 'lifecycle' for node device " + vf + ": Created"
+			if strings.Contains(printed.String(), created) && strings.Contains(told.String(), created) {
 				return true
 			}
 		}
@@ -86,10 +97,19 @@ func TestLabNodeDeviceCommands(t *testing.T) {
 			t.Errorf("%s shows\n%s", client, tree)
 		}
 	}
-	functions("0")
-	h.until(time.Minute, "event that the function is gone", func() bool {
-		last := printed.String()
-		return strings.LastIndex(last, vf+": Deleted") > strings.LastIndex(last, vf+": Created")
+	h.sh("echo change > /sys/bus/pci/devices/0000:01:10.2/uevent")
+	h.until(time.Minute, "event that the function changed", func() bool {
+		return strings.Contains(told.String(), "event 'update' for node device "+vf+"\n")
 	})
+	functions("0")
+	for _, o := range []*output{&printed, &told} {
+		h.until(time.Minute, "event that the function is gone", func() bool {
+			last := o.String()
+			return strings.LastIndex(last, vf+": Deleted\n") > strings.LastIndex(last, vf+": Created\n")
+		})
+	}
+	if strings.Contains(told.String(), "pci_0000_01_10_0") {
+		t.Errorf("vctl was asked for one device and tells of others:\n%s", told.String())
+	}
 	h.refuses("no node device with matching name '"+vf+"'", "virsh", "nodedev-dumpxml", vf)
 }

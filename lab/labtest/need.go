@@ -70,6 +70,17 @@ func Binary(t testing.TB, name string) string {
 	return p
 }
 
+// Libvirtd returns the folder with Debian's libvirtd and its driver of devices, which test.sh provides for tests that call
+// this: a root folder to be changed into, whose etc, run and var are empty and read-only.
+func Libvirtd(t testing.TB) string {
+	t.Helper()
+	root := os.Getenv("VIRTD_LAB_LIBVIRTD")
+	if _, err := os.Stat(filepath.Join(root, "usr/sbin/libvirtd")); root == "" || err != nil {
+		t.Fatalf("libvirtd is not in %q: %v; run the test with lab/test.sh", root, err)
+	}
+	return root
+}
+
 func device(name string) func() error {
 	return func() error {
 		f, err := os.OpenFile(name, os.O_RDWR, 0)

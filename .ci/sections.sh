@@ -100,7 +100,8 @@ unit() {
 race() {
   local rc=0
   say "the same with the race detector"
-  CGO_ENABLED=1 go test -race -timeout 500s -short -p 2 -v ./... >"$OUT/race.log" 2>&1 || rc=$?
+  # policy looks at the tree's texts: nothing in it runs at once
+  CGO_ENABLED=1 go test -race -timeout 500s -short -p 2 -v $(go list ./... | grep -v '/policy$') >"$OUT/race.log" 2>&1 || rc=$?
   tally "$OUT/race.log" $rc
 }
 
@@ -152,7 +153,7 @@ fuzz_stream() {
 fuzz_target() {
   local out try
   for try in 1 2 3; do
-    out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-5s}" -parallel 1 "$1" 2>&1) && break
+    out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-3s}" -parallel 1 "$1" 2>&1) && break
     if [ $try = 3 ] || grep -qE 'Failing input written|^panic:|fatal error:' <<<"$out" ||
       ! grep -qE '^ *context deadline exceeded$' <<<"$out"; then
       echo "$out"

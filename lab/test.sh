@@ -47,7 +47,7 @@ for p in $packages; do
   mkdir -p "$work/$n"
   echo "$p" >"$work/$n/name"
   go test -c -ldflags='-s -w' -o "$work/$n/test" "$p"
-  [ ! -d "$p/testdata" ] || cp -r "$p/testdata" "$work/$n/"
+  [ ! -d "$p/testdata" ] || cp -rL "$p/testdata" "$work/$n/" # links lead to what packages share
   # the programs that its tests ask labtest.Binary for
   for c in virtd vctl virtd-vmm virtd-usernet; do
     [ -e "$work/bin/$c" ] || ! grep -qE "Binary\(.*\"$c\"|VIRTD_LAB_BIN.*\"$c\"" "$p"/*_test.go ||

@@ -209,8 +209,10 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) {
 		c.tasks.Add(1)
 		call.run(c.server.ctx)
 		c.tasks.Done()
+		c.reader.expect(true)
 		return
 	}
+	c.reader.expect(false)
 	c.lanes[laneOf(call.Proc)].submit(c.server.ctx, call)
 }
 

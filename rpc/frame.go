@@ -44,6 +44,13 @@ func NewFrameReader(conn net.Conn, max int) *FrameReader {
 	return f
 }
 
+// expect says whether the next message is likely to come within a moment.
+func (f *FrameReader) expect(soon bool) {
+	if f.unix != nil {
+		f.unix.linger = soon
+	}
+}
+
 // Next returns the next message. The body is valid until the following call. The files are the message's own and the
 // caller's to close. The error is io.EOF only between messages.
 func (f *FrameReader) Next() (Header, []byte, []*os.File, error) {

@@ -44,7 +44,7 @@ func (d *Dir) commit(c change, apply func()) error {
 	defer d.mu.Unlock()
 	for i, c := range b.changes {
 		switch {
-		case i >= there:
+		case !there:
 			b.errs[i] = virterr.New(virterr.SystemError, "cannot write to the journal of '%s': %w", d.state, err)
 			continue
 		case err != nil:
@@ -58,35 +58,29 @@ func (d *Dir) commit(c change, apply func()) error {
 	return b.errs[i]
 }
 
-// append writes records and returns how many of them the next virtd would find. The caller holds commitMu. After an error
-// the file is left as it is, and the next change begins another.
-func (d *Dir) append(changes []change) (there int, err error) {
+// append writes a record and reports whether the next virtd would find it. The caller holds commitMu. After an error the
+// file is left as it is, and the next change begins another.
+func (d *Dir) append(changes []change) (there bool, err error) {
 	if d.journal == nil {
 		if err := d.newJournal(); err != nil {
-			return 0, err
+			return false, err
 		}
 	}
-	d.record = d.record[:0]
-	for _, c := range changes {
-		d.record = appendRecord(d.record, c)
-	}
+	d.record = appendRecord(d.record[:0], changes...)
 	j := d.journal
-	if _, err = j.file.Write(d.record); err == nil {
-		err = j.file.Sync()
-	}
+	err = j.write(d.record)
 	if cap(d.record) > keepRecord {
 		d.record = nil
 	}
 	if err == nil {
-		j.records += len(changes)
-		return len(changes), nil
+		j.changes += len(changes)
+		return true, nil
 	}
 	d.journal = nil
 	_ = j.file.Close()
 	if data, err := d.fs.ReadFile(j.path, maxJournal); err == nil {
-		if all, _ := readRecords(data); len(all) > j.records {
-			there = min(len(all)-j.records, len(changes))
-		}
+		all, _ := readRecords(data)
+		there = len(all) > j.changes
 	}
 	return there, err
 }
@@ -94,25 +88,52 @@ func (d *Dir) append(changes []change) (there int, err error) {
 // keepRecord is the largest buffer for records that is kept, in bytes.
 const keepRecord = 64 << 10
 
-// journal is the file that changes are appended to.
+// journal is the file that records are written to.
 type journal struct {
 	path    string
 	file    file
-	records int // that are whole and synced
+	changes int // that are whole and synced
+	end     int // of the last record
+	room    int // bytes of the file
 }
 
 // newJournal begins a file. It is in the directory for good before anything is promised that is in it.
 func (d *Dir) newJournal() error {
 	d.lastJournal++
-	path := d.journalPath(d.lastJournal)
-	f, err := d.fs.Create(path, 0o600)
-	if err != nil {
+	j := &journal{path: d.journalPath(d.lastJournal)}
+	var err error
+	if j.file, err = d.fs.Create(j.path, 0o600); err != nil {
 		return err
 	}
-	if err := d.fs.SyncDir(d.state); err != nil {
-		return errors.Join(err, f.Close(), d.fs.Remove(path))
+	if err = j.makeRoom(firstRoom); err == nil { // durable with the first record
+
+		err = d.fs.SyncDir(d.state)
 	}
-	d.journal = &journal{path: path, file: f}
-	d.journals = append(d.journals, path)
+	if err != nil {
+		return errors.Join(err, j.file.Close(), d.fs.Remove(j.path))
+	}
+	d.journal = j
+	d.journals = append(d.journals, j.path)
 	return nil
+}
+
+// write makes a record durable.
+func (j *journal) write(record []byte) error {
+	if need := j.end + len(record); need > j.room {
+		if err := j.makeRoom(max(need, 2*j.room)); err != nil {
+			return err
+		}
+	}
+	if _, err := j.file.WriteAt(record, int64(j.end)); err != nil {
+		return err
+	}
+	j.end += len(record)
+	return j.file.Sync()
+}
+
+// makeRoom writes zeros behind what is there, up to a size.
+func (j *journal) makeRoom(size int) error {
+	_, err := j.file.WriteAt(make([]byte, size-j.room), int64(j.room))
+	j.room = size
+	return err
 }

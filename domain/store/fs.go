@@ -3,6 +3,8 @@ package store
 import (
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // filesystem is what the store asks of the kernel: one method for each step after which power can fail. Tests put faults
@@ -21,6 +23,8 @@ type filesystem interface {
 // file is a file being written.
 type file interface {
 	io.Writer
+	io.WriterAt
+	// Sync makes what was written durable, with whatever of the file system's own it takes to find it again, but not more.
 	Sync() error
 	Close() error
 }
@@ -46,7 +50,31 @@ func (disk) ReadFile(path string, limit int64) ([]byte, error) {
 }
 
 func (disk) Create(path string, mode os.FileMode) (file, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return nil, err
+	}
+	return diskFile{f}, nil
+}
+
+type diskFile struct{ *os.File }
+
+// Sync spares the file system the times of the file, which fsync(2) would have it write to its own journal.
+func (f diskFile) Sync() error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := conn.Control(func(fd uintptr) {
+		for {
+			if err = unix.Fdatasync(int(fd)); err != unix.EINTR {
+				return
+			}
+		}
+	}); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("fdatasync", err)
 }
 
 func (disk) SyncDir(path string) error {

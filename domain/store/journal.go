@@ -12,30 +12,38 @@ import (
 	"github.com/google/uuid"
 )
 
-// A journal is a file of records, each a change of one definition. Numbers are little-endian:
+// A journal is a file of records, each the changes of definitions that one sync makes durable. Numbers are little-endian:
 //
 //	 0   4  "vdj1"
-//	 4   4  bytes of the body, 17 or more
+//	 4   4  bytes of the body
 //	 8   4  CRC-32C of bytes 4 to 8 and the body
-//	12   1  body: 1 the definition is the text behind the UUID, 2 there is none
-//	13  16        UUID
-//	29            text
+//	12      body: one change behind the other
 //
-// Records are appended and synced, and nothing is overwritten, so that what a power cut leaves of a record that was not yet
-// acknowledged is at the end of a file. Files are read in order of their numbers.
+// and a change is
+//
+//	 0   1  1 the definition is the text, 2 there is none
+//	 1  16  UUID
+//	17   4  bytes of the text
+//	21      text
+//
+// The room for records is written with zeros before it is used, so that a sync has only the record to write and nothing of
+// the file system's own. Records follow one another, and nothing but zeros is overwritten: what a power cut leaves of a
+// record that was not yet acknowledged is the last thing in a file, in whatever order its sectors were written. Files are
+// read in order of their numbers.
 const (
 	journalPrefix = "journal."
 	recordMagic   = "vdj1"
 	recordHead    = 12
-	recordUUID    = recordHead + 1
-	recordText    = recordUUID + 16
+	changeHead    = 21
 
-	recordSave   = 1
-	recordDelete = 2
+	changeSave   = 1
+	changeDelete = 2
 
 	damagedExt = ".damaged" // of a journal that could not be read as a whole
 
 	maxJournal = 64 << 20 // bytes that are read of a file; commit leaves one for another long before that
+
+	firstRoom = 64 << 10 // bytes of zeros that a journal begins with; it doubles
 )
 
 // change is what happens to one definition.
@@ -44,24 +52,27 @@ type change struct {
 	text []byte // nil: it goes away
 }
 
-// size is how many bytes the change's record has.
-func (c change) size() int { return recordText + len(c.text) }
+// size is how many bytes the change takes in a record.
+func (c change) size() int { return changeHead + len(c.text) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// appendRecord appends the record of a change.
-func appendRecord(b []byte, c change) []byte {
+// appendRecord appends the record of changes that are made at once.
+func appendRecord(b []byte, changes ...change) []byte {
 	start := len(b)
 	b = append(b, recordMagic...)
-	b = binary.LittleEndian.AppendUint32(b, uint32(recordText-recordHead+len(c.text)))
-	b = append(b, 0, 0, 0, 0) // the checksum, below
-	kind := byte(recordSave)
-	if c.text == nil {
-		kind = recordDelete
+	b = append(b, make([]byte, recordHead-len(recordMagic))...) // length and checksum, below
+	for _, c := range changes {
+		kind := byte(changeSave)
+		if c.text == nil {
+			kind = changeDelete
+		}
+		b = append(b, kind)
+		b = append(b, c.id[:]...)
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(c.text)))
+		b = append(b, c.text...)
 	}
-	b = append(b, kind)
-	b = append(b, c.id[:]...)
-	b = append(b, c.text...)
+	binary.LittleEndian.PutUint32(b[start+4:], uint32(len(b)-start-recordHead))
 	binary.LittleEndian.PutUint32(b[start+8:], checksum(b[start:]))
 	return b
 }
@@ -71,41 +82,61 @@ func checksum(record []byte) uint32 {
 	return crc32.Update(crc32.Checksum(record[4:8], castagnoli), castagnoli, record[recordHead:])
 }
 
-// nextRecord returns the record that b begins with and its length, or length 0 when there is no whole one. The text
-// aliases b.
-func nextRecord(b []byte) (c change, n int) {
-	if len(b) < recordText || string(b[:4]) != recordMagic {
-		return c, 0
+// nextRecord returns the changes of the record that b begins with and its length, or length 0 when there is no whole one.
+// The texts alias b.
+func nextRecord(b []byte) (changes []change, n int) {
+	if len(b) < recordHead+changeHead || string(b[:4]) != recordMagic {
+		return nil, 0
 	}
-	body := binary.LittleEndian.Uint32(b[4:])
-	if body < recordText-recordHead || uint64(body) > uint64(len(b)-recordHead) {
-		return c, 0
+	size := binary.LittleEndian.Uint32(b[4:])
+	if uint64(size) > uint64(len(b)-recordHead) {
+		return nil, 0
 	}
-	n = recordHead + int(body)
+	n = recordHead + int(size)
 	if binary.LittleEndian.Uint32(b[8:]) != checksum(b[:n]) {
+		return nil, 0
+	}
+	for body := b[recordHead:n]; len(body) > 0; {
+		c, size := nextChange(body)
+		if size == 0 {
+			return nil, 0
+		}
+		changes = append(changes, c)
+		body = body[size:]
+	}
+	return changes, n
+}
+
+// nextChange returns the change that b begins with and its length, or length 0 when that is none.
+func nextChange(b []byte) (c change, n int) {
+	if len(b) < changeHead {
 		return c, 0
 	}
-	c.id = uuid.UUID(b[recordUUID:recordText])
-	switch b[recordHead] {
-	case recordSave:
-		c.text = b[recordText:n:n]
-	case recordDelete:
-	default:
+	size := binary.LittleEndian.Uint32(b[changeHead-4:])
+	if uint64(size) > uint64(len(b)-changeHead) {
+		return c, 0
+	}
+	n = changeHead + int(size)
+	c.id = uuid.UUID(b[1:17])
+	switch {
+	case b[0] == changeSave:
+		c.text = b[changeHead:n:n]
+	case b[0] != changeDelete || size != 0:
 		return c, 0
 	}
 	return c, n
 }
 
-// readRecords returns the whole records that a journal begins with. damaged tells of a whole record behind bytes that are
+// readRecords returns the changes of the whole records that a journal begins with. damaged tells of a whole record behind bytes that are
 // none: that is no unfinished write, since only the last one can be unfinished.
 func readRecords(b []byte) (changes []change, damaged error) {
 	size := len(b)
 	for {
-		c, n := nextRecord(b)
+		more, n := nextRecord(b)
 		if n == 0 {
 			break
 		}
-		changes = append(changes, c)
+		changes = append(changes, more...)
 		b = b[n:]
 	}
 	at := size - len(b)

@@ -53,10 +53,24 @@ func FuzzReadRecords(f *testing.F) {
 	f.Add(whole)
 	f.Add(whole[:len(whole)-1])
 	f.Add(append([]byte("vdj1\xff\xff\xff\xff"), whole...))
+	f.Add(append(appendRecord(nil, change{uuid.UUID{1}, []byte("<domain/>")}, change{id: uuid.UUID{2}}), make([]byte, 100)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, _ := readRecords(b)
-		if again := records(got...); !bytes.HasPrefix(b, again) {
-			t.Errorf("%d records are not what the journal begins with", len(got))
+		all, _ := readRecords(b)
+		for {
+			got, n := nextRecord(b)
+			if n == 0 {
+				break
+			}
+			if again := appendRecord(nil, got...); !bytes.Equal(b[:n], again) {
+				t.Errorf("a record of %d changes is not what it is written as", len(got))
+			}
+			if len(got) > len(all) {
+				t.Fatal("not all records were read")
+			}
+			b, all = b[n:], all[len(got):]
+		}
+		if len(all) > 0 {
+			t.Errorf("%d changes are in no record", len(all))
 		}
 	})
 }

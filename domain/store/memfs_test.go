@@ -147,9 +147,14 @@ func (m *memFS) restart(rng *rand.Rand) *memFS {
 		}
 	}
 	for path, n := range after.now {
-		data := n.synced
+		data := slices.Clone(n.synced)
 		if more := len(n.data) - len(n.synced); more > 0 && rng.Intn(2) == 0 {
-			data = n.data[:len(n.synced)+rng.Intn(more+1)] // files are only appended to
+			data = append(data, n.data[len(n.synced):len(n.synced)+rng.Intn(more+1)]...)
+		}
+		for at := 0; at < len(n.synced); at += sector { // what was written over what is there: each sector or not
+			if end := min(at+sector, len(n.synced)); rng.Intn(2) == 0 {
+				copy(data[at:end], n.data[at:end])
+			}
 		}
 		after.now[path] = &inode{data: slices.Clone(data), synced: slices.Clone(data)}
 	}
@@ -164,9 +169,23 @@ func (m *memFS) killed() *memFS {
 	return after
 }
 
+// sector is what a disk writes as a whole, in bytes.
+const sector = 512
+
 type memFile struct {
 	m *memFS
 	n *inode
+}
+
+func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
+	err := f.m.step()
+	if err != nil {
+		b = b[:len(b)/2]
+	}
+	if more := int(off) + len(b) - len(f.n.data); more > 0 {
+		f.n.data = append(f.n.data, make([]byte, more)...)
+	}
+	return copy(f.n.data[off:], b), err
 }
 
 func (f *memFile) Write(b []byte) (int, error) {

@@ -288,7 +288,7 @@ func TestPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		before, after, finished := script(t, d)
-		for seed := range int64(24) {
+		for seed := range leftovers() {
 			check(t, fs.restart(rand.New(rand.NewSource(seed))), before, after)
 		}
 		check(t, fs.killed(), before, after)
@@ -302,6 +302,14 @@ func TestPowerCut(t *testing.T) {
 			return
 		}
 	}
+}
+
+// leftovers is how many of the states that a power cut may leave are looked at: fewer with the race detector.
+func leftovers() int64 {
+	if testing.Short() {
+		return 4
+	}
+	return 24
 }
 
 // A disk error at every single step: the change fails, the index agrees with the disk, later changes work.

@@ -1,11 +1,17 @@
 package e2e
 
 import (
+	"bufio"
+	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+	"github.com/digitalocean/go-libvirt/socket/dialers"
 
 	"virtd/lab/labtest"
 )
@@ -55,4 +61,97 @@ func (h *host) client(program string, args ...string) string {
 		h.t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// python3-libvirt with a Linux guest: its event loop and events, a console by a stream, statistics, a disk that comes and
+// goes, error codes, a shutdown that the guest does.
+func TestLabPython(t *testing.T) {
+	labtest.Need(t, labtest.KVM, labtest.Program("python3"))
+	h := startHost(t)
+	name := h.define(guest{name: "python", kernel: labtest.Kernel("6.12"), console: ptyWithLog(h.path("python.console")),
+		devices: "<controller type='pci' index='1' model='pcie-root-port'/><controller type='pci' index='2' model='pcie-root-port'/>"})
+	image := h.image("python.img", 8)
+	cmd := exec.Command("python3", "testdata/clients/guest.py", h.uri(), name, image)
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1")
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s%s", err, out, errs.String())
+	}
+	const want = `  resumed 0
+  started 0
+state [1, 1] active 1
+cpu time True memory True
+  suspended 0
+  resumed 0
+  added virtio-disk1
+written 65536
+  removed virtio-disk1
+error 55 10 Requested operation is not valid: domain is already running
+  shutdown 1
+  stopped 0
+state [5, 1]
+`
+	if string(out) != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out, want)
+	}
+}
+
+// go-libvirt with a Linux guest: its start, what it says on its console, its numbers, its end, and the events of all that.
+func TestLabGoLibvirt(t *testing.T) {
+	labtest.Need(t, labtest.KVM)
+	h := startHost(t)
+	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(h.path("sock/libvirt-sock"))))
+	if err := l.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Disconnect()
+	check := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	events, err := l.LifecycleEvents(t.Context())
+	check("events", err)
+	dom, err := l.DomainDefineXML(guest{name: "go", kernel: labtest.Kernel("6.1"), memory: 128, console: "<serial type='pty'/>"}.xml(h))
+	check("define", err)
+	check("start", l.DomainCreate(dom))
+	r, w := io.Pipe()
+	console := make(chan error, 1)
+	go func() { console <- l.DomainOpenConsole(dom, nil, w, 0); w.Close() }()
+	shell := false
+	for sc := bufio.NewScanner(r); !shell && sc.Scan(); {
+		shell = strings.Contains(sc.Text(), "LAB-GUEST: shell")
+	}
+	if !shell {
+		t.Fatal("the console ended before the guest's shell")
+	}
+	go io.Copy(io.Discard, r)
+	state, reason, err := l.DomainGetState(dom, 0)
+	check("state", err)
+	if state != int32(libvirt.DomainRunning) || reason != int32(libvirt.DomainRunningBooted) {
+		t.Errorf("state %d, reason %d", state, reason)
+	}
+	_, _, _, _, cpu, err := l.DomainGetInfo(dom)
+	check("info", err)
+	if cpu == 0 {
+		t.Error("the guest took no CPU time")
+	}
+	check("shutdown", l.DomainShutdown(dom))
+	if err := <-console; err != nil {
+		t.Errorf("console: %v", err)
+	}
+	for _, want := range []libvirt.DomainEventType{libvirt.DomainEventDefined, libvirt.DomainEventResumed, libvirt.DomainEventStarted, libvirt.DomainEventShutdown, libvirt.DomainEventStopped} {
+		select {
+		case e := <-events:
+			if e.Event != int32(want) {
+				t.Errorf("event %d, want %d", e.Event, want)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("no event %d", want)
+		}
+	}
+	check("undefine", l.DomainUndefine(dom))
 }

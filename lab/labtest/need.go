@@ -31,11 +31,17 @@ var (
 	HugePages = Feature{"hugepages", hugePages}
 	// CgroupV2 is the unified hierarchy, writable.
 	CgroupV2 = Feature{"cgroup2", exists("/sys/fs/cgroup/cgroup.subtree_control")}
+	// Clients is the tree of clients below [ClientsRoot], which LAB_CLIENTS=1 brings.
+	Clients = Feature{"clients of libvirt (start the lab with LAB_CLIENTS=1)", exists(ClientsRoot + "/usr/bin")}
 	// Virsh is libvirt's own client.
 	Virsh = Feature{"virsh", program("virsh")}
 	// QEMU is the peer that benchmarks and compatibility tests compare with.
 	QEMU = Feature{"qemu", program("qemu-system-x86_64")}
 )
+
+// ClientsRoot is a Debian root that holds virt-manager with a display for it, libvirt-dbus and the Prometheus exporter. It
+// is read-only.
+const ClientsRoot = "/opt/clients"
 
 // Program is the feature that a program is in PATH.
 func Program(name string) Feature { return Feature{name, program(name)} }

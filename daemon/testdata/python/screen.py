@@ -21,9 +21,13 @@ class Missing(Exception):
         super().__init__(f"{what}; there are {', '.join(seen)}")
 
 
+# how many times longer than here things may take
+PATIENCE = int(os.environ.get("PATIENCE", "1"))
+
+
 def until(what, probe, seconds=60):
     """Returns the first true result of probe. Widgets that go while they are looked at are looked for again."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while True:
         try:
             found = probe()

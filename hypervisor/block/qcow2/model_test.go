@@ -172,7 +172,7 @@ func often(n int) int {
 func TestRandomOperations(t *testing.T) {
 	for _, l := range layouts {
 		t.Run(l.name, func(t *testing.T) {
-			for seed := range uint64(3) {
+			for seed := range uint64(often(5)) {
 				f := &memFile{}
 				m := newModel(t, l, f, seed)
 				for range often(120) {

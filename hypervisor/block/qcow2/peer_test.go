@@ -79,6 +79,9 @@ func TestPeerReadsOurs(t *testing.T) {
 
 // What qemu-img makes of data in every way it has reads the same here, can be written to, and is sound afterwards.
 func TestPeersImages(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many layouts, and nothing in it runs at once")
+	}
 	const size = 6<<20 + 512
 	data := sample(size, 1)
 	for _, c := range []struct{ name, options, more string }{

@@ -1,0 +1,1 @@
+../../../../daemon/testdata/python/screen.py

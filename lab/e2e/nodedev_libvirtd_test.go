@@ -111,7 +111,7 @@ func (h *host) devices(socket string) map[string]toldOf {
 	if strings.HasPrefix(socket, h.path("sock")) {
 		uri = "qemu:///system"
 	}
-	if err := c.Open(ctx, uri, true); err != nil {
+	if err := c.Open(ctx, uri, false); err != nil { // libvirt 9.0 forbids GET_AUTOSTART to readers
 		h.t.Fatalf("%s: %v", socket, err)
 	}
 	var list libvirt.ConnectListAllNodeDevicesRet

@@ -47,7 +47,7 @@ prerequisites() {
     command -v "${p%%:*}" >/dev/null || missing+=("${p#*:}")
   done
   # the oracles of unit tests, which skip without them: only root can install them, others are told
-  for p in virsh:libvirt-clients xmllint:libxml2-utils iasl:acpica-tools qemu-io:qemu-utils gdb:gdb passt:passt; do
+  for p in virsh:libvirt-clients xmllint:libxml2-utils iasl:acpica-tools qemu-io:qemu-utils qemu-storage-daemon:qemu-system-common gdb:gdb passt:passt; do
     command -v "${p%%:*}" >/dev/null && continue
     if [ "$(id -u)" = 0 ]; then missing+=("${p#*:}"); else say "tests that need ${p%%:*} (package ${p#*:}) will skip"; fi
   done
@@ -207,11 +207,14 @@ lab() {
   done
 }
 
+# What needs the tree of clients, half a gigabyte, is in the full run only: daemon's unit tests run the same programs.
+LAB_FULL_ONLY='^TestLab(VirtManager|LibvirtDBus|Exporter)$'
+
 # lab_jobs: a line for each, FOLDER [REGEXP]. The end-to-end tests take as long as all others together and so are in parts.
 lab_jobs() {
   local part
   for part in 0 1 2 3; do
-    echo "lab/e2e ^($(grep -ohE '^func TestLab[A-Za-z0-9_]+' lab/e2e/*_test.go | sed 's/^func //' |
+    echo "lab/e2e ^($(grep -ohE '^func TestLab[A-Za-z0-9_]+' lab/e2e/*_test.go | sed 's/^func //' | grep -vE "$LAB_FULL_ONLY" |
       awk -v part=$part 'NR % 4 == part' | paste -sd'|'))\$"
   done
   lab_packages | grep -vE '^(lab/e2e|hypervisor/virtio/blk)$' # TestLabDisks has its cache modes

@@ -48,7 +48,7 @@ func TestRollupRefusesProcessWithoutGuest(t *testing.T) {
 
 // Both engines must be told the same machine.
 func TestSameMachineForBoth(t *testing.T) {
-	g := guest{kernel: "/k", initrd: "/i", args: "lab.net=x", memory: 64, huge: true, tap: "tap9", mac: "52:54:00:00:00:01",
+	g := guest{kernel: "/k", initrd: "/i", args: "lab.net=x", memory: 64, huge: true, tap: "tap9", mac: "52:54:00:00:00:01", driver: driverVhost, queues: 4,
 		disks: []disk{{path: "/a", serial: "labtools", readOnly: true}, {path: "/b", serial: "data"}}}
 	qemu := g.qemu(boardTrimmed)
 	p, err := g.virtd(t.TempDir())
@@ -67,7 +67,11 @@ func TestSameMachineForBoth(t *testing.T) {
 				Serial   string
 				ReadOnly bool
 			}
-			NICs []struct{ MAC string }
+			NICs []struct {
+				MAC, Driver  string
+				Taps, Vhosts []string
+			}
+			CPU struct{ Count int }
 		}
 		Open map[string]string
 	}
@@ -81,8 +85,11 @@ func TestSameMachineForBoth(t *testing.T) {
 	if len(ours.Config.Disks) != 2 || !ours.Config.Disks[0].ReadOnly || ours.Config.Disks[1].Serial != "data" || ours.Open["disk1"] != "/b" {
 		t.Errorf("disks: %+v", ours)
 	}
+	if n := ours.Config.NICs[0]; n.Driver != driverVhost || len(n.Taps) != 4 || len(n.Vhosts) != 4 || ours.Config.CPU.Count != 4 || after("-smp") != "4" {
+		t.Errorf("queues: %+v, %d vCPUs, %q", n, ours.Config.CPU.Count, qemu)
+	}
 	all := strings.Join(qemu, " ")
-	for _, want := range []string{"file.filename=/b", "serial=data", "ifname=tap9", "mac=" + ours.Config.NICs[0].MAC, "hugetlb=on"} {
+	for _, want := range []string{"file.filename=/b", "serial=data", "ifname=tap9", "vhost=on,queues=4,", "mq=on,vectors=10", "mac=" + ours.Config.NICs[0].MAC, "hugetlb=on"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("the peer is not told %s: %s", want, all)
 		}
@@ -91,8 +98,22 @@ func TestSameMachineForBoth(t *testing.T) {
 
 // The guest's lines come from a terminal.
 func TestRatesInGuestOutput(t *testing.T) {
-	if m := receivedRate.FindStringSubmatch("\r\n\x1b[6n\t\t\t\"bits_per_second\":\t660461263.19603872,\r\n"); m == nil || m[1] != "660461263.19603872" {
-		t.Errorf("iperf3: %q", m)
+	for text, want := range map[string]string{
+		"\x1b[6n[  5]   0.00-4.05   sec   301 MBytes   624 Mbits/sec                  receiver\r\n":   "624",
+		"[SUM]   0.00-4.00   sec  1.24 MBytes  2.07 Mbits/sec  0.011 ms  10/906 (1.1%)  receiver\r\n": "2.07",
+	} {
+		if m := receivedRate.FindStringSubmatch(text); m == nil || m[1] != want {
+			t.Errorf("iperf3: %q of %q", m, text)
+		}
+	}
+	if m := median.FindStringSubmatch("RR 1234.5 701.2 1500.0\r\n"); m == nil || m[1] != "701.2" {
+		t.Errorf("latency: %q", m)
+	}
+	if v, err := readFlood("FLOOD 800.10 400.05 50.00\n"); err != nil || !slices.Equal(v, []float64{800.1, 400.05, 50}) {
+		t.Errorf("flood: %v, %v", v, err)
+	}
+	if _, err := readFlood("load: refused"); err == nil {
+		t.Error("no flood at all passes")
 	}
 	if m := iops.FindAllStringSubmatch("        \"iops\" : 1207.519,\r\n        \"iops\" : 0.000000,\r\n", -1); len(m) != 2 || m[0][1] != "1207.519" {
 		t.Errorf("fio: %q", m)

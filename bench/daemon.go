@@ -138,13 +138,7 @@ func (d *daemon) stop() {
 
 // cpu returns the processor time that all threads of the daemon have used.
 func (d *daemon) cpu() (time.Duration, error) {
-	// clock_getcpuclockid(3): the clock of another process is made of its number and CPUCLOCK_SCHED, 2
-	clock := int32(^d.pid<<3 | 2)
-	var ts unix.Timespec
-	if err := unix.ClockGettime(clock, &ts); err != nil {
-		return 0, fmt.Errorf("read the processor time of process %d: %w", d.pid, err)
-	}
-	return time.Duration(ts.Nano()), nil
+	return clock(d.pid)
 }
 
 // memory returns the daemon's share of the memory that it maps, and what it alone holds and wrote, in MiB.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -23,7 +24,17 @@ type guest struct {
 	disks          []disk
 	tap            string // "" is no network
 	mac            string
+	model          string // of the interface: modelVirtio, or modelE1000E
+	driver         string // who moves the tap's packets to virtio-net: qemu, or vhost
+	queues         int    // pairs of the interface, and vCPUs
+	function       string // a PCI function of the host that the guest has, by its address
 }
+
+// Models of the interface on a tap.
+const (
+	modelVirtio = ""       // virtio-net
+	modelE1000E = "e1000e" // an emulated card, of the peer only
+)
 
 type disk struct {
 	path, serial string
@@ -39,7 +50,7 @@ const (
 
 // qemu returns the peer's arguments for a board with nothing on it but what the guest asks for.
 func (g guest) qemu(board string) []string {
-	a := []string{"-M", board, "-accel", "kvm", "-cpu", "host", "-smp", "1",
+	a := []string{"-M", board, "-accel", "kvm", "-cpu", "host", "-smp", fmt.Sprint(max(g.queues, 1)),
 		"-m", fmt.Sprint(g.memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-kernel", g.kernel, "-initrd", g.initrd, "-append", cmdline + " " + g.args}
 	if g.huge {
@@ -61,18 +72,32 @@ func (g guest) qemu(board string) []string {
 		plug(fmt.Sprintf("virtio-blk-pci,drive=d%d,serial=%s", i, d.serial))
 	}
 	if g.tap != "" {
-		a = append(a, "-netdev", "tap,id=n,script=no,downscript=no,vhost=off,ifname="+g.tap)
-		plug("virtio-net-pci,netdev=n,mac=" + g.mac)
+		netdev := "tap,id=n,script=no,downscript=no,vhost=" + map[bool]string{true: "on", false: "off"}[g.driver == driverVhost]
+		device := cmp.Or(g.model, "virtio-net-pci") + ",netdev=n,mac=" + g.mac
+		if g.queues > 1 { // as libvirt asks for them
+			netdev += fmt.Sprintf(",queues=%d", g.queues)
+			device += fmt.Sprintf(",mq=on,vectors=%d", 2*g.queues+2)
+		}
+		a = append(a, "-netdev", netdev+",ifname="+g.tap)
+		plug(device)
+	}
+	if g.function != "" {
+		plug("vfio-pci,host=" + g.function)
 	}
 	return a
 }
 
+// driverVhost is the driver that has the host's kernel move packets.
+const driverVhost = "vhost"
+
 // virtd writes the configuration of the same machine for our engine and returns its path.
 func (g guest) virtd(dir string) (string, error) {
+	cpus := max(g.queues, 1)
 	c := hypervisor.Config{
 		Version: hypervisor.ConfigVersion, Name: "bench", UUID: "c7a5fdbd-edaf-9455-926a-d65c16db1809",
 		Machine: hypervisor.MachineQ35, KVM: "kvm",
-		CPU:    hypervisor.CPU{Count: 1, Online: 1, Topology: hypervisor.Topology{Sockets: 1, Dies: 1, Clusters: 1, Cores: 1, Threads: 1}, Mode: hypervisor.CPUHostPassthrough},
+		CPU: hypervisor.CPU{Count: cpus, Online: cpus, Mode: hypervisor.CPUHostPassthrough,
+			Topology: hypervisor.Topology{Sockets: cpus, Dies: 1, Clusters: 1, Cores: 1, Threads: 1}},
 		Memory: hypervisor.Memory{Size: uint64(g.memory) << 20, Backing: memory.Backing{Kind: memory.Anonymous}},
 		Boot:   hypervisor.Boot{Kernel: "kernel", Initrd: "initrd", Cmdline: cmdline + " " + g.args},
 		Clock:  hypervisor.Clock{PIT: true}, OnReboot: hypervisor.ActionStop, OnCrash: hypervisor.ActionStop,
@@ -96,8 +121,25 @@ func (g guest) virtd(dir string) (string, error) {
 			ReadOnly: d.readOnly, Serial: d.serial, Discard: true})
 	}
 	if g.tap != "" {
-		open["tap"] = "tap:" + g.tap
-		c.NICs = []hypervisor.NIC{{ID: "net0", Address: plug(), MAC: g.mac, Driver: "qemu", Queues: 1, Taps: []hypervisor.FileName{"tap"}}}
+		nic := hypervisor.NIC{ID: "net0", Address: plug(), MAC: g.mac, Driver: g.driver, Queues: cpus}
+		for i := range cpus {
+			tap := hypervisor.FileName(fmt.Sprintf("tap%d", i))
+			open[tap], nic.Taps = "tap:"+g.tap, append(nic.Taps, tap)
+			if g.driver == driverVhost {
+				v := hypervisor.FileName(fmt.Sprintf("vhost%d", i))
+				open[v], nic.Vhosts = "/dev/vhost-net", append(nic.Vhosts, v)
+			}
+		}
+		c.NICs = []hypervisor.NIC{nic}
+	}
+	if g.function != "" {
+		group, err := os.Readlink("/sys/bus/pci/devices/" + g.function + "/iommu_group")
+		if err != nil {
+			return "", err
+		}
+		open["vfio"], open["group"] = "/dev/vfio/vfio", "/dev/vfio/"+filepath.Base(group)
+		c.VFIO = "vfio"
+		c.Hostdevs = []hypervisor.Hostdev{{ID: "hostdev0", Address: plug(), Host: g.function, Group: "group"}}
 	}
 	for name := range open {
 		c.Files = append(c.Files, name)

@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ type host struct {
 	vmm    string // our engine, in memory, where a program starts fast
 	onDisk string // our engine in a file system whose pages are clean once read, as installed programs are
 	qemu   string // the peer of the engine
+	load   string // bench/load
 	dir    string // scratch, in memory
 
 	virtd    string // our daemon
@@ -30,7 +32,8 @@ type host struct {
 type benchmark struct {
 	name string
 	run  func(host) ([]ab.Result, error)
-	peer func(host) string // what the peer calls itself
+	peer func(host) string                  // what the peer calls itself
+	more func(io.Writer, []ab.Result) error // another look at the results, or nil
 }
 
 var benchmarks = []benchmark{
@@ -38,9 +41,18 @@ var benchmarks = []benchmark{
 	engines("memory", benchMemory),
 	engines("idle", benchIdle),
 	engines("disk", benchDisk),
-	engines("network", benchNetwork),
 	engines("start-variants", benchStartVariants),
-	{"libvirtd", benchLibvirtd, func(h host) string { return firstLine("chroot", h.libvirtd, "libvirtd", "--version") }},
+	engines("net-qemu-1q", netHost{"qemu", 1}.run),
+	engines("net-qemu-4q", netHost{"qemu", 4}.run),
+	engines("net-vhost-1q", netHost{driverVhost, 1}.run),
+	engines("net-vhost-4q", netHost{driverVhost, 4}.run),
+	engines("net-guests-qemu-1q", netGuests{"qemu", 1}.run),
+	engines("net-guests-qemu-4q", netGuests{"qemu", 4}.run),
+	engines("net-guests-vhost-1q", netGuests{driverVhost, 1}.run),
+	engines("net-guests-vhost-4q", netGuests{driverVhost, 4}.run),
+	engines("net-udp-loss", benchUDPLoss),
+	withKinds(engines("vf", benchVF)),
+	{name: "libvirtd", run: benchLibvirtd, peer: func(h host) string { return firstLine("chroot", h.libvirtd, "libvirtd", "--version") }},
 }
 
 // engines is a benchmark of our engine and QEMU.
@@ -60,12 +72,19 @@ func engines(name string, run func(host) ([]ab.Result, error)) benchmark {
 	}
 }
 
+// withKinds adds the table of the kinds of interface.
+func withKinds(b benchmark) benchmark {
+	b.more = writeKinds
+	return b
+}
+
 func main() {
 	h := host{}
 	flag.IntVar(&h.rounds, "n", 7, "rounds: samples of each side")
 	flag.StringVar(&h.images, "images", "/opt/lab/guest", "folder of guest images")
 	flag.StringVar(&h.vmm, "vmm", "bin/virtd-vmm", "our engine")
 	flag.StringVar(&h.qemu, "peer", "qemu-system-x86_64", "QEMU")
+	flag.StringVar(&h.load, "load", "bin/load", "bench/load")
 	flag.StringVar(&h.virtd, "virtd", "bin/virtd", "our daemon")
 	flag.StringVar(&h.libvirtd, "libvirtd", "", "tree with the peer's daemon, as lab/lab.sh libvirtd makes it")
 	flag.StringVar(&h.out, "o", ".", "folder for the results, one NAME.json each")
@@ -104,6 +123,11 @@ func run(h host, names []string) (missed int, err error) {
 		}
 		if err := r.WriteTable(os.Stdout); err != nil {
 			return missed, err
+		}
+		if b.more != nil {
+			if err := b.more(os.Stdout, results); err != nil {
+				return missed, err
+			}
 		}
 		fmt.Println()
 		missed += r.Missed()

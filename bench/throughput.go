@@ -3,11 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"virtd/bench/ab"
 )
@@ -98,89 +96,3 @@ func fio(e *engine, rw string, depth int) (float64, error) {
 }
 
 var iops = regexp.MustCompile(`"iops" :\s*([0-9.e+]+)`)
-
-// benchNetwork measures TCP between the guest and this host over a bridge and a tap with the engine's own virtio-net.
-func benchNetwork(h host) ([]ab.Result, error) {
-	remove, err := network("bench0", "benchv", "benchq")
-	if err != nil {
-		return nil, err
-	}
-	defer remove()
-	server := exec.Command("iperf3", "-s", "-B", "10.9.0.1")
-	if err := server.Start(); err != nil {
-		return nil, err
-	}
-	defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
-	ours, peer := h.throughputGuest(), h.throughputGuest()
-	ours.tap, ours.mac, ours.args = "benchv", "52:54:00:09:00:02", "lab.net=eth0:10.9.0.2/24"
-	peer.tap, peer.mac, peer.args = "benchq", "52:54:00:09:00:03", "lab.net=eth0:10.9.0.3/24"
-	a, b, err := h.pair(ours, peer)
-	if err != nil {
-		return nil, err
-	}
-	defer a.kill()
-	defer b.kill()
-	sampler := func(e *engine) ab.Sampler {
-		return func() ([]float64, error) {
-			var out []float64
-			for _, reverse := range []string{"", "-R"} {
-				v, err := iperf(e, reverse)
-				if err != nil {
-					return nil, err
-				}
-				out = append(out, v)
-			}
-			return out, nil
-		}
-	}
-	return ab.Compare(h.rounds, []ab.Measure{
-		{Name: "network: TCP guest to host", Unit: "Mbit/s", Better: ab.Higher, RatioBound: 1},
-		{Name: "network: TCP host to guest", Unit: "Mbit/s", Better: ab.Higher, RatioBound: 1},
-	}, sampler(a), sampler(b))
-}
-
-// iperf returns what the receiving side counted, in Mbit/s. The guest picks that line out: a whole report is 30 KB, which
-// takes a serial port longer than the measurement.
-func iperf(e *engine, reverse string) (float64, error) {
-	out, err := e.command("iperf3 -c 10.9.0.1 -J -t 5 -O 1 " + reverse + " >/tmp/report; grep -A 9 '\"sum_received\"' /tmp/report | grep bits_per_second")
-	if err != nil {
-		return 0, err
-	}
-	m := receivedRate.FindStringSubmatch(out)
-	if m == nil {
-		return 0, fmt.Errorf("iperf3 reports nothing received: %s", out)
-	}
-	rate, err := strconv.ParseFloat(m[1], 64)
-	if err != nil || rate == 0 {
-		return 0, fmt.Errorf("iperf3 reports nothing received: %s", out)
-	}
-	return rate / 1e6, nil
-}
-
-var receivedRate = regexp.MustCompile(`"bits_per_second":\s*([0-9.e+]+)`)
-
-// network makes a bridge with this host's address and taps on it; the function it returns removes them.
-func network(bridge string, taps ...string) (remove func(), err error) {
-	ip := func(args string) error {
-		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %s: %w: %s", args, err, out)
-		}
-		return nil
-	}
-	remove = func() {
-		for _, l := range append(taps, bridge) {
-			_ = ip("link del " + l)
-		}
-	}
-	steps := []string{"link add " + bridge + " type bridge", "addr add 10.9.0.1/24 dev " + bridge, "link set " + bridge + " up"}
-	for _, t := range taps {
-		steps = append(steps, "tuntap add "+t+" mode tap vnet_hdr", "link set "+t+" master "+bridge+" up")
-	}
-	for _, s := range steps {
-		if err := ip(s); err != nil {
-			remove()
-			return nil, err
-		}
-	}
-	return remove, nil
-}

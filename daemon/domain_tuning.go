@@ -28,6 +28,7 @@ func (d *Daemon) registerTuning(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainGetPerfEvents, d.domainGetPerfEvents)
 	on(reg, rpc.ProcDomainGetIothreadInfo, d.domainGetIOThreadInfo)
 	on(reg, rpc.ProcDomainGetEmulatorPinInfo, d.domainGetEmulatorPinInfo)
+	on(reg, rpc.ProcDomainPinEmulator, d.domainPinEmulator)
 }
 
 // stringOkay tells that the client understands parameters that are strings (VIR_TYPED_PARAM_STRING_OKAY).
@@ -205,9 +206,17 @@ func (d *Daemon) domainGetIOThreadInfo(_ context.Context, _ *rpc.Call, a *libvir
 	return &libvirt.DomainGetIothreadInfoRet{}, err
 }
 
-// domainGetEmulatorPinInfo says that threads other than vCPUs may run anywhere, or what a configuration keeps.
+func (d *Daemon) domainPinEmulator(ctx context.Context, _ *rpc.Call, a *libvirt.DomainPinEmulatorArgs) (*none, error) {
+	dom, err := d.domain(a.Dom)
+	if err != nil {
+		return nil, err
+	}
+	return nil, dom.PinEmulator(ctx, a.Cpumap, manager.Affect(a.Flags))
+}
+
+// domainGetEmulatorPinInfo says where threads other than vCPUs may run.
 func (d *Daemon) domainGetEmulatorPinInfo(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetEmulatorPinInfoArgs) (*libvirt.DomainGetEmulatorPinInfoRet, error) {
-	_, config, err := d.tuned(a.Dom, uint32(a.Flags), "virDomainGetEmulatorPinInfo")
+	def, _, err := d.tuned(a.Dom, uint32(a.Flags), "virDomainGetEmulatorPinInfo")
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +225,7 @@ func (d *Daemon) domainGetEmulatorPinInfo(_ context.Context, _ *rpc.Call, a *lib
 		return nil, err
 	}
 	allowed := func(int) bool { return true }
-	if set := config.Child("cputune", "emulatorpin").Attr("cpuset"); set != "" {
+	if set := def.EmulatorPin(); set != "" {
 		if list, err := domain.ParseCPUSet(set); err == nil {
 			allowed = func(id int) bool { return slices.Contains(list, id) }
 		}

@@ -31,6 +31,7 @@ func (d *Definition) assignAddresses(devices *xmltree.Node) error {
 		used: map[PCIAddress]string{}, ports: map[int]*xmltree.Node{}, idle: map[*xmltree.Node]bool{}}
 	for _, step := range []func() error{
 		p.serialControllers, p.numberControllers, p.reserveMachine, p.reserveGiven, p.addPortsForGiven, p.placePorts, p.placeDevices,
+		p.markMultifunction,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -156,8 +157,6 @@ func (p *places) allowed(n *xmltree.Node, a PCIAddress, port bool) error {
 		return n.Errorf(virterr.ConfigUnsupported, "PCI address %s: a root port is on bus 0", a)
 	case a.Bus != 0 && a.Slot != 0:
 		return n.Errorf(virterr.XMLError, "Invalid PCI address %s. slot must be <= 0 behind a root port", a)
-	case !port && (a.Function != 0 || n.Attr("multifunction") == "on"):
-		return n.Errorf(virterr.ConfigUnsupported, "PCI address %s: devices other than root ports are not multifunction", a)
 	}
 	return nil
 }
@@ -183,7 +182,7 @@ func (p *places) placeDevices() error {
 func (p *places) free(dev *xmltree.Node) (PCIAddress, error) {
 	if !p.q35 {
 		for slot := 2; slot <= maxSlot; slot++ {
-			if a := (PCIAddress{0, slot, 0}); p.used[a] == "" {
+			if a := (PCIAddress{0, slot, 0}); p.vacant(a) {
 				return a, nil
 			}
 		}
@@ -195,9 +194,48 @@ func (p *places) free(dev *xmltree.Node) (PCIAddress, error) {
 				return PCIAddress{}, err
 			}
 		}
-		if a := (PCIAddress{index, 0, 0}); p.used[a] == "" {
+		if a := (PCIAddress{index, 0, 0}); p.vacant(a) {
 			return a, nil
 		}
 	}
 	return PCIAddress{}, dev.Errorf(virterr.ConfigUnsupported, "No more available PCI slots for <%s>", dev.Name)
+}
+
+// markMultifunction sets multifunction on the first function of a slot that has others, as libvirt does: a guest does not look
+// for them without.
+func (p *places) markMultifunction() error {
+	for _, dev := range p.pciDevices() {
+		n := dev.Child("address")
+		if n.Attr("type") != "pci" || p.stored {
+			continue
+		}
+		a, err := ReadPCIAddress(n)
+		if err != nil {
+			return err
+		}
+		if first := (PCIAddress{a.Bus, a.Slot, 0}); a.Function != 0 && p.used[first] == "" {
+			return n.Errorf(virterr.ConfigUnsupported, "PCI address %s: a guest does not find it without a device at %s", a, first)
+		}
+		if a.Function != 0 || !p.shared(a) {
+			continue
+		}
+		if n.Attr("multifunction") == "off" {
+			return n.Errorf(virterr.ConfigUnsupported, "PCI address %s: multifunction is off, and its slot has other functions", a)
+		}
+		n.SetAttr("multifunction", "on")
+	}
+	return nil
+}
+
+// vacant reports whether there is nothing in the slot of an address.
+func (p *places) vacant(a PCIAddress) bool { return p.used[a] == "" && !p.shared(a) }
+
+// shared reports whether the slot of an address has other functions.
+func (p *places) shared(a PCIAddress) bool {
+	for f := range maxFunction + 1 {
+		if f != a.Function && p.used[PCIAddress{a.Bus, a.Slot, f}] != "" {
+			return true
+		}
+	}
+	return false
 }

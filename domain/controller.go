@@ -153,6 +153,9 @@ func (p *places) checkController(c *xmltree.Node) error {
 	default:
 		return c.Errorf(virterr.ConfigUnsupported, "pci controller of model '%s' is not supported on this machine", model)
 	}
+	if err := p.checkWindows(c); err != nil {
+		return err
+	}
 	for _, attr := range []string{"chassis", "port"} {
 		text, ok := c.Child("target").LookupAttr(attr)
 		if v, err := strconv.ParseUint(text, 0, 8); ok && !p.stored && (err != nil || attr == "chassis" && v == 0) {
@@ -161,6 +164,36 @@ func (p *places) checkController(c *xmltree.Node) error {
 	}
 	if name := c.Child("model").Attr("name"); name != "" && c.Attr("model") != "pcie-root-port" && !p.stored {
 		return c.Errorf(virterr.ConfigUnsupported, "pci controller of model '%s' cannot be a '%s'", c.Attr("model"), name)
+	}
+	return nil
+}
+
+// checkWindows checks how much address space a controller is told to have for devices: the 64-bit window of the root, and the
+// 32-bit one of a root port.
+func (p *places) checkWindows(c *xmltree.Node) error {
+	if p.stored {
+		return nil
+	}
+	if hole := c.Child("pcihole64"); hole != nil {
+		if !p.isRoot(c) {
+			return hole.Errorf(virterr.ConfigUnsupported, "pcihole64 is for the controller of model '%s'", p.rootModel())
+		}
+		kib, err := readSize(hole)
+		if err != nil {
+			return err
+		}
+		if kib < 1<<20 {
+			return hole.Errorf(virterr.ConfigUnsupported, "pcihole64 of %d KiB is not supported; use 1 GiB or more", kib)
+		}
+	}
+	const mostReserve = 1 << 20 // KiB: there is no more 32-bit memory for devices
+	if text, ok := c.Child("target").LookupAttr("memReserve"); ok {
+		if c.Attr("model") != "pcie-root-port" {
+			return c.Errorf(virterr.ConfigUnsupported, "memReserve is for controllers of model 'pcie-root-port'")
+		}
+		if kib, err := strconv.ParseUint(text, 0, 32); err != nil || kib > mostReserve {
+			return c.Errorf(virterr.XMLError, "Invalid target memReserve '%s' in PCI controller, must be KiB <= %d", text, mostReserve)
+		}
 	}
 	return nil
 }

@@ -84,6 +84,7 @@ func TestLiveUpdate(t *testing.T) {
 		nic + `<source bridge='br0'/><vlan><tag id='5'/></vlan></interface>`:                                                    "true false true",
 		nic + `<source bridge='br0'/><filterref filter='clean-traffic'/><link state='up'/></interface>`:                         "true true true",
 		nic + `<source bridge='br0'/><port isolated='yes'/><mtu size='9000'/></interface>`:                                      "false false true",
+		nic + `<source bridge='br0'/><coalesce><rx><frames max='7'/></rx></coalesce></interface>`:                               "true false true",
 		`<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/><link state='up'/></interface>`: "false true false",
 	} {
 		got, only, err := d.LiveUpdate(device(t, text))
@@ -95,7 +96,8 @@ func TestLiveUpdate(t *testing.T) {
 		`<bandwidth><inbound floor='5'/></bandwidth>`: "floor attribute is not supported for this config",
 		`<vlan/>`:      "missing tag id",
 		`<filterref/>`: "needs the name of a filter",
-		`<bandwidth><outbound burst='5'/></bandwidth>`: "Missing mandatory average",
+		`<coalesce><rx><frames max='-7'/></rx></coalesce>`: "cannot parse value '-7' for coalesce parameter",
+		`<bandwidth><outbound burst='5'/></bandwidth>`:     "Missing mandatory average",
 	} {
 		if _, _, err := d.LiveUpdate(device(t, nic+text+"</interface>")); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", text, err)

@@ -27,6 +27,9 @@ func (d *Definition) readDisks(devices *xmltree.Node) error {
 	for _, disk := range devices.All("disk") {
 		setDefault(disk, "type", "file")
 		setDefault(disk, "device", "disk")
+		if disk.Attr("type") == typeVhostUser {
+			setDefault(disk, "snapshot", "no")
+		}
 		for _, step := range []func(*xmltree.Node) error{d.diskSource, d.diskTarget, d.diskDriver, d.diskDetails, d.diskIOTune} {
 			if err := step(disk); err != nil {
 				return err
@@ -42,7 +45,8 @@ func (d *Definition) readDisks(devices *xmltree.Node) error {
 	return d.checkIOGroups(devices)
 }
 
-// DiskPath returns the path of a disk's image or block device; of a volume, "" before SetVolumes.
+// DiskPath returns the path of a disk's image or block device; of a volume, "" before SetVolumes, and of a vhost-user disk
+// always: its process has the image.
 func DiskPath(disk *xmltree.Node) string {
 	if DiskIsBlock(disk) {
 		return disk.Child("source").Attr("dev")
@@ -60,6 +64,9 @@ func DiskIsBlock(disk *xmltree.Node) bool {
 func sourceText(disk *xmltree.Node) string {
 	if source := disk.Child("source"); disk.Attr("type") == typeVolume {
 		return source.Attr("pool") + "/" + source.Attr("volume")
+	}
+	if disk.Attr("type") == typeVhostUser {
+		return disk.Child("source").Attr("path")
 	}
 	return DiskPath(disk)
 }
@@ -83,6 +90,12 @@ func (d *Definition) diskSource(disk *xmltree.Node) error {
 
 // checkSource refuses a source that cannot be what the disk's type says.
 func checkSource(disk, source *xmltree.Node) error {
+	if disk.Attr("type") == typeVhostUser {
+		return nil // once the driver is known
+	}
+	if err := onlyVhostUser(source); err != nil {
+		return err
+	}
 	if disk.Attr("type") == typeVolume {
 		if source.Attr("pool") == "" || source.Attr("volume") == "" {
 			return disk.Errorf(virterr.XMLError, "missing source: disk of type 'volume' needs <source pool= volume=>")
@@ -126,6 +139,11 @@ func (d *Definition) diskDriver(disk *xmltree.Node) error {
 	setDefault(driver, "type", "raw")
 	if d.opts.Stored {
 		return nil
+	}
+	if disk.Attr("type") == typeVhostUser {
+		if err := checkVhostUserDisk(disk); err != nil {
+			return err
+		}
 	}
 	cache := driver.Attr("cache")
 	if driver.Attr("io") == "native" && cache != "none" && cache != "directsync" {

@@ -292,6 +292,30 @@ func (d *Definition) SetVCPUPin(vcpu int, cpus string) (*Definition, error) {
 	})
 }
 
+// EmulatorPin returns the host CPUs that all threads but the vCPUs' are bound to, as written: its <emulatorpin>, else <vcpu
+// cpuset=>; "" if there is neither.
+func (d *Definition) EmulatorPin() string {
+	root := d.doc.Root
+	if set := root.Child("cputune", "emulatorpin").Attr("cpuset"); set != "" {
+		return set
+	}
+	return root.Child("vcpu").Attr("cpuset")
+}
+
+// SetEmulatorPin returns the definition with other host CPUs for these threads; "" takes them away.
+func (d *Definition) SetEmulatorPin(cpus string) (*Definition, error) {
+	return d.edit(func(root *xmltree.Node) error {
+		tune := root.Ensure("cputune")
+		tune.RemoveAll("emulatorpin")
+		if cpus != "" {
+			tune.Append(xmltree.New("emulatorpin", "cpuset", cpus))
+		} else if len(tune.Children) == 0 {
+			tune.Remove()
+		}
+		return nil
+	})
+}
+
 // putInNamespace gives root, and every element below it that has no namespace, the namespace uri under the prefix key.
 func putInNamespace(root *xmltree.Node, key, uri string) {
 	plain := []*xmltree.Node{root}

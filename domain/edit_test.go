@@ -81,6 +81,8 @@ func TestEdits(t *testing.T) {
 		{"title", func(d *Definition) (*Definition, error) { return d.SetTitle("It's") }, "+<title>It&apos;s</title>"},
 		{"description", func(d *Definition) (*Definition, error) { return d.SetDescription(" x ") }, "+<description> x </description>"},
 		{"link", func(d *Definition) (*Definition, error) { return d.SetLinkState("52:54:0:0:0:1", false) }, "+<link state='down'/>"},
+		{"pin of the others", func(d *Definition) (*Definition, error) { return d.SetEmulatorPin("1") },
+			"+<cputune>\n+<emulatorpin cpuset='1'/>\n+</cputune>"},
 		{"pin", func(d *Definition) (*Definition, error) { return d.SetVCPUPin(3, "0-1") },
 			"+<cputune>\n+<vcpupin vcpu='3' cpuset='0-1'/>\n+</cputune>"},
 		{"metadata", func(d *Definition) (*Definition, error) { return d.SetMetadata("<x a='1'><y/></x>", "k", "http://u") },

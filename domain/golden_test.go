@@ -71,6 +71,7 @@ func fakeRuntime(d *Definition) Runtime {
 	for i, dev := range d.doc.Root.Child("devices").Elements() {
 		alias := dev.Child("alias").Attr("name")
 		switch {
+		case IsVhostUser(dev):
 		case dev.Is("interface") && dev.Attr("type") == typeUser:
 			r.NetDrivers[alias] = "qemu"
 		case dev.Is("interface") && dev.Child("target") == nil:

@@ -48,6 +48,11 @@ func (d *Definition) readHostdevs(devices *xmltree.Node) error {
 		if err := d.hostdevSource(h); err != nil {
 			return err
 		}
+		if t := h.Child("teaming"); t != nil && !d.opts.Stored {
+			if err := teaming(t); err != nil {
+				return err
+			}
+		}
 	}
 	seen := map[string]bool{}
 	for _, h := range hostdevs(devices) {

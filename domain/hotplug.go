@@ -96,6 +96,8 @@ func (d *Definition) checkPlace(dev *xmltree.Node) error {
 			return virterr.New(virterr.InternalError, "No more available PCI slots")
 		}
 		return nil
+	} else if err == nil && at.Function != 0 {
+		return virterr.New(virterr.InternalError, "Only PCI device addresses with function=0 are supported")
 	} else if err != nil || a.Attr("type") != "pci" || !p.q35 {
 		return err // what else is wrong with it is said when the definition is built
 	} else if at.Bus == 0 {
@@ -128,14 +130,14 @@ func (p *places) freePlaces() []PCIAddress {
 	var out []PCIAddress
 	if !p.q35 {
 		for slot := 2; slot <= maxSlot; slot++ {
-			if a := (PCIAddress{0, slot, 0}); p.used[a] == "" {
+			if a := (PCIAddress{0, slot, 0}); p.vacant(a) {
 				out = append(out, a)
 			}
 		}
 		return out
 	}
 	for index := 1; index <= maxBus; index++ {
-		if a := (PCIAddress{index, 0, 0}); p.ports[index] != nil && p.used[a] == "" {
+		if a := (PCIAddress{index, 0, 0}); p.ports[index] != nil && p.vacant(a) {
 			out = append(out, a)
 		}
 	}
@@ -185,7 +187,20 @@ func (d *Definition) FindLive(v *Device) (alias string, err error) {
 	if alias = n.Child("alias").Attr("name"); alias == "" {
 		return "", virterr.New(virterr.InternalError, "device '%s' of a running domain has no alias", v.Kind())
 	}
-	return alias, nil
+	return alias, d.alone(n)
+}
+
+// alone refuses to take a device away that shares its slot with others: a slot is what a guest lets go of.
+func (d *Definition) alone(dev *xmltree.Node) error {
+	p, err := d.layout()
+	if err != nil {
+		return err
+	}
+	at, err := ReadPCIAddress(dev.Child("address"))
+	if err == nil && dev.Child("address").Attr("type") == "pci" && p.shared(at) {
+		return virterr.New(virterr.OperationFailed, "cannot hot unplug multifunction PCI device with guest address: %s", at)
+	}
+	return err
 }
 
 // ByAlias returns the device with that alias. DeviceMissing if there is none.
@@ -196,8 +211,17 @@ func (d *Definition) ByAlias(alias string) (*Device, error) {
 	return nil, virterr.New(virterr.DeviceMissing, "no device found with alias %s", alias)
 }
 
-// CheckDetachLive refuses a device that a running domain cannot lose.
-func (v *Device) CheckDetachLive() error { return v.checkLive("detach") }
+// CheckDetachLive refuses the device of that alias if a running domain cannot lose it. DeviceMissing if there is none.
+func (d *Definition) CheckDetachLive(alias string) error {
+	n := byAlias(d.doc.Root.Child("devices"), alias)
+	if n == nil {
+		return virterr.New(virterr.DeviceMissing, "no device found with alias %s", alias)
+	}
+	if err := (&Device{n}).checkLive("detach"); err != nil {
+		return err
+	}
+	return d.alone(n)
+}
 
 // RemoveAlias returns the definition without the device of that alias. DeviceMissing if there is none.
 func (d *Definition) RemoveAlias(alias string) (*Definition, error) {

@@ -160,3 +160,42 @@ func TestAttachHostdevLive(t *testing.T) {
 		t.Errorf("found %q, %v", found, err)
 	}
 }
+
+// A slot with several functions is not unplugged: a guest lets go of slots. One that comes is the only one of its slot.
+func TestLiveFunctionsOfASlot(t *testing.T) {
+	function := func(host, guest string) string {
+		return `<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='3' slot='0' function='` + host +
+			`'/></source><address type='pci' bus='1' slot='0' function='` + guest + `'/></hostdev>`
+	}
+	live := liveOf(t, "q35", "<acpi/>", function("0", "0")+function("1", "1"))
+	for _, n := range []string{"0", "1"} {
+		v, err := ParseDevice(function(n, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		const says = "cannot hot unplug multifunction PCI device with guest address: 0000:01:00."
+		if _, err := live.FindLive(v); !virterr.Is(err, virterr.OperationFailed) || !strings.Contains(err.Error(), says+n) {
+			t.Errorf("detach function %s: %v", n, err)
+		}
+		if err := live.CheckDetachLive("hostdev" + n); !virterr.Is(err, virterr.OperationFailed) {
+			t.Errorf("detach function %s by alias: %v", n, err)
+		}
+	}
+	late := strings.Replace(function("2", "2"), "bus='1'", "bus='4'", 1)
+	for _, text := range []string{function("2", "2"), late} {
+		v, err := ParseDevice(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := live.AttachLive(v); !virterr.Is(err, virterr.InternalError) || !strings.Contains(err.Error(), "Only PCI device addresses with function=0 are supported") {
+			t.Errorf("attach %s: %v", text, err)
+		}
+	}
+	v, err := ParseDevice(strings.Replace(late, "function='2'/></hostdev>", "function='0'/></hostdev>", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := live.AttachLive(v); err != nil {
+		t.Error(err)
+	}
+}

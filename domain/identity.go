@@ -120,5 +120,14 @@ func (d *Definition) readTuning(root *xmltree.Node) error {
 			return pin.Errorf(virterr.XMLError, "vcpupin of vcpu %s: %s", vcpu, virterr.As(err).Message)
 		}
 	}
+	if pin := root.Child("cputune", "emulatorpin"); pin != nil && !d.opts.Stored {
+		set := pin.Attr("cpuset")
+		if set == "" {
+			return pin.Errorf(virterr.XMLError, "missing required attribute 'cpuset' in element 'emulatorpin'")
+		}
+		if _, err := ParseCPUSet(set); err != nil {
+			return pin.Errorf(virterr.XMLError, "emulatorpin: %s", virterr.As(err).Message)
+		}
+	}
 	return nil
 }

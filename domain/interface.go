@@ -34,7 +34,7 @@ func (d *Definition) readInterfaces(devices *xmltree.Node) error {
 			}
 			nic.SetAttr("type", typeUser) // libvirt's default
 		}
-		for _, step := range []func(*xmltree.Node) error{d.nicMAC, d.nicSource, d.nicModel, d.nicDriver, d.nicDetails, d.nicPort, d.nicUser} {
+		for _, step := range []func(*xmltree.Node) error{d.nicMAC, d.nicSource, d.nicModel, d.nicDriver, d.nicDetails, d.nicPort, d.nicUser, d.nicVhostUser, d.nicTeaming} {
 			if err := step(nic); err != nil {
 				return err
 			}
@@ -123,6 +123,10 @@ func (d *Definition) nicSource(nic *xmltree.Node) error {
 	case typeUser:
 		if dev := target.Attr("dev"); dev != "" {
 			target.RemoveAttr("dev") // there is none on the host
+		}
+	case typeVhostUser:
+		if target.Attr("managed") != "" {
+			return target.Errorf(virterr.ConfigUnsupported, "attribute 'managed' is only for interface type='ethernet'")
 		}
 	case "ethernet":
 		if target.Attr("managed") == "no" && target.Attr("dev") == "" {

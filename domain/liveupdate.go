@@ -14,10 +14,10 @@ type LiveUpdate struct {
 }
 
 // hostEnd are the elements of an interface about its host end alone, which can change while the domain runs.
-var hostEnd = []string{"vlan", "port", "bandwidth", "filterref"}
+var hostEnd = []string{"vlan", "port", "bandwidth", "filterref", "coalesce"}
 
 // LiveUpdate finds the interface of d that v describes and tells whether v differs only in what can change while a domain
-// runs: whether its cable is plugged in, its bridge, VLANs, rates and filter. DeviceMissing if d has no such interface.
+// runs: whether its cable is plugged in, its bridge, VLANs, rates, filter and coalescing. DeviceMissing if d has no such interface.
 func (d *Definition) LiveUpdate(v *Device) (change LiveUpdate, only bool, err error) {
 	n, err := v.find(d.doc.Root.Child("devices"))
 	if err != nil {
@@ -55,10 +55,12 @@ func checkHostEnd(said, n *xmltree.Node) error {
 	if err == nil {
 		_, err = portconf.ReadVLAN(said.Clone())
 	}
-	if err == nil && said.Child("filterref") != nil {
+	if err == nil {
 		f := said.Clone()
 		f.SetAttr("type", n.Attr("type"))
-		err = nicFilter(f)
+		if err = nicFilter(f); err == nil {
+			err = nicCoalesce(f)
+		}
 	}
 	if kind := n.Attr("type"); err == nil && said.Child("vlan") != nil && kind != "bridge" && kind != "network" {
 		err = virterr.New(virterr.ConfigUnsupported,

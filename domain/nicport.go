@@ -30,7 +30,23 @@ func (d *Definition) nicPort(nic *xmltree.Node) error {
 			return err
 		}
 	}
+	if err := nicCoalesce(nic); err != nil {
+		return err
+	}
 	return nicFilter(nic)
+}
+
+// nicCoalesce checks <coalesce>, which is a property of a tap.
+func nicCoalesce(nic *xmltree.Node) error {
+	c := nic.Child("coalesce")
+	if c == nil {
+		return nil
+	}
+	if kind := nic.Attr("type"); kind != "bridge" && kind != "network" && kind != "ethernet" {
+		return c.Errorf(virterr.ConfigUnsupported, "coalesce settings on interface type %s are not supported", kind)
+	}
+	_, err := portconf.ReadCoalesce(nic)
+	return err
 }
 
 // nicFilter checks <filterref>. Whether there is such a filter is seen when the domain starts, as in libvirt.

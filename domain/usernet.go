@@ -2,6 +2,7 @@ package domain
 
 import (
 	"net/netip"
+	"path/filepath"
 	"strconv"
 
 	"virtd/domain/xmltree"
@@ -50,7 +51,10 @@ func (d *Definition) nicUser(nic *xmltree.Node) error {
 		if b := nic.Child("backend"); b.Attr("type") != "" {
 			return b.Errorf(virterr.ConfigUnsupported, "<backend type='%s'/> is only for interface type='user'", b.Attr("type"))
 		}
-		return nil
+		return nicBackend(nic)
+	}
+	if b := nic.Child("backend"); b.Attr("tap") != "" || b.Attr("vhost") != "" {
+		return b.Errorf(virterr.ConfigUnsupported, "<backend tap= vhost=> is not possible with interface type='user': there is no tap")
 	}
 	if n := nic.Child("driver"); n.Attr("name") == "vhost" {
 		return n.Errorf(virterr.ConfigUnsupported, "driver name 'vhost' is not possible with interface type='user': there is no tap; remove it")
@@ -65,6 +69,24 @@ func (d *Definition) nicUser(nic *xmltree.Node) error {
 	}
 	_, err := readUserNetwork(nic)
 	return err
+}
+
+// nicBackend checks the devices of the host that <backend> names.
+func nicBackend(nic *xmltree.Node) error {
+	b := nic.Child("backend")
+	for _, attr := range []string{"tap", "vhost"} {
+		path := b.Attr(attr)
+		if path != "" && !filepath.IsAbs(path) {
+			return b.Errorf(virterr.XMLError, "backend %s='%s' is not an absolute path", attr, path)
+		}
+		if kind := nic.Attr("type"); path != "" && (kind == typeHostdev || kind == typeDirect && attr == "tap") {
+			return b.Errorf(virterr.ConfigUnsupported, "<backend %s=> is not possible with interface type='%s'", attr, kind)
+		}
+	}
+	if b.Attr("vhost") != "" && nic.Child("driver").Attr("name") == "qemu" {
+		return b.Errorf(virterr.ConfigUnsupported, "backend vhost='%s' beside <driver name='qemu'/>; remove one of them", b.Attr("vhost"))
+	}
+	return nil
 }
 
 func number(text string) int {

@@ -146,6 +146,8 @@ type Instance interface {
 	VCPUs(ctx context.Context) ([]VCPU, error)
 	// PinVCPU binds a vCPU's thread to host CPUs: bit i%8 of byte i/8 of cpus is CPU i.
 	PinVCPU(ctx context.Context, vcpu int, cpus []byte) error
+	// PinEmulator does the same for all other threads of the engine, and for those of the kernel that move packets for it.
+	PinEmulator(ctx context.Context, cpus []byte) error
 
 	// Monitor passes a command to the engine's monitor: one QMP object, or a human monitor line. The answer is the
 	// QMP reply object, or the line's output.

@@ -39,6 +39,8 @@ type (
 	VCPUKept struct{ VCPU int }
 	// VCPUsPresent gives the numbers of all vCPUs that are there, where that turned out not to be what was known.
 	VCPUsPresent struct{ VCPUs []int }
+	// InterfaceBackend says who moves the packets of an interface from now on: vhost or qemu.
+	InterfaceBackend struct{ Alias, Driver string }
 	// IOFailed says that a disk request failed on the host.
 	IOFailed struct {
 		Alias  string
@@ -56,21 +58,22 @@ type (
 	Exited struct{ Exit Exit }
 )
 
-func (Stopped) event()        {}
-func (Resumed) event()        {}
-func (Reset) event()          {}
-func (Powerdown) event()      {}
-func (Shutdown) event()       {}
-func (Panicked) event()       {}
-func (BalloonChanged) event() {}
-func (DeviceRemoved) event()  {}
-func (DeviceKept) event()     {}
-func (VCPURemoved) event()    {}
-func (VCPUKept) event()       {}
-func (VCPUsPresent) event()   {}
-func (IOFailed) event()       {}
-func (MonitorEvent) event()   {}
-func (Exited) event()         {}
+func (Stopped) event()          {}
+func (Resumed) event()          {}
+func (Reset) event()            {}
+func (Powerdown) event()        {}
+func (Shutdown) event()         {}
+func (Panicked) event()         {}
+func (BalloonChanged) event()   {}
+func (DeviceRemoved) event()    {}
+func (DeviceKept) event()       {}
+func (VCPURemoved) event()      {}
+func (VCPUKept) event()         {}
+func (VCPUsPresent) event()     {}
+func (InterfaceBackend) event() {}
+func (IOFailed) event()         {}
+func (MonitorEvent) event()     {}
+func (Exited) event()           {}
 
 // Exit is why an engine ended.
 type Exit struct {

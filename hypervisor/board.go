@@ -105,7 +105,7 @@ func (m *Machine) makeRoot() error {
 		if !m.layout.q35 {
 			return fmt.Errorf("root port %s: the pc board has no PCI Express", p.ID)
 		}
-		if err := m.board.root.AddRootPort(pciAddress(p.Address), pci.RootPortConfig{Index: p.Index, Chassis: p.Chassis, Port: p.Port}); err != nil {
+		if err := m.board.root.AddRootPort(pciAddress(p.Address), pci.RootPortConfig{Index: p.Index, Chassis: p.Chassis, Port: p.Port, Memory: p.Memory}); err != nil {
 			return fmt.Errorf("root port %s: %w", p.ID, err)
 		}
 	}

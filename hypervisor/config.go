@@ -40,16 +40,20 @@ type Config struct {
 
 	PVPanic   bool       `json:"pvpanic,omitempty"` // pvpanic device at port 0x505
 	RootPorts []RootPort `json:"rootPorts,omitempty"`
-	Serials   []Serial   `json:"serials,omitempty"`
-	Consoles  []Console  `json:"consoles,omitempty"` // virtio-console ports
-	Disks     []Disk     `json:"disks,omitempty"`
-	NICs      []NIC      `json:"nics,omitempty"`
-	Balloon   *Balloon   `json:"balloon,omitempty"`
-	RNGs      []RNG      `json:"rngs,omitempty"`
-	Keyboards []Keyboard `json:"keyboards,omitempty"`
-	VFIO      FileName   `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
-	Hostdevs  []Hostdev  `json:"hostdevs,omitempty"`
-	Confine   Confine    `json:"confine"`
+	// PCIHole64 is how many bytes the 64-bit window of PCI has, rounded up to a power of two; 0 follows from the machine type.
+	PCIHole64 uint64    `json:"pciHole64,omitempty"`
+	Serials   []Serial  `json:"serials,omitempty"`
+	Consoles  []Console `json:"consoles,omitempty"` // virtio-console ports
+	Disks     []Disk    `json:"disks,omitempty"`
+	// VhostUserDisks are block devices whose requests another process serves.
+	VhostUserDisks []VhostUserDisk `json:"vhostUserDisks,omitempty"`
+	NICs           []NIC           `json:"nics,omitempty"`
+	Balloon        *Balloon        `json:"balloon,omitempty"`
+	RNGs           []RNG           `json:"rngs,omitempty"`
+	Keyboards      []Keyboard      `json:"keyboards,omitempty"`
+	VFIO           FileName        `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
+	Hostdevs       []Hostdev       `json:"hostdevs,omitempty"`
+	Confine        Confine         `json:"confine"`
 }
 
 // Action is what the engine does at a guest event.
@@ -143,6 +147,8 @@ type RootPort struct {
 	Multi   bool       `json:"multifunction,omitempty"`
 	Chassis uint8      `json:"chassis"`
 	Port    uint8      `json:"port"`
+	// Memory is how many bytes of 32-bit memory it reserves at least for devices that come later; 0 is 2 MiB.
+	Memory uint64 `json:"memory,omitempty"`
 }
 
 // Chardev is the host side of a serial port or console.
@@ -206,18 +212,37 @@ type BackingImage struct {
 	Format string   `json:"format"` // raw, qcow2
 }
 
+// VhostUser is a process that serves the queues of a device. It maps guest RAM, which must be shared memory.
+type VhostUser struct {
+	Socket FileName `json:"socket"` // connected unix stream socket
+	// Listen is a listening unix stream socket on which the engine takes the next process when one has gone; empty: whoever
+	// made Socket brings another.
+	Listen FileName `json:"listen,omitempty"`
+}
+
+// VhostUserDisk is a virtio block device of a vhost-user back end, which has the image and knows its size.
+type VhostUserDisk struct {
+	ID        string     `json:"id"`
+	Address   PCIAddress `json:"address"`
+	VhostUser VhostUser  `json:"vhostUser"`
+	Queues    int        `json:"queues,omitempty"`    // 0 is one for each vCPU, as far as the process serves them, at most 16
+	QueueSize int        `json:"queueSize,omitempty"` // entries, power of two from 4 to 1024; 0 is 128
+}
+
 // NIC is a virtio network device.
 type NIC struct {
 	ID      string     `json:"id"`
 	Address PCIAddress `json:"address"`
 	MAC     string     `json:"mac"`
-	Driver  string     `json:"driver"` // qemu (userspace) or vhost
+	Driver  string     `json:"driver"` // qemu (userspace) or vhost; empty for VhostUser
 	Queues  int        `json:"queues"` // queue pairs, 1 to 16
 	// Taps has a descriptor for each queue pair, with vnet headers; Vhosts likewise for the driver vhost.
 	Taps []FileName `json:"taps,omitempty"`
 	// Stream is a connected stream socket in place of taps, over which each frame follows its length of 32 bits in network
 	// byte order. There is one queue pair then.
-	Stream      FileName   `json:"stream,omitempty"`
+	Stream FileName `json:"stream,omitempty"`
+	// VhostUser moves the packets in place of taps.
+	VhostUser   *VhostUser `json:"vhostUser,omitempty"`
 	Vhosts      []FileName `json:"vhosts,omitempty"`
 	MTU         int        `json:"mtu,omitempty"` // 0 is not offered
 	LinkDown    bool       `json:"linkDown,omitempty"`
@@ -225,6 +250,21 @@ type NIC struct {
 	TxQueueSize int        `json:"txQueueSize,omitempty"`
 	// Offloads switches by libvirt's names under <driver><host/> and <guest/>: "host.csum", "guest.tso4"... Absent is on.
 	Offloads map[string]bool `json:"offloads,omitempty"`
+	// NoEventIdx takes VIRTIO_F_EVENT_IDX away. Standby offers VIRTIO_NET_F_STANDBY: the guest uses the device in place of
+	// another with the same MAC address, when that one is not there.
+	NoEventIdx bool `json:"noEventIdx,omitempty"`
+	Standby    bool `json:"standby,omitempty"`
+	Transport
+}
+
+// Transport are a virtio device's wishes of the PCI transport.
+type Transport struct {
+	// AccessPlatform offers VIRTIO_F_ACCESS_PLATFORM, and refuses a driver that does not take it.
+	AccessPlatform bool `json:"accessPlatform,omitempty"`
+	// PagePerVQ gives each queue's doorbell a page of its own.
+	PagePerVQ bool `json:"pagePerVQ,omitempty"`
+	// NoIOEventFD leaves doorbells to the vCPU threads.
+	NoIOEventFD bool `json:"noIOEventFD,omitempty"`
 }
 
 // Balloon is the virtio memory balloon.
@@ -263,6 +303,10 @@ type Hostdev struct {
 	// machine instead, which has it already: a group cannot be opened twice.
 	Group   FileName `json:"group,omitempty"`
 	GroupOf string   `json:"groupOf,omitempty"`
+	// ROM is a file with an expansion ROM in place of the device's own; NoROM hides that.
+	ROM   FileName `json:"rom,omitempty"`
+	NoROM bool     `json:"noROM,omitempty"`
+	Multi bool     `json:"multifunction,omitempty"` // guests look for other functions in its slot
 }
 
 // Confine says how far the engine locks itself in before the guest's first instruction. It always sets no_new_privs.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor/monitor"
+	virtionet "virtd/hypervisor/virtio/net"
 )
 
 // Control returns what a monitor drives the machine by.
@@ -102,8 +103,12 @@ func (c control) NICs() []monitor.NIC {
 	defer c.devices.mu.RUnlock()
 	var out []monitor.NIC
 	for _, n := range c.devices.nics {
-		nic := monitor.NIC{ID: n.cfg.ID, MAC: n.cfg.MAC, Driver: n.cfg.Driver, Queues: max(n.cfg.Queues, 1), Up: n.dev.LinkUp()}
-		if n.cfg.Driver != driverVhost {
+		backend, refused := n.dev.Backend()
+		nic := monitor.NIC{ID: n.cfg.ID, MAC: n.cfg.MAC, Driver: backend, Queues: max(n.cfg.Queues, 1), Up: n.dev.LinkUp()}
+		if refused != nil {
+			nic.Refused = refused.Error()
+		}
+		if backend == virtionet.BackendEngine {
 			s := n.dev.Stats()
 			nic.Stats = &monitor.NICStats{RxBytes: s.RxBytes, RxPackets: s.RxPackets, RxDropped: s.RxDropped,
 				TxBytes: s.TxBytes, TxPackets: s.TxPackets, TxDropped: s.TxDropped}

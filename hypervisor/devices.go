@@ -22,6 +22,8 @@ type devices struct {
 	list  []device
 	disks []disk
 	nics  []nic
+	// vhostUserDisks are guarded as those are.
+	vhostUserDisks []vhostUserDisk
 
 	consoles    []console
 	keyboards   []*input.Device
@@ -46,6 +48,11 @@ func (m *Machine) makeDevices() error {
 	for i := range m.cfg.Disks {
 		if err := m.makeDisk(&m.cfg.Disks[i]); err != nil {
 			return fmt.Errorf("disk %s: %w", m.cfg.Disks[i].ID, err)
+		}
+	}
+	for i := range m.cfg.VhostUserDisks {
+		if err := m.makeVhostUserDisk(&m.cfg.VhostUserDisks[i]); err != nil {
+			return fmt.Errorf("disk %s: %w", m.cfg.VhostUserDisks[i].ID, err)
 		}
 	}
 	for i := range m.cfg.NICs {
@@ -76,13 +83,23 @@ func (m *Machine) makeDevices() error {
 			return fmt.Errorf("keyboard %s: %w", m.cfg.Keyboards[i].ID, err)
 		}
 	}
+	for i := range m.devices.list {
+		if at := m.devices.list[i].at; at.Function != 0 {
+			m.board.hotplug.Fix(at)
+		}
+	}
 	return nil
 }
 
 // add puts a virtio device behind the PCI transport at its address. It owns the device from then on: when it fails, release
 // was called.
 func (m *Machine) add(id string, at PCIAddress, dev virtio.Device, release func()) error {
-	t, err := m.transport(id, at, dev)
+	return m.addOn(Transport{}, id, at, dev, release)
+}
+
+// addOn is add with wishes of the transport.
+func (m *Machine) addOn(w Transport, id string, at PCIAddress, dev virtio.Device, release func()) error {
+	t, err := m.transport(w, id, at, dev)
 	if err != nil {
 		if release != nil {
 			release()
@@ -124,8 +141,12 @@ func (d *device) free() {
 	}
 }
 
-func (m *Machine) transport(id string, at PCIAddress, dev virtio.Device) (*virtio.PCI, error) {
-	cfg := virtio.PCIConfig{Name: id, Device: dev, Memory: m.mem, Interrupts: m.irq, Doorbells: irq.NewDoorbells(m.vm), Logf: m.host.Logf}
+func (m *Machine) transport(w Transport, id string, at PCIAddress, dev virtio.Device) (*virtio.PCI, error) {
+	cfg := virtio.PCIConfig{Name: id, Device: dev, Memory: m.mem, Interrupts: m.irq, Logf: m.host.Logf,
+		AccessPlatform: w.AccessPlatform, PagePerVQ: w.PagePerVQ}
+	if !w.NoIOEventFD {
+		cfg.Doorbells = irq.NewDoorbells(m.vm)
+	}
 	if m.layout.q35 {
 		kind := pci.ExpressEndpoint
 		if at.Bus == 0 {

@@ -24,15 +24,19 @@ func (m *Machine) makeNIC(c *NIC) error {
 	}
 	cfg := virtionet.Config{
 		ID: c.ID, MAC: mac, MTU: c.MTU, LinkDown: c.LinkDown, RxQueueSize: c.RxQueueSize, TxQueueSize: c.TxQueueSize,
-		Offloads: c.Offloads, Log: m.host.Logf,
+		Offloads: c.Offloads, NoEventIdx: c.NoEventIdx, Standby: c.Standby, Log: m.host.Logf,
 		RxFilterChanged: func() {
 			m.host.Event(monitor.Event{Name: monitor.EventRxFilter, Data: map[string]string{"name": c.ID, "path": "/machine/peripheral/" + c.ID}})
 		},
+		BackendChanged: func(name string, refused error) { m.host.Event(backendEvent(c.ID, name, refused)) },
 	}
 	if err := m.takeNICFiles(c, &cfg); err != nil {
 		return err
 	}
 	dev, err := virtionet.New(cfg)
+	if err != nil && cfg.User != nil {
+		return err
+	}
 	if err != nil {
 		closeAll(append(cfg.Taps, cfg.Vhosts...))
 		if cfg.Streams {
@@ -40,7 +44,7 @@ func (m *Machine) makeNIC(c *NIC) error {
 		}
 		return err
 	}
-	if err := m.add(c.ID, c.Address, dev, dev.Close); err != nil {
+	if err := m.addOn(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
 		return err
 	}
 	m.devices.mu.Lock()
@@ -49,8 +53,21 @@ func (m *Machine) makeNIC(c *NIC) error {
 	return nil
 }
 
+// backendEvent tells that others move a device's packets from now on.
+func backendEvent(id, name string, refused error) monitor.Event {
+	data := map[string]string{"name": id, "driver": name}
+	if refused != nil {
+		data["reason"] = refused.Error()
+	}
+	return monitor.Event{Name: monitor.EventNICBackend, Data: data}
+}
+
 // takeNICFiles finds the descriptors of a network device. On an error none is taken.
 func (m *Machine) takeNICFiles(c *NIC, cfg *virtionet.Config) (err error) {
+	if c.VhostUser != nil {
+		cfg.User, err = m.takeVhostUser(c)
+		return err
+	}
 	if c.Stream != "" {
 		cfg.Streams = true
 		cfg.Stream, err = m.host.take(c.Stream, "stream socket")
@@ -65,6 +82,11 @@ func (m *Machine) takeNICFiles(c *NIC, cfg *virtionet.Config) (err error) {
 		}
 	}
 	return err
+}
+
+func (m *Machine) takeVhostUser(c *NIC) (*virtionet.User, error) {
+	conn, listen, err := m.host.takeVhostUser(c.VhostUser)
+	return &virtionet.User{Conn: conn, Listen: listen, Pairs: max(c.Queues, 1), Changed: m.vhostUserChanged(c.ID)}, err
 }
 
 // parseMAC reads six bytes in hexadecimal with colons.

@@ -3,6 +3,8 @@ package hypervisor
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"sync"
 
@@ -26,27 +28,76 @@ type hostGroup struct {
 	users []string // devices
 }
 
-// makeHostdevs gives the guest its functions of the host from the start.
-func (m *Machine) makeHostdevs() error {
+// openHostdevs puts the IOMMU groups of the functions that the guest has from the start into its container, and learns where
+// their DMA reaches, before it is decided where RAM goes.
+func (m *Machine) openHostdevs() error {
+	d := &m.devices.hostdevs
 	for i := range m.cfg.Hostdevs {
-		if err := m.makeHostdev(&m.cfg.Hostdevs[i], m.cfg.VFIO); err != nil {
+		c := &m.cfg.Hostdevs[i]
+		if d.container == nil {
+			if err := m.openContainer(m.cfg.VFIO); err != nil {
+				return err
+			}
+		}
+		if err := m.joinGroup(c); err != nil {
+			return fmt.Errorf("host device %s: PCI device %s: %w", c.ID, c.Host, err)
+		}
+	}
+	if d.container == nil {
+		return nil
+	}
+	var err error
+	m.reach, err = d.container.Ranges()
+	return err
+}
+
+// makeHostdevs gives the guest its functions of the host from the start. Their groups are in the container.
+func (m *Machine) makeHostdevs() error {
+	if m.devices.hostdevs.container == nil {
+		return nil
+	}
+	m.mem.Pin(true)
+	if err := m.devices.hostdevs.container.MapRAM(m.mem); err != nil {
+		return err
+	}
+	for i := range m.cfg.Hostdevs {
+		if err := m.makeHostdev(&m.cfg.Hostdevs[i]); err != nil {
 			return fmt.Errorf("host device %s: %w", m.cfg.Hostdevs[i].ID, err)
 		}
 	}
 	return nil
 }
 
-// makeHostdev gives the guest one more function of the host. container is needed for the first.
-func (m *Machine) makeHostdev(c *Hostdev, container FileName) error {
+// attachHostdev gives a machine that runs one more function of the host. container is needed for the first.
+func (m *Machine) attachHostdev(c *Hostdev, container FileName) error {
 	d := &m.devices.hostdevs
-	if d.container == nil {
+	first := d.container == nil
+	if first {
 		if err := m.openContainer(container); err != nil {
 			return err
 		}
 	}
-	group, err := m.joinGroup(c)
+	err := m.joinGroup(c)
+	if err == nil && first {
+		m.mem.Pin(true)
+		err = d.container.MapRAM(m.mem)
+	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), m.leaveGroup(c.ID))
+	}
+	return m.makeHostdev(c)
+}
+
+// makeHostdev gives the guest a function of the host whose group is in the container, with guest RAM within reach.
+func (m *Machine) makeHostdev(c *Hostdev) error {
+	d := &m.devices.hostdevs
+	group, ok := d.groupOf(c.ID)
+	if !ok {
+		return fmt.Errorf("PCI device %s: its IOMMU group is not in the guest's container", c.Host)
+	}
+	rom, err := m.host.rom(c.ROM)
+	if err != nil {
+		return errors.Join(fmt.Errorf("ROM file: %w", err), m.leaveGroup(c.ID))
 	}
 	dev, err := vfio.OpenDevice(group, c.Host)
 	if err != nil {
@@ -55,13 +106,16 @@ func (m *Machine) makeHostdev(c *Hostdev, container FileName) error {
 	if err := dev.Reset(); err != nil { // vfio-pci did what it could when it was opened
 		m.host.Logf("%s: %v", c.ID, err)
 	}
-	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: d.slots, Interrupts: m.irq, Levels: m.irq, Logf: m.host.Logf,
+	f, err := vfio.New(vfio.Config{Name: c.ID, Device: dev, Slots: d.slots, Peers: d.container, ROM: rom, NoROM: c.NoROM, Interrupts: m.irq, Levels: m.irq, Logf: m.host.Logf,
 		Notices: vfio.Notices{
 			Failed: func() { m.events.put(guestEvent{eventHostdevError, c.ID}) },
 			Wanted: func() { m.wanted.put(c.ID) },
 		}})
 	if err != nil {
 		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), dev.Close(), m.leaveGroup(c.ID))
+	}
+	if c.Multi {
+		f.PCI().SetMultiFunction()
 	}
 	return m.plug(device{id: c.ID, at: pciAddress(c.Address), function: f.PCI(), removable: true, close: func() {
 		if err := errors.Join(f.Close(), m.leaveGroup(c.ID)); err != nil {
@@ -70,7 +124,25 @@ func (m *Machine) makeHostdev(c *Hostdev, container FileName) error {
 	}})
 }
 
-// openContainer makes the address space of the devices' DMA. RAM stays where it is from now on.
+// rom reads a file with an expansion ROM; nil for none.
+func (h *Host) rom(name FileName) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	fd, err := h.take(name, "ROM")
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "ROM")
+	defer f.Close()
+	image, err := io.ReadAll(io.LimitReader(f, vfio.MaxROM+1))
+	if err != nil {
+		return nil, err
+	}
+	return image, vfio.CheckROM(image)
+}
+
+// openContainer makes the address space of the devices' DMA.
 func (m *Machine) openContainer(name FileName) error {
 	fd, err := m.host.take(name, "VFIO container")
 	if err != nil {
@@ -81,49 +153,51 @@ func (m *Machine) openContainer(name FileName) error {
 		unix.Close(fd)
 		return err
 	}
-	m.mem.Pin(true)
-	if d := &m.devices.hostdevs; d.slots == nil {
+	d := &m.devices.hostdevs
+	if d.slots == nil {
 		d.slots = &barSlots{vm: m.vm}
 	}
-	m.devices.hostdevs.container, m.devices.hostdevs.groups = container, map[uint64]*hostGroup{}
+	d.container, d.groups = container, map[uint64]*hostGroup{}
 	return nil
 }
 
-// joinGroup puts the group of a function into the container, if it is not there yet, and guest RAM within reach of the first.
-// leaveGroup undoes it, also when it failed.
-func (m *Machine) joinGroup(c *Hostdev) (int, error) {
+// joinGroup puts the group of a function into the container, if it is not there yet. leaveGroup undoes it, also when it failed.
+func (m *Machine) joinGroup(c *Hostdev) error {
 	d := &m.devices.hostdevs
 	if c.GroupOf != "" {
 		for _, g := range d.groups {
 			if slices.Contains(g.users, c.GroupOf) {
 				g.users = append(g.users, c.ID)
-				return g.fd, nil
+				return nil
 			}
 		}
-		return -1, fmt.Errorf("no device %s is there that has its IOMMU group", c.GroupOf)
+		return fmt.Errorf("no device %s is there that has its IOMMU group", c.GroupOf)
 	}
 	fd, err := m.host.take(c.Group, "IOMMU group")
 	if err != nil {
-		return -1, err
+		return err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("look at the IOMMU group: %w", err)
+		return fmt.Errorf("look at the IOMMU group: %w", err)
 	}
 	if g := d.groups[st.Rdev]; g != nil {
 		g.users = append(g.users, c.ID)
-		return g.fd, unix.Close(fd)
+		return unix.Close(fd)
 	}
-	first := len(d.groups) == 0
 	d.groups[st.Rdev] = &hostGroup{fd: fd, users: []string{c.ID}}
-	if err := d.container.AddGroup(fd); err != nil {
-		return -1, err
+	return d.container.AddGroup(fd)
+}
+
+// groupOf returns the descriptor of a device's group.
+func (d *hostdevs) groupOf(id string) (int, bool) {
+	for _, g := range d.groups {
+		if slices.Contains(g.users, id) {
+			return g.fd, true
+		}
 	}
-	if first {
-		return fd, d.container.MapRAM(m.mem)
-	}
-	return fd, nil
+	return -1, false
 }
 
 // leaveGroup notes that a device does not use its group any more. The last one takes guest RAM out of reach and the container
@@ -145,9 +219,22 @@ func (m *Machine) leaveGroup(id string) error {
 	if len(d.groups) == 0 && d.container != nil {
 		errs = append(errs, d.container.Close())
 		d.container = nil
-		m.mem.Pin(false)
+		if m.mem != nil { // else the machine did not come into being
+			m.mem.Pin(false)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// closeHostdevs gives up what a machine that did not come into being has of VFIO; that of devices goes with them.
+func (m *Machine) closeHostdevs() {
+	for _, g := range m.devices.hostdevs.groups {
+		for _, id := range slices.Clone(g.users) {
+			if err := m.leaveGroup(id); err != nil {
+				m.host.Logf("give a host device up: %v", err)
+			}
+		}
+	}
 }
 
 // firstBARSlot is the first of KVM's memory slots that BARs use; those below are RAM's.

@@ -13,6 +13,7 @@ import (
 	"virtd/hypervisor/acpi"
 	"virtd/hypervisor/monitor"
 	"virtd/hypervisor/pci"
+	"virtd/hypervisor/vhostuser"
 )
 
 // Attachment is one device for a machine that runs: a fragment of Config with exactly one of the fields.
@@ -21,6 +22,8 @@ type Attachment struct {
 	NIC     *NIC     `json:"nic,omitempty"`
 	RNG     *RNG     `json:"rng,omitempty"`
 	Hostdev *Hostdev `json:"hostdev,omitempty"`
+	// VhostUserDisk needs a machine whose RAM is shared memory.
+	VhostUserDisk *VhostUserDisk `json:"vhostUserDisk,omitempty"`
 	// VFIO is the container of a Hostdev, /dev/vfio/vfio. It is used when the machine has none yet.
 	VFIO FileName `json:"vfio,omitempty"`
 }
@@ -91,6 +94,9 @@ func (m *Machine) Attach(a Attachment, files map[FileName]int) error {
 	if address := pciAddress(at); !m.board.hotplug.Can(address) {
 		return fmt.Errorf("Bus '%s' does not support hotplugging", m.bus(address))
 	}
+	if err := a.checkMemory(m); err != nil {
+		return fmt.Errorf("device %s: %w", id, err)
+	}
 	if err := make(); err != nil {
 		return fmt.Errorf("device %s: %w", id, err)
 	}
@@ -100,10 +106,18 @@ func (m *Machine) Attach(a Attachment, files map[FileName]int) error {
 	return nil
 }
 
+// checkMemory refuses a device whose process could not map the machine's RAM.
+func (a *Attachment) checkMemory(m *Machine) error {
+	if a.VhostUserDisk == nil && (a.NIC == nil || a.NIC.VhostUser == nil) {
+		return nil
+	}
+	return vhostuser.CheckMemory(m.mem)
+}
+
 // kind returns what Attach needs to know; make is nil when a is not one device.
 func (a *Attachment) kind(m *Machine) (id string, at PCIAddress, workers int, make func() error) {
 	n := 0
-	for _, given := range []bool{a.Disk != nil, a.NIC != nil, a.RNG != nil, a.Hostdev != nil} {
+	for _, given := range []bool{a.Disk != nil, a.NIC != nil, a.RNG != nil, a.Hostdev != nil, a.VhostUserDisk != nil} {
 		if given {
 			n++
 		}
@@ -114,10 +128,12 @@ func (a *Attachment) kind(m *Machine) (id string, at PCIAddress, workers int, ma
 		return a.Disk.ID, a.Disk.Address, 1, func() error { return m.makeDisk(a.Disk) }
 	case a.NIC != nil:
 		return a.NIC.ID, a.NIC.Address, a.NIC.Queues + 1, func() error { return m.makeNIC(a.NIC) }
+	case a.VhostUserDisk != nil:
+		return a.VhostUserDisk.ID, a.VhostUserDisk.Address, 0, func() error { return m.makeVhostUserDisk(a.VhostUserDisk) }
 	case a.RNG != nil:
 		return a.RNG.ID, a.RNG.Address, 0, func() error { return m.makeRNG(a.RNG) }
 	default:
-		return a.Hostdev.ID, a.Hostdev.Address, 0, func() error { return m.makeHostdev(a.Hostdev, a.VFIO) }
+		return a.Hostdev.ID, a.Hostdev.Address, 0, func() error { return m.attachHostdev(a.Hostdev, a.VFIO) }
 	}
 	return "", PCIAddress{}, 0, nil
 }
@@ -286,6 +302,7 @@ func (m *Machine) drop(s pci.HotplugSlot) {
 	l.mu.Lock()
 	l.list = slices.Delete(l.list, i, i+1)
 	l.disks = slices.DeleteFunc(l.disks, func(x disk) bool { return x.cfg.ID == d.id })
+	l.vhostUserDisks = slices.DeleteFunc(l.vhostUserDisks, func(x vhostUserDisk) bool { return x.cfg.ID == d.id })
 	l.nics = slices.DeleteFunc(l.nics, func(x nic) bool { return x.cfg.ID == d.id })
 	l.mu.Unlock()
 	d.free()

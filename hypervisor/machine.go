@@ -39,6 +39,7 @@ type Machine struct {
 	vm          *kvm.VM
 	cpuid       *cpuid.Guest
 	mem         *memory.Memory
+	reach       []memory.Range // where the DMA of the devices that it started with reaches; nil is everywhere
 	layout      *memoryMap
 	irq         *irq.Controller
 	portSpace   bus.Space
@@ -103,6 +104,7 @@ func New(c *Config, h Host) (*Machine, error) {
 	}{
 		{"open KVM", m.openKVM},
 		{"processors", m.makeCPUID},
+		{"host devices", m.openHostdevs},
 		{"guest memory", m.makeMemory},
 		{"interrupt controllers", m.makeIRQ},
 		{"board", m.makeBoard},
@@ -133,7 +135,9 @@ func (m *Machine) openKVM() error {
 
 func (m *Machine) makeMemory() error {
 	var err error
-	if m.layout, err = newMemoryMap(m.cfg.Machine, m.cfg.Memory.Size, m.cpuid.PhysBits()); err != nil {
+	if m.layout, err = newMemoryMap(mapConfig{
+		machine: m.cfg.Machine, ram: m.cfg.Memory.Size, physBits: m.cpuid.PhysBits(), reach: m.reach, pciHole64: m.cfg.PCIHole64,
+	}); err != nil {
 		return err
 	}
 	if m.mem, err = memory.New(m.cfg.Memory.Backing, m.layout.ram...); err != nil {
@@ -262,6 +266,7 @@ func (m *Machine) release() {
 		m.incoming.Close()
 	}
 	m.devices.close()
+	m.closeHostdevs()
 	m.board.close()
 	for _, c := range m.runner.cpus() {
 		c.v.Close()

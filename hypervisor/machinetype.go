@@ -15,10 +15,13 @@ type machineType struct {
 	q35 bool
 	// cpuHotplug: since 1.1, processors come and go while the guest runs.
 	cpuHotplug bool
+	// largeBARs: since 1.1, the 64-bit window of PCI is a quarter of the address space, and root ports share half of it, so that
+	// devices with large BARs can come to them.
+	largeBARs bool
 }
 
 var machineTypes = map[string]machineType{
-	MachineQ35: {q35: true, cpuHotplug: true}, MachinePC: {cpuHotplug: true},
+	MachineQ35: {q35: true, cpuHotplug: true, largeBARs: true}, MachinePC: {cpuHotplug: true, largeBARs: true},
 	MachineQ35V10: {q35: true}, MachinePCV10: {},
 }
 

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"virtd/driver"
 	"virtd/driver/fake"
 	"virtd/virterr"
 )
@@ -44,6 +45,11 @@ func TestLiveDeviceChanges(t *testing.T) {
 	if stored, err := d.definition(); err != nil || stored.View().Devices.Interfaces[1].Link != nil {
 		t.Errorf("a live change is stored: %v", err)
 	}
+	e.Emit(driver.InterfaceBackend{Alias: "net1", Driver: "vhost"}) // the kernel takes it after all
+	if xml, err := d.XML(0); err != nil || strings.Count(xml, "<driver name='vhost'/>") != 1 {
+		t.Errorf("who moves packets is not shown (%v): %s", err, xml)
+	}
+	e.Emit(driver.InterfaceBackend{Alias: "net9", Driver: "vhost"}) // nobody's
 	if err := d.ResizeDisk(ctx, "vdc", 1000); err != nil || e.DiskSize("virtio-disk2") != 1024 {
 		t.Errorf("resize by target: %v, %d bytes", err, e.DiskSize("virtio-disk2"))
 	}

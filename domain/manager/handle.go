@@ -92,6 +92,8 @@ func (d *Domain) handle(r *run, e driver.Event) {
 		d.vcpuKept(e.VCPU)
 	case driver.VCPUsPresent:
 		d.vcpusPresent(r, e.VCPUs)
+	case driver.InterfaceBackend:
+		d.backendChanged(r, e)
 	case driver.IOFailed:
 		d.emit(Event{Kind: EventIOError, Alias: e.Alias, Reason: e.Reason, Action: 2, Path: diskPath(r.live, e.Alias)})
 	case driver.MonitorEvent:

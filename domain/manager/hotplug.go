@@ -159,13 +159,7 @@ func (d *Domain) DetachDeviceAlias(ctx context.Context, alias string, flags Affe
 		return err
 	}
 	return d.detach(ctx, flags, false,
-		func(live *domain.Definition) (string, error) {
-			dev, err := live.ByAlias(alias)
-			if err == nil {
-				err = dev.CheckDetachLive()
-			}
-			return alias, err
-		},
+		func(live *domain.Definition) (string, error) { return alias, live.CheckDetachLive(alias) },
 		func(def *domain.Definition) (*domain.Definition, error) {
 			dev, err := def.ByAlias(alias)
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"virtd/domain"
+	"virtd/driver"
 	"virtd/network/portconf"
 )
 
@@ -84,6 +85,19 @@ func (d *Domain) updateInterface(ctx context.Context, r *run, alias string, edit
 		return err
 	}
 	return nil
+}
+
+// backendChanged notes who moves an interface's packets now. The caller holds d.mu.
+func (d *Domain) backendChanged(r *run, e driver.InterfaceBackend) {
+	live, err := r.live.SetRuntime(domain.Runtime{NetDrivers: map[string]string{e.Alias: e.Driver}})
+	if err != nil {
+		d.m.log.Error("cannot note who moves the packets of an interface", "domain", d.ref().Name, "interface", e.Alias, "err", err)
+		return
+	}
+	if r.live = live; r.inst != nil {
+		r.record = r.inst.Record()
+	}
+	d.statusLater()
 }
 
 // limitsOf returns the rates of an interface on a virtual network, and its port there.

@@ -117,6 +117,15 @@ func TestConfigAndLive(t *testing.T) {
 	if err := d.PinVCPU(bg, 1, []byte{0b1011}, AffectLive|AffectConfig); err != nil {
 		t.Fatal(err)
 	}
+	if err := d.PinEmulator(bg, []byte{0b110}, AffectLive|AffectConfig); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.PinEmulator(bg, nil, AffectLive); !virterr.Is(err, virterr.InvalidArg) {
+		t.Errorf("a pin to nothing: %v", err)
+	}
+	if pin := f.drv.Engine("a").Pin(-1); !cmp.Equal(pin, []byte{0b110}) {
+		t.Errorf("other threads are pinned to %b", pin)
+	}
 	if err := d.SetMetadata(bg, MetadataTitle, "hello", "", "", AffectLive|AffectConfig); err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +143,9 @@ func TestConfigAndLive(t *testing.T) {
 		pins, err := d.VCPUPins(flags)
 		if err != nil || !cmp.Equal(pins[1], []byte{0b1011}) {
 			t.Error(pins, err)
+		}
+		if def, err := d.affected(flags); err != nil || def.EmulatorPin() != "1-2" {
+			t.Error(def, err)
 		}
 		title, err := d.Metadata(MetadataTitle, "", flags)
 		if title != "hello" || err != nil {

@@ -48,7 +48,10 @@ func (d *Domain) save(j *job, path, xml string, flags SaveFlags) error {
 	if state != Running && state != Paused {
 		return virterr.New(virterr.OperationInvalid, "domain is not running (it is %s)", state)
 	}
-	if len(live.HostdevDevices()) > 0 { // whose state nobody but the device has
+	if list := live.HostdevDevices(); len(list) > 0 { // whose state nobody but the device has
+		if list[0].Is("interface") {
+			return virterr.New(virterr.OperationInvalid, "cannot migrate a domain with <interface type='hostdev'>")
+		}
 		return virterr.New(virterr.OperationInvalid, "cannot migrate a domain with <hostdev mode='subsystem' type='pci'>")
 	}
 	header := saveimage.Header{XML: withMemory(live, d.Info().CurrentMemory).Saved(), Running: flags.runs(state == Running)}

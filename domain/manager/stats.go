@@ -24,7 +24,20 @@ func (d *Domain) BlockStats(ctx context.Context, path string) (driver.BlockStats
 	if err != nil {
 		return driver.BlockStats{}, err
 	}
+	if _, counted := all[wanted]; wanted != "" && !counted && d.servedElsewhere(wanted) {
+		return driver.BlockStats{}, virterr.New(virterr.OperationUnsupported, "disk '%s' is served by another process, which has its counters", path)
+	}
 	return sum(all, wanted), nil
+}
+
+// servedElsewhere reports whether another process serves a running domain's device.
+func (d *Domain) servedElsewhere(alias string) bool {
+	live := d.live()
+	if live == nil {
+		return false
+	}
+	_, ok := live.VhostUser(alias)
+	return ok
 }
 
 // LastBlockStats returns what BlockStats would, as of the last time that the running engine answered anybody; ok tells
@@ -107,7 +120,11 @@ func (d *Domain) InterfaceStats(ctx context.Context, device string) (driver.NetS
 		ctx, cancel := d.call(ctx)
 		defer cancel()
 		all, err := inst.NetStats(ctx)
-		return all[nic.Alias.Name], err
+		s, counted := all[nic.Alias.Name]
+		if err == nil && !counted && nic.Source != nil && nic.Source.VHostUser != nil {
+			err = virterr.New(virterr.OperationUnsupported, "interface %s is served by another process, which has its counters", device)
+		}
+		return s, err
 	}
 	return driver.NetStats{}, virterr.New(virterr.InvalidArg, "'%s' is not a known interface", device)
 }
@@ -272,7 +289,10 @@ func (s *statsList) interfaces(ctx context.Context, inst driver.Instance, live *
 		if err != nil || nic.Alias == nil {
 			continue
 		}
-		n := all[nic.Alias.Name]
+		n, counted := all[nic.Alias.Name]
+		if !counted { // another process moves the packets
+			continue
+		}
 		s.put(prefix+"rx.bytes", n.RxBytes)
 		s.put(prefix+"rx.pkts", n.RxPackets)
 		s.put(prefix+"rx.errs", n.RxErrors)
@@ -303,8 +323,8 @@ func (s *statsList) blocks(ctx context.Context, d *Domain, inst driver.Instance,
 		if backing && ierr == nil { // the images of a chain are numbered from it on
 			s.put(top+"backingIndex", uint32(index))
 		}
-		if err == nil && disk.Alias != "" {
-			s.requests(top, all[disk.Alias])
+		if counted, ok := all[disk.Alias]; err == nil && ok { // of a vhost-user disk nobody here counts
+			s.requests(top, counted)
 		}
 		for n, b := range chain {
 			prefix := s.image(count, disk, b.Path)

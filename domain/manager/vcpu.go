@@ -114,6 +114,28 @@ func (d *Domain) PinVCPU(ctx context.Context, vcpu int, cpus []byte, flags Affec
 	})
 }
 
+// PinEmulator binds all threads of a running domain but its vCPUs' to host CPUs, and with AffectConfig notes it for the next
+// start.
+func (d *Domain) PinEmulator(ctx context.Context, cpus []byte, flags Affect) error {
+	if err := checkFlags(flags, affectBoth, "qemuDomainPinEmulator"); err != nil {
+		return err
+	}
+	set := cpuList(cpus)
+	if set == "" {
+		return virterr.New(virterr.InvalidArg, "Empty cpu list for pinning")
+	}
+	edit := func(def *domain.Definition) (*domain.Definition, error) { return def.SetEmulatorPin(set) }
+	return d.change(ctx, "pin-emulator", flags, edit, func(ctx context.Context, r *run) error {
+		if err := r.inst.PinEmulator(ctx, cpus); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.emit(Event{Kind: EventTunable, Tunables: []Param{{"cputune.emulatorpin", set}}})
+		return nil
+	})
+}
+
 // VCPUPins returns the host CPUs of each vCPU that the configuration flags ask about names; nil where it names none.
 func (d *Domain) VCPUPins(flags Affect) ([][]byte, error) {
 	if err := checkFlags(flags, affectBoth, "qemuDomainGetVcpuPinInfo"); err != nil {

@@ -69,6 +69,13 @@ func (e *Engine) Link(alias string) (up, told bool) {
 	return up, told
 }
 
+// Pin returns the host CPUs that a vCPU was bound to last, or all other threads where vcpu is -1.
+func (e *Engine) Pin(vcpu int) []byte {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pins[vcpu]
+}
+
 // Interface returns what the host's end of the interface with that alias was made last, nil if it never changed.
 func (e *Engine) Interface(alias string) *libvirtxml.DomainInterface {
 	e.mu.Lock()

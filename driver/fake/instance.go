@@ -394,6 +394,11 @@ func (i *instance) PinVCPU(ctx context.Context, vcpu int, cpus []byte) error {
 	return nil
 }
 
+// PinEmulator implements driver.Instance. Engine.Pin has it as vCPU -1.
+func (i *instance) PinEmulator(ctx context.Context, cpus []byte) error {
+	return i.PinVCPU(ctx, -1, cpus)
+}
+
 // Monitor echoes, so that a test sees what arrived.
 func (i *instance) Monitor(ctx context.Context, command string, hmp bool) (string, error) {
 	if err := i.ask(ctx, "Monitor"); err != nil {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"virtd/domain"
@@ -195,4 +198,12 @@ func (i *instance) Runtime() domain.Runtime {
 func (i *instance) PID() int { return i.rec.PID }
 
 // Warnings implements driver.Instance.
-func (i *instance) Warnings() []string { return i.rec.Warnings }
+func (i *instance) Warnings() []string {
+	i.recMu.Lock()
+	defer i.recMu.Unlock()
+	list := slices.Clip(i.rec.Warnings)
+	for _, alias := range slices.Sorted(maps.Keys(i.rec.Refused)) {
+		list = append(list, fmt.Sprintf("packets of interface %s go through the engine, not through vhost-net: %s", alias, i.rec.Refused[alias]))
+	}
+	return list
+}

@@ -29,11 +29,12 @@ type Links interface {
 	OpenMacvtap(c bridge.MacvtapConfig) (*bridge.Tap, error)
 	DeleteMacvtap(name string, index int, mac []byte) error
 	ApplyRxFilter(name string, f bridge.RxFilter) error
-	OpenVhostNet(n int) ([]*os.File, error)
+	OpenVhostNet(path string, n int) ([]*os.File, error)
 	Attach(bridge, port string) error
 	Isolate(port string, on bool) error
 	SetVLAN(bridge, port string, v portconf.VLAN) error
 	SetBandwidth(name string, b portconf.Bandwidth) error
+	SetCoalesce(name string, frames uint32) error
 	GuestStats(name string) (bridge.Stats, error)
 	Link(name string) (bridge.Link, error)
 }

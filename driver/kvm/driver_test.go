@@ -3,8 +3,10 @@ package kvm_test
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +49,10 @@ func TestStartTalkDestroy(t *testing.T) {
 	if s, err := d.InterfaceStats(bg, "vnet7"); err != nil || s.RxBytes != 5 {
 		t.Error(s, err)
 	}
+	if err := d.PinEmulator(bg, []byte{1}, manager.AffectLive); err != nil {
+		t.Error(err)
+	}
+	h.checkThreads(d)
 	if err := d.PinVCPU(bg, 0, []byte{1}, manager.AffectLive); err != nil {
 		t.Error(err)
 	}
@@ -364,5 +370,35 @@ func TestStartCutShort(t *testing.T) {
 	}
 	if err := d.Start(bg, 0); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// checkThreads: after emulatorpin to CPU 0 all of an engine's threads are bound there but for the vCPU's.
+func (h *host) checkThreads(d *manager.Domain) {
+	t := h.t
+	t.Helper()
+	vcpus, err := d.VCPUs(bg)
+	if err != nil || len(vcpus) != 1 {
+		t.Fatalf("%+v, %v", vcpus, err)
+	}
+	if !has(t, d, "<emulatorpin cpuset='0'/>") {
+		t.Error("the pin is not shown")
+	}
+	if all := bits.OnesCount8(vcpus[0].Affinity[0]); all != min(runtime.NumCPU(), 8) {
+		t.Errorf("the vCPU was bound to %d CPUs, too", all)
+	}
+	statuses, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", h.pid(d)))
+	if err != nil || len(statuses) < 2 {
+		t.Fatalf("threads %v, %v", statuses, err)
+	}
+	free := 0
+	for _, name := range statuses {
+		text, err := os.ReadFile(name)
+		if err == nil && !strings.Contains(string(text), "Cpus_allowed_list:\t0\n") {
+			free++
+		}
+	}
+	if free > 1 {
+		t.Errorf("%d threads may run elsewhere", free)
 	}
 }

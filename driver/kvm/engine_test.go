@@ -42,7 +42,8 @@ type tinyEngine struct {
 	actual  uint64
 	devices []string
 	cpus    []int
-	clings  bool // the guest lets no device go
+	clings  bool            // the guest lets no device go
+	served  map[string]bool // devices of vhost-user, and whether somebody serves them
 	clients map[net.Conn]bool
 }
 
@@ -60,6 +61,12 @@ func runEngine(flag string) int {
 	e.actual = e.cfg.Memory.Size
 	for _, d := range e.cfg.Disks {
 		e.devices = append(e.devices, d.ID)
+	}
+	e.served = map[string]bool{}
+	for _, d := range e.cfg.VhostUserDisks {
+		e.devices = append(e.devices, d.ID)
+		e.served[d.ID] = true
+		go e.watchServer(d.ID, e.files[d.VhostUser.Socket])
 	}
 	for _, n := range e.cfg.NICs {
 		e.devices = append(e.devices, n.ID)
@@ -105,6 +112,15 @@ func (e *tinyEngine) echo(f *os.File) {
 		}
 		f.Write(buf[:n])
 	}
+}
+
+// watchServer tells when the process that serves a device is gone.
+func (e *tinyEngine) watchServer(id string, socket *os.File) {
+	socket.Read(make([]byte, 1))
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.served[id] = false
+	e.event("X_VIRTD_VHOST_USER", fmt.Sprintf(`{"device":"%s","connected":false}`, id))
 }
 
 func (e *tinyEngine) leave(reason hypervisor.ExitReason, detail string) {
@@ -187,6 +203,19 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 		e.event("BALLOON_CHANGE", fmt.Sprintf(`{"actual":%d}`, e.actual))
 	case "x-virtd-balloon-stats":
 		return fmt.Sprintf(`{"actual":%d,"stats":{"free":1048576},"last-update":1700000000}`, e.actual), false
+	case "x-virtd-vhost-users":
+		var list []string
+		for id, connected := range e.served {
+			list = append(list, fmt.Sprintf(`{"id":"%s","connected":%v}`, id, connected))
+		}
+		return "[" + strings.Join(list, ",") + "]", false
+	case "x-virtd-vhost-user":
+		var a struct{ ID string }
+		json.Unmarshal(args, &a)
+		e.served[a.ID] = true
+		e.event("X_VIRTD_VHOST_USER", fmt.Sprintf(`{"device":"%s","connected":true}`, a.ID))
+	case "x-virtd-nics":
+		return `[{"id":"net0","driver":"qemu","reason":"no memory\nleft"},{"id":"net9","driver":"qemu"},{"id":"net0","driver":"magic"}]`, false
 	case "x-virtd-devices":
 		text, _ := json.Marshal(e.devices)
 		return string(text), false
@@ -250,6 +279,9 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 			Line string `json:"command-line"`
 		}
 		json.Unmarshal(args, &a)
+		if data, ok := strings.CutPrefix(a.Line, "backend "); ok {
+			e.event("X_VIRTD_NIC_BACKEND", data)
+		}
 		if id, ok := strings.CutPrefix(a.Line, "forget "); ok { // without a word
 			e.devices = slices.DeleteFunc(e.devices, func(d string) bool { return d == id })
 		}

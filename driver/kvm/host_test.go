@@ -41,7 +41,7 @@ func (noLinks) OpenTap(c bridge.TapConfig) (*bridge.Tap, error) {
 	return t, nil
 }
 
-func (noLinks) OpenVhostNet(int) ([]*os.File, error) { return nil, errors.New("no vhost") }
+func (noLinks) OpenVhostNet(string, int) ([]*os.File, error) { return nil, errors.New("no vhost") }
 
 func (noLinks) OpenMacvtap(bridge.MacvtapConfig) (*bridge.Tap, error) {
 	return nil, errors.New("no macvtap")
@@ -56,6 +56,8 @@ func (noLinks) Link(string) (bridge.Link, error) { return bridge.Link{}, nil }
 func (noLinks) Attach(string, string) error { return nil }
 
 func (noLinks) Isolate(string, bool) error { return nil }
+
+func (noLinks) SetCoalesce(string, uint32) error { return nil }
 
 func (noLinks) SetVLAN(string, string, portconf.VLAN) error { return nil }
 

@@ -15,6 +15,7 @@ import (
 	"virtd/domain"
 	"virtd/domain/xmltree"
 	"virtd/hypervisor"
+	"virtd/hypervisor/vfio"
 	"virtd/nodedev"
 	"virtd/virterr"
 )
@@ -54,13 +55,22 @@ func (p *planner) hostdev(n *xmltree.Node) error {
 			}
 		}
 		claim.Function.VLAN = &vlan
+		if trust := true; n.Attr("trustGuestRxFilters") == "yes" {
+			claim.Function.Trust = &trust
+		}
 	}
-	d := hypervisor.Hostdev{ID: alias(n), Address: at, Host: host.String(), Group: file("group", n)}
+	d := hypervisor.Hostdev{ID: alias(n), Address: at, Host: host.String(), Group: file("group", n),
+		Multi: n.Child("address").Attr("multifunction") == "on"}
 	if p.cfg.VFIO == "" {
 		p.cfg.VFIO = "vfio"
 		p.add(Resource{Kind: ResourceVFIO, Files: []hypervisor.FileName{p.cfg.VFIO}})
 	}
 	p.add(Resource{Kind: ResourceHostdev, Files: []hypervisor.FileName{d.Group}, Alias: d.ID, Hostdev: claim})
+	rom, none := domain.HostdevROM(n)
+	if d.NoROM = none; rom != "" {
+		d.ROM = file("rom", n)
+		p.add(Resource{Kind: ResourceROM, Files: []hypervisor.FileName{d.ROM}, Alias: d.ID, Path: rom})
+	}
 	p.cfg.Hostdevs = append(p.cfg.Hostdevs, d)
 	return nil
 }
@@ -139,6 +149,25 @@ func (d *Driver) openGroup(o *opened, r Resource) (*os.File, error) {
 		o.groups = map[string]*os.File{}
 	}
 	o.groups[number] = f
+	return f, nil
+}
+
+// openROM opens a file with an expansion ROM, which the engine reads.
+func openROM(path string) (*os.File, error) {
+	f, st, err := openAny("ROM file", path, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		err = virterr.New(virterr.SystemError, "ROM file '%s' is %s, not a regular file", path, kindOf(st))
+	case st.Size == 0 || st.Size > vfio.MaxROM:
+		err = virterr.New(virterr.ConfigUnsupported, "ROM file '%s' has %d bytes; an expansion ROM has at least one and at most %d", path, st.Size, vfio.MaxROM)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
 	return f, nil
 }
 

@@ -69,6 +69,11 @@ func (i *instance) Attach(ctx context.Context, req driver.AttachRequest) error {
 	}
 	err = client.ExecuteFiles(ctx, "x-virtd-attach", map[string]any{"device": a, "files": names}, o.files, nil)
 	if err == nil || i.hasAfterAll(req.Alias, err) {
+		if a.NIC != nil { // vhost's threads are the kernel's
+			if err := i.pinEmulatorConfigured(ctx, req.Live); err != nil {
+				i.d.log.Warn("the threads of an interface run on other CPUs than they should", "domain", i.name, "interface", req.Alias, "err", err)
+			}
+		}
 		return nil
 	}
 	undo()
@@ -145,6 +150,7 @@ func (i *instance) reconcile(ctx context.Context) {
 		}
 	}
 	i.detachUnknown(ctx, have)
+	i.catchUpVhostUsers(ctx)
 	i.reconcileVCPUs(ctx)
 }
 
@@ -184,6 +190,7 @@ func (i *instance) addDevice(o *opened, live *domain.Definition) {
 	defer i.recMu.Unlock()
 	i.live = live
 	i.rec.Images = append(slices.Clip(i.rec.Images), o.images...)
+	i.rec.Sockets = append(slices.Clip(i.rec.Sockets), o.sockets...)
 	i.rec.Taps = merged(i.rec.Taps, o.taps)
 	i.rec.Runtime.Taps = merged(i.rec.Runtime.Taps, o.runtime.Taps)
 	i.rec.Runtime.NetDrivers = merged(i.rec.Runtime.NetDrivers, o.runtime.NetDrivers)
@@ -197,6 +204,7 @@ func (i *instance) addDevice(o *opened, live *domain.Definition) {
 func (i *instance) dropDevice(alias string) {
 	i.recMu.Lock()
 	defer i.recMu.Unlock()
+	i.dropVhostUserSocket(alias)
 	if without, err := i.live.RemoveAlias(alias); err == nil {
 		i.live = without
 	}
@@ -215,6 +223,7 @@ func (i *instance) dropDevice(alias string) {
 	i.rec.Taps = without(i.rec.Taps, alias)
 	i.rec.Runtime.Taps = without(i.rec.Runtime.Taps, alias)
 	i.rec.Runtime.NetDrivers = without(i.rec.Runtime.NetDrivers, alias)
+	i.rec.Refused = without(i.rec.Refused, alias)
 	i.rec.Runtime.Chains = without(i.rec.Runtime.Chains, alias)
 	i.rec.Functions = without(i.rec.Functions, alias)
 	i.rec.Runtime.NetBackends = without(i.rec.Runtime.NetBackends, alias)

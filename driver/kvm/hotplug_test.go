@@ -180,3 +180,50 @@ func TestGuestClings(t *testing.T) {
 		t.Error("a disk that the guest uses is not shown")
 	}
 }
+
+// TestRefusalByVhostIsTold: that the kernel does not take an interface's rings is in the document and among the messages, and both
+// outlive virtd; what an engine says of interfaces that there are not, or of drivers that there are not, is left out.
+func TestRefusalByVhostIsTold(t *testing.T) {
+	h := newHost(t)
+	d := h.start("a")
+	say := func(data string) {
+		t.Helper()
+		if _, err := d.Monitor(bg, "backend "+data, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	messages := func() string {
+		t.Helper()
+		list, err := d.Messages()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(list, "\n")
+	}
+	const refused = "packets of interface net0 go through the engine, not through vhost-net: no memory left"
+	if strings.Contains(messages(), "vhost-net") {
+		t.Errorf("at the start: %s", messages())
+	}
+	say(`{"name":"net0","driver":"vhost"}`)
+	say(`{"name":"net0","driver":"magic"}`)
+	say(`{"name":"net9","driver":"vhost"}`)
+	if !has(t, d, "<driver name='vhost'/>") || has(t, d, "<driver name='qemu'/>") {
+		t.Error("the kernel moves packets, and it is not shown")
+	}
+	say(`{"name":"net0","driver":"qemu","reason":"no memory\nleft"}`)
+	for _, when := range []string{"", "after a restart"} {
+		if !has(t, d, "<driver name='qemu'/>") || !strings.Contains(messages(), refused) {
+			t.Errorf("the engine moves packets %s, and it is not said: %s", when, messages())
+		}
+		h.m.Close()
+		h.open()
+		var err error
+		if d, err = h.m.LookupByName("a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(`{"name":"net0","driver":"vhost"}`)
+	if strings.Contains(messages(), "vhost-net") {
+		t.Errorf("when the kernel has them again: %s", messages())
+	}
+}

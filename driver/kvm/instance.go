@@ -22,7 +22,7 @@ type instance struct {
 	name string
 	proc *supervise.Process
 
-	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps, Runtime and Functions
+	recMu sync.Mutex // guards live, and of rec what devices come and go with: Images, Taps, Sockets, Runtime and Functions
 	live  *domain.Definition
 	rec   record
 
@@ -30,6 +30,7 @@ type instance struct {
 
 	filterMu   sync.Mutex     // one receive filter is applied at a time
 	background sync.WaitGroup // what follows an event and must not hold the monitor up
+	rejoining  sync.Map       // aliases of devices for which a process is looked for
 
 	attachMu sync.Mutex // one device comes at a time, and none while it is looked which are there
 
@@ -92,6 +93,10 @@ func (i *instance) connectFirst(ctx context.Context) error {
 	if err := i.pinConfigured(ctx, func(int) bool { return true }); err != nil {
 		return err
 	}
+	if err := i.pinEmulatorConfigured(ctx, i.definition()); err != nil {
+		return err
+	}
+	i.syncBackends(ctx)
 	i.d.show(i)
 	if i.restoring {
 		i.syncRxFilters()
@@ -184,6 +189,7 @@ func (i *instance) reconnect() {
 		return
 	}
 	i.reconcile(ctx)
+	i.syncBackends(ctx)
 	status, err := i.Status(ctx)
 	if err != nil {
 		return
@@ -275,7 +281,9 @@ func (i *instance) event(e qmp.Event) {
 		Actual    uint64 `json:"actual"`
 		Device    string `json:"device"`
 		Name      string `json:"name"`
+		Driver    string `json:"driver"`
 		Operation string `json:"operation"`
+		Connected bool   `json:"connected"`
 	}
 	if len(e.Data) > 0 && json.Unmarshal(e.Data, &data) != nil {
 		i.nonsense.Do(func() {
@@ -304,8 +312,12 @@ func (i *instance) event(e qmp.Event) {
 		} else if data.Device != "" {
 			i.removed(data.Device)
 		}
+	case "X_VIRTD_NIC_BACKEND":
+		i.backendIs(nicBackend{ID: data.Name, Driver: data.Driver, Reason: data.Reason})
 	case "NIC_RX_FILTER_CHANGED":
 		i.rxFilterChanged(data.Name)
+	case "X_VIRTD_VHOST_USER":
+		i.vhostUserChanged(data.Device, data.Connected)
 	case "DEVICE_UNPLUG_GUEST_ERROR":
 		if vcpu, ok := vcpuNumber(data.Device); ok {
 			i.deliver(driver.VCPUKept{VCPU: vcpu})
@@ -346,6 +358,7 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 		d.log.Warn("an engine is there and its monitor does not answer", "domain", i.name, "pid", rec.PID, "err", err)
 	}
 	i.reconcile(ctx)
+	i.syncBackends(ctx)
 	i.d.show(i)
 	i.checkLinks()
 	i.syncRxFilters()

@@ -66,7 +66,9 @@ func (d *Driver) open(cfg hypervisor.Config, resources []Resource, dir string) (
 		Chains: map[string][]domain.BackingImage{}, NetBackends: map[string]string{}, NetAddresses: map[string][]string{},
 	}}
 	for _, nic := range cfg.NICs {
-		o.runtime.NetDrivers[nic.ID] = nic.Driver
+		if nic.Driver != "" {
+			o.runtime.NetDrivers[nic.ID] = nic.Driver
+		}
 	}
 	for _, r := range resources {
 		files, err := d.openResource(o, r, dir)
@@ -111,7 +113,9 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 	case ResourceUserNet:
 		return one(d.openUserNet(o, r))
 	case ResourceVhost:
-		return d.cfg.Links.OpenVhostNet(len(r.Files))
+		return d.cfg.Links.OpenVhostNet(r.Path, len(r.Files))
+	case ResourceVhostUser:
+		return d.openVhostUser(o, r)
 	case ResourceChardev:
 		return one(openChardev(o, r))
 	case ResourceLog:
@@ -124,6 +128,8 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 		return one(d.cfg.Hostdevs.OpenContainer())
 	case ResourceHostdev:
 		return one(d.openGroup(o, r))
+	case ResourceROM:
+		return one(openROM(r.Path))
 	case ResourceRNG:
 		f, _, err := openAny("entropy source", r.Path, unix.O_RDONLY)
 		return one(f, err)
@@ -149,7 +155,7 @@ func (d *Driver) openTap(o *opened, r Resource) ([]*os.File, error) {
 	}
 	c := bridge.TapConfig{
 		Name: r.Tap.Name, Bridge: r.Tap.Bridge, MAC: mac, MTU: r.Tap.MTU, Queues: r.Tap.Queues, Owner: -1, Unmanaged: r.Tap.Unmanaged,
-		Isolated: r.Tap.Isolated,
+		Isolated: r.Tap.Isolated, Device: r.Tap.Device, Coalesce: r.Tap.Coalesce,
 	}
 	if r.Tap.VLAN != nil {
 		c.VLAN = *r.Tap.VLAN

@@ -41,11 +41,14 @@ const (
 	ResourceMacvtap ResourceKind = "macvtap"    // Macvtap, one file for each queue pair
 	ResourceUserNet ResourceKind = "usernet"    // UserNet, the socket of a process that is started
 	ResourceVhost   ResourceKind = "vhost"      // /dev/vhost-net, one file for each queue pair
-	ResourceChardev ResourceKind = "chardev"    // pty, unix socket or file
-	ResourceLog     ResourceKind = "log"        // Path, append or truncate
-	ResourceRNG     ResourceKind = "rng"        // Path, read-only
-	ResourceVFIO    ResourceKind = "vfio"       // the container of all host devices
-	ResourceHostdev ResourceKind = "hostdev"    // Hostdev, its IOMMU group
+	// ResourceVhostUser is the socket of a process that serves a device: VhostUser.
+	ResourceVhostUser ResourceKind = "vhostuser"
+	ResourceChardev   ResourceKind = "chardev" // pty, unix socket or file
+	ResourceLog       ResourceKind = "log"     // Path, append or truncate
+	ResourceRNG       ResourceKind = "rng"     // Path, read-only
+	ResourceVFIO      ResourceKind = "vfio"    // the container of all host devices
+	ResourceHostdev   ResourceKind = "hostdev" // Hostdev, its IOMMU group
+	ResourceROM       ResourceKind = "rom"     // Path, read-only
 )
 
 // Resource is one thing of the host that virtd opens for the engine. Files names its descriptors in the Config.
@@ -55,12 +58,13 @@ type Resource struct {
 	Alias string                `json:"alias,omitempty"` // of the device it is for
 	Path  string                `json:"path,omitempty"`
 
-	Disk    *DiskResource    `json:"disk,omitempty"`
-	Tap     *TapResource     `json:"tap,omitempty"`
-	Macvtap *MacvtapResource `json:"macvtap,omitempty"`
-	UserNet *UserNetResource `json:"usernet,omitempty"`
-	Chardev *ChardevResource `json:"chardev,omitempty"`
-	Hostdev *nodedev.Claim   `json:"hostdev,omitempty"`
+	Disk      *DiskResource      `json:"disk,omitempty"`
+	Tap       *TapResource       `json:"tap,omitempty"`
+	Macvtap   *MacvtapResource   `json:"macvtap,omitempty"`
+	UserNet   *UserNetResource   `json:"usernet,omitempty"`
+	Chardev   *ChardevResource   `json:"chardev,omitempty"`
+	VhostUser *VhostUserResource `json:"vhostuser,omitempty"`
+	Hostdev   *nodedev.Claim     `json:"hostdev,omitempty"`
 	// Append keeps what is in a log; else it is emptied at start.
 	Append bool `json:"append,omitempty"`
 }
@@ -85,6 +89,8 @@ type TapResource struct {
 	Queues    int    `json:"queues"`
 	Unmanaged bool   `json:"unmanaged,omitempty"` // exists and stays as it is
 	Isolated  bool   `json:"isolated,omitempty"`  // does not reach other isolated ports of its bridge
+	Device    string `json:"device,omitempty"`    // of which it is opened; "" is /dev/net/tun
+	Coalesce  uint32 `json:"coalesce,omitempty"`  // frames that the guest's are gathered into at most
 
 	VLAN      *portconf.VLAN      `json:"vlan,omitempty"`
 	Bandwidth *portconf.Bandwidth `json:"bandwidth,omitempty"`
@@ -195,6 +201,9 @@ func (p *planner) memory() error {
 		backing.Locked = mb.MemoryLocked != nil
 		backing.NoMerge = mb.MemoryNosharepages != nil
 		backing.Prealloc = mb.MemoryAllocation != nil && mb.MemoryAllocation.Mode == "immediate"
+	}
+	if err := p.shareMemory(&backing); err != nil {
+		return err
 	}
 	if m := p.view.Memory; m != nil {
 		backing.Dump = m.DumpCore == "on"

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -53,6 +54,13 @@ func address(n *xmltree.Node) (hypervisor.PCIAddress, error) {
 }
 
 func (p *planner) controller(n *xmltree.Node) error {
+	if hole := n.Child("pcihole64"); hole != nil {
+		size, err := domain.ParseSize(hole.Trimmed(), hole.Attr("unit"))
+		if err != nil {
+			return err
+		}
+		p.cfg.PCIHole64 = size
+	}
 	if n.Attr("model") != "pcie-root-port" {
 		return nil
 	}
@@ -65,6 +73,7 @@ func (p *planner) controller(n *xmltree.Node) error {
 		ID: alias(n), Index: uint8(number(n, "index")), Address: at,
 		Multi:   n.Child("address").Attr("multifunction") == "on",
 		Chassis: uint8(number(target, "chassis")), Port: uint8(number(target, "port")),
+		Memory: uint64(number(target, "memReserve")) << 10,
 	})
 	return nil
 }
@@ -73,6 +82,9 @@ func (p *planner) disk(n *xmltree.Node) error {
 	at, err := address(n)
 	if err != nil {
 		return err
+	}
+	if domain.IsVhostUser(n) {
+		return p.vhostUserDisk(n, at)
 	}
 	driver, blockio := n.Child("driver"), n.Child("blockio")
 	d := hypervisor.Disk{
@@ -146,12 +158,25 @@ func (p *planner) nic(n *xmltree.Node) error {
 		ID: alias(n), Address: at, MAC: n.Child("mac").Attr("address"), Queues: max(number(driver, "queues"), 1),
 		MTU: number(n.Child("mtu"), "size"), LinkDown: n.Child("link").Attr("state") == "down",
 		RxQueueSize: number(driver, "rx_queue_size"), TxQueueSize: number(driver, "tx_queue_size"),
-		Offloads: offloads(driver),
+		Offloads: offloads(driver), NoEventIdx: driver.Attr("event_idx") == "off",
+		Transport: hypervisor.Transport{
+			AccessPlatform: driver.Attr("iommu") == "on", PagePerVQ: driver.Attr("page_per_vq") == "on", NoIOEventFD: driver.Attr("ioeventfd") == "off",
+		},
 	}
-	if n.Attr("type") == "user" {
+	switch teaming := n.Child("teaming"); teaming.Attr("type") {
+	case "persistent":
+		nic.Standby = true
+	case "transient":
+		return teaming.Errorf(virterr.ConfigUnsupported, "teaming type 'transient' is for host devices, and the network '%s' gives none", n.Child("source").Attr("network"))
+	}
+	switch {
+	case domain.IsVhostUser(n):
+		return p.vhostUserNIC(n, nic)
+	case n.Attr("type") == "user":
 		return p.userNIC(n, nic)
 	}
-	if nic.Driver, err = p.nicDriver(nic.ID, driver.Attr("name")); err != nil {
+	vhost := n.Child("backend").Attr("vhost")
+	if nic.Driver, err = p.nicDriver(nic.ID, driver.Attr("name"), vhost); err != nil {
 		return err
 	}
 	if err := p.tap(n, &nic); err != nil {
@@ -159,7 +184,7 @@ func (p *planner) nic(n *xmltree.Node) error {
 	}
 	if nic.Driver == "vhost" {
 		nic.Vhosts = files("vhost", n, nic.Queues)
-		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: "/dev/vhost-net"})
+		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: cmp.Or(vhost, bridge.VhostNetDevice)})
 	}
 	p.cfg.NICs = append(p.cfg.NICs, nic)
 	return nil
@@ -182,7 +207,7 @@ func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
 	tap := &TapResource{
 		Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
 		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
-		Isolated: n.Child("port").Attr("isolated") == "yes",
+		Isolated: n.Child("port").Attr("isolated") == "yes", Device: n.Child("backend").Attr("tap"),
 	}
 	if err := tap.limit(n); err != nil {
 		return err
@@ -207,6 +232,9 @@ func (t *TapResource) limit(nic *xmltree.Node) error {
 	if limits.In.Floor = 0; limits.Limited() { // a floor is the network's business
 		t.Bandwidth = &limits
 	}
+	if t.Coalesce, err = portconf.ReadCoalesce(nic); err != nil {
+		return err
+	}
 	t.Filter, err = firewall.ReadFilter(nic)
 	return err
 }
@@ -226,9 +254,12 @@ func (p *planner) userNIC(n *xmltree.Node, nic hypervisor.NIC) error {
 	return nil
 }
 
-// nicDriver says who moves the packets: what the XML names, else the kernel when it can.
-func (p *planner) nicDriver(id, wanted string) (string, error) {
+// nicDriver says who moves the packets: what the XML names, else the kernel when it can. Of a device that the XML names itself
+// the opening will tell.
+func (p *planner) nicDriver(id, wanted, device string) (string, error) {
 	switch {
+	case device != "":
+		return "vhost", nil
 	case wanted == "qemu" || wanted == "" && !p.facts.VhostNet:
 		return "qemu", nil
 	case !p.facts.VhostNet:

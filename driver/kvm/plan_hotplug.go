@@ -25,6 +25,8 @@ func PlanDevice(def *domain.Definition, alias string, facts HostFacts) (hypervis
 			switch {
 			case len(p.cfg.Disks) > 0:
 				a.Disk = &p.cfg.Disks[0]
+			case len(p.cfg.VhostUserDisks) > 0:
+				a.VhostUserDisk = &p.cfg.VhostUserDisks[0]
 			case len(p.cfg.NICs) > 0:
 				a.NIC = &p.cfg.NICs[0]
 			case len(p.cfg.Hostdevs) > 0:

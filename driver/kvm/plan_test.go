@@ -156,6 +156,13 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 		use(n.Taps...)
 		use(n.Vhosts...)
 		use(n.Stream)
+		if n.VhostUser != nil {
+			use(n.VhostUser.Socket, n.VhostUser.Listen)
+		}
+	}
+	for _, d := range cfg.VhostUserDisks {
+		put(d.ID, d.Address)
+		use(d.VhostUser.Socket, d.VhostUser.Listen)
 	}
 	for _, c := range cfg.Consoles {
 		put(c.ID, c.Address)
@@ -170,6 +177,7 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 	for _, h := range cfg.Hostdevs {
 		put(h.ID, h.Address)
 		use(h.Group)
+		use(h.ROM)
 	}
 	for _, r := range cfg.RNGs {
 		put(r.ID, r.Address)
@@ -222,6 +230,33 @@ func TestPlanChecksStored(t *testing.T) {
 	}
 	if _, _, err := Plan(live, facts); !virterr.Is(err, virterr.ConfigUnsupported) || !strings.Contains(err.Error(), "<tpm>") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What a root port reserves for devices that come later is planned in bytes. The goldens do not have it, as libvirt's older
+// schemas do not.
+func TestPlanReserve(t *testing.T) {
+	text, err := os.ReadFile(domainDocuments + "hostdev-slot.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := "<controller type='pci' index='3' model='pcie-root-port'><target memReserve='65536'/></controller>"
+	def, err := domain.Parse(strings.Replace(string(text), "<interface", port+"<interface", 1), domain.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := def.Start(1, planHost{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, _, err := Plan(live, facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range cfg.RootPorts {
+		if want := map[uint8]uint64{3: 64 << 20}[p.Index]; p.Memory != want {
+			t.Errorf("port %d reserves %d bytes, want %d", p.Index, p.Memory, want)
+		}
 	}
 }
 

@@ -37,6 +37,8 @@ type record struct {
 	Warnings []string          `json:"warnings,omitempty"`
 	// Functions are PCI functions of the host: alias: address.
 	Functions map[string]string `json:"functions,omitempty"`
+	// Refused tells why packets of an interface do not go through vhost, by alias.
+	Refused map[string]string `json:"refused,omitempty"`
 }
 
 func (r *record) encode() (json.RawMessage, error) {

@@ -120,6 +120,11 @@ func (d *Driver) updateTap(tap string, have, want *TapResource) error {
 			return err
 		}
 	}
+	if have.Coalesce != want.Coalesce {
+		if err := d.cfg.Links.SetCoalesce(tap, want.Coalesce); err != nil {
+			return err
+		}
+	}
 	if reflect.DeepEqual(have.Filter, want.Filter) {
 		return nil
 	}

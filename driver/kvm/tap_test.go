@@ -33,10 +33,10 @@ func (c *calls) note(format string, args ...any) error {
 func (c *calls) OpenTap(t bridge.TapConfig) (*bridge.Tap, error) {
 	return &bridge.Tap{Name: "vnet7"}, c.note("open on %s vlan %v in %d", t.Bridge, t.VLAN.Tags, t.Bandwidth.In.Average)
 }
-func (c *calls) OpenVhostNet(int) ([]*os.File, error)    { return nil, nil }
-func (c *calls) Attach(bridge, port string) error        { return c.note("attach %s to %s", port, bridge) }
-func (c *calls) Isolate(port string, on bool) error      { return c.note("isolate %s %v", port, on) }
-func (c *calls) GuestStats(string) (bridge.Stats, error) { return bridge.Stats{}, nil }
+func (c *calls) OpenVhostNet(string, int) ([]*os.File, error) { return nil, nil }
+func (c *calls) Attach(bridge, port string) error             { return c.note("attach %s to %s", port, bridge) }
+func (c *calls) Isolate(port string, on bool) error           { return c.note("isolate %s %v", port, on) }
+func (c *calls) GuestStats(string) (bridge.Stats, error)      { return bridge.Stats{}, nil }
 func (c *calls) Set(tap string, f *firewall.Filter) error {
 	return c.note("filter %s by %s", tap, f.Name)
 }
@@ -46,6 +46,9 @@ func (c *calls) Restore() error                { return nil }
 func (c *calls) SetVLAN(on, port string, v portconf.VLAN) error {
 	return c.note("vlan %s %s %v", on, port, v.Tags)
 }
+func (c *calls) SetCoalesce(name string, frames uint32) error {
+	return c.note("coalesce %s %d", name, frames)
+}
 func (c *calls) SetBandwidth(name string, b portconf.Bandwidth) error {
 	return c.note("bandwidth %s in %d", name, b.In.Average)
 }
@@ -54,7 +57,7 @@ func (c *calls) SetBandwidth(name string, b portconf.Bandwidth) error {
 func TestUpdateTap(t *testing.T) {
 	plain := &TapResource{Bridge: "br0"}
 	full := &TapResource{Bridge: "br0", Isolated: true, VLAN: &portconf.VLAN{Tags: []uint16{5}}, Bandwidth: &portconf.Bandwidth{In: portconf.Rate{Average: 9}},
-		Filter: &firewall.Filter{Name: "clean-traffic"}}
+		Filter: &firewall.Filter{Name: "clean-traffic"}, Coalesce: 7}
 	moved := *full
 	moved.Bridge = "br1"
 	for _, c := range []struct {
@@ -63,8 +66,8 @@ func TestUpdateTap(t *testing.T) {
 	}{
 		{plain, plain, nil},
 		{full, full, nil},
-		{plain, full, []string{"vlan br0 vnet7 [5]", "isolate vnet7 true", "bandwidth vnet7 in 9", "filter vnet7 by clean-traffic"}},
-		{full, plain, []string{"vlan br0 vnet7 []", "isolate vnet7 false", "bandwidth vnet7 in 0", "filter vnet7 no more"}},
+		{plain, full, []string{"vlan br0 vnet7 [5]", "isolate vnet7 true", "bandwidth vnet7 in 9", "coalesce vnet7 7", "filter vnet7 by clean-traffic"}},
+		{full, plain, []string{"vlan br0 vnet7 []", "isolate vnet7 false", "bandwidth vnet7 in 0", "coalesce vnet7 0", "filter vnet7 no more"}},
 		{full, &moved, []string{"attach vnet7 to br1", "vlan br1 vnet7 [5]", "isolate vnet7 true"}},
 	} {
 		k := &calls{}

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"virtd/domain"
 	"virtd/driver"
 	"virtd/driver/kvm/qmp"
@@ -112,13 +110,7 @@ func (i *instance) PinVCPU(ctx context.Context, vcpu int, cpus []byte) error {
 }
 
 func (i *instance) pin(tid, vcpu int, cpus []byte) error {
-	var set unix.CPUSet
-	for c := range 8 * len(cpus) {
-		if cpus[c/8]&(1<<(c%8)) != 0 {
-			set.Set(c)
-		}
-	}
-	if err := unix.SchedSetaffinity(tid, &set); err != nil {
+	if err := setAffinity(tid, cpus); err != nil {
 		return virterr.New(virterr.SystemError, "cannot set CPU affinity on process %d (vcpu %d of domain '%s'): %w", tid, vcpu, i.name, virterr.Strerror(err))
 	}
 	return nil
@@ -158,7 +150,7 @@ func (i *instance) PlugVCPU(ctx context.Context, live *domain.Definition, vcpu i
 		return i.explain(commandAttach, err)
 	}
 	i.setDefinition(live)
-	return i.pinConfigured(ctx, func(v int) bool { return v == vcpu })
+	return i.pinPlugged(ctx, live, vcpu)
 }
 
 // pluggedAfterAll reports whether the engine has a vCPU although no answer came to the command that gave it.

@@ -12,7 +12,8 @@ import (
 // away.
 var fileCommands = map[string]func(s *Server, args json.RawMessage, files []int) (any, error){
 	"x-virtd-attach":     attach,
-	"x-virtd-net-stream": netStream,
+	"x-virtd-net-stream": reconnect(Machine.ReconnectNIC),
+	"x-virtd-vhost-user": reconnect(Machine.ReconnectVhostUser),
 }
 
 // attach is x-virtd-attach.
@@ -57,20 +58,22 @@ func virtdDetach(s *Server, args json.RawMessage) (any, error) {
 	return nil, s.machine.Detach(a.ID)
 }
 
-// netStream is x-virtd-net-stream.
-func netStream(s *Server, args json.RawMessage, files []int) (any, error) {
-	var a struct {
-		ID string `json:"id"`
-	}
-	err := arguments(args, &a)
-	if err == nil && len(files) != 1 {
-		err = fmt.Errorf("%d descriptors came, one is needed", len(files))
-	}
-	if err != nil {
-		for _, fd := range files {
-			unix.Close(fd)
+// reconnect is a command that gives a device another socket.
+func reconnect(do func(m Machine, id string, fd int) error) func(s *Server, args json.RawMessage, files []int) (any, error) {
+	return func(s *Server, args json.RawMessage, files []int) (any, error) {
+		var a struct {
+			ID string `json:"id"`
 		}
-		return nil, err
+		err := arguments(args, &a)
+		if err == nil && len(files) != 1 {
+			err = fmt.Errorf("%d descriptors came, one is needed", len(files))
+		}
+		if err != nil {
+			for _, fd := range files {
+				unix.Close(fd)
+			}
+			return nil, err
+		}
+		return nil, do(s.machine, a.ID, files[0])
 	}
-	return nil, s.machine.ReconnectNIC(a.ID, files[0])
 }

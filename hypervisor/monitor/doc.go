@@ -38,10 +38,14 @@
 //	x-virtd-job                         -> {kind: save|dump|"", elapsed-ms, total, processed, written} of what runs now, or ran last
 //	x-virtd-job-cancel                  -> a save or dump ends early and its reply is an error
 //	x-virtd-attach {device, files}      with as many descriptors (SCM_RIGHTS) as files has names: device is a fragment of
-//	                                       Config, {disk}, {nic} or {rng}
+//	                                       Config, {disk}, {vhostUserDisk}, {nic} or {rng}
 //	x-virtd-net-stream {id}             with one descriptor: another stream socket for a network device that has one
+//	x-virtd-vhost-users                 -> [{id, connected}...] of the devices whose queues other processes serve;
+//	                                       X_VIRTD_VHOST_USER {device, connected} tells when one of these came or went
+//	x-virtd-vhost-user {id}             with one descriptor: the socket of another process for a device that lost its own
 //	x-virtd-detach {id}                 asks the guest; DEVICE_DELETED follows when it lets go of the device
 //	x-virtd-devices                     -> [ID...]
+//	x-virtd-nics                        -> [{id, driver, reason}...]; the event X_VIRTD_NIC_BACKEND tells changes
 //	x-virtd-cpus                        -> [{cpu, thread}...] of the vCPUs that are there, by number
 //	x-virtd-plug-cpu {cpu}              the machine has vCPU cpu when the reply comes, and the guest was told
 //	x-virtd-unplug-cpu {cpu}            asks the guest; DEVICE_DELETED for vcpuN follows when it lets go of vCPU N

@@ -54,6 +54,10 @@ type Machine interface {
 	// ReconnectNIC gives a network device on a stream socket another socket, which is the machine's from then on, also when
 	// it fails.
 	ReconnectNIC(id string, fd int) error
+	// VhostUsers returns the devices whose queues other processes serve. ReconnectVhostUser gives one of them that lost its
+	// process the socket of another, which is the machine's from then on, also when it fails.
+	VhostUsers() []VhostUser
+	ReconnectVhostUser(id string, fd int) error
 	Chardevs() []Chardev
 	PCI() []PCIFunction
 
@@ -130,10 +134,18 @@ type DiskStats struct {
 type NIC struct {
 	ID     string
 	MAC    string
-	Driver string // qemu or vhost
-	Queues int    // pairs
-	Up     bool
-	Stats  *NICStats // nil for vhost: the host's tap counts
+	Driver string // who moves packets: qemu or vhost; "" for vhost-user
+	// Refused is why that is not who was asked for; "" if it is.
+	Refused string
+	Queues  int // pairs
+	Up      bool
+	Stats   *NICStats // nil for vhost, where the host's tap counts, and vhost-user
+}
+
+// VhostUser is a device whose queues another process serves.
+type VhostUser struct {
+	ID        string `json:"id"`
+	Connected bool   `json:"connected"`
 }
 
 // RxFilter is what the driver of a network device wants to receive.

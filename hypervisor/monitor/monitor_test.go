@@ -84,7 +84,7 @@ func (f *fakeMachine) SetThrottle(id string, throttle json.RawMessage) error {
 func (f *fakeMachine) SendKey(keys []uint16, hold time.Duration) error {
 	return f.call(fmt.Sprint("keys ", keys, hold))
 }
-func (f *fakeMachine) NICs() []NIC                { return []NIC{{ID: "net0", Driver: "vhost"}} }
+func (f *fakeMachine) NICs() []NIC                { return []NIC{{ID: "net0", Driver: "qemu", Refused: "no"}} }
 func (f *fakeMachine) SetLink(string, bool) error { return f.call("link") }
 func (f *fakeMachine) RxFilters(id string) ([]RxFilter, error) {
 	if id != "" && id != "net0" {
@@ -95,6 +95,11 @@ func (f *fakeMachine) RxFilters(id string) ([]RxFilter, error) {
 func (f *fakeMachine) ReconnectNIC(id string, fd int) error {
 	unix.Close(fd)
 	return f.call("reconnect " + id)
+}
+func (f *fakeMachine) VhostUsers() []VhostUser { return []VhostUser{{ID: "net1", Connected: true}} }
+func (f *fakeMachine) ReconnectVhostUser(id string, fd int) error {
+	unix.Close(fd)
+	return f.call("vhost-user " + id)
 }
 func (f *fakeMachine) Chardevs() []Chardev {
 	return []Chardev{{ID: "serial0", Type: "pty", Connected: true}}
@@ -212,6 +217,8 @@ func TestCommands(t *testing.T) {
 		{`{"execute":"query-rx-filter"}`, `{"return":[{"name":"net0","promiscuous":false,"multicast":"normal","unicast":"normal","vlan":"all",` +
 			`"broadcast-allowed":true,"multicast-overflow":false,"unicast-overflow":true,"main-mac":"02:00:00:00:00:01","vlan-table":[],` +
 			`"unicast-table":[],"multicast-table":["01:00:5e:00:00:01"]}]}`},
+		{`{"execute":"x-virtd-vhost-users"}`, `{"return":[{"id":"net1","connected":true}]}`},
+		{`{"execute":"x-virtd-vhost-user","arguments":{"id":"net1"}}`, `{"error":{"class":"GenericError","desc":"0 descriptors came, one is needed"}}`},
 		{`{"execute":"x-virtd-net-stream","arguments":{"id":"net0"}}`, `{"error":{"class":"GenericError","desc":"0 descriptors came, one is needed"}}`},
 		{`{"execute":"x-virtd-send-key","arguments":{"keys":[29,46],"hold-ms":50}}`, `{"return":{}}`},
 		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0"}}`, `{"error":{"class":"GenericError","desc":"Parameter 'throttle' is missing"}}`},
@@ -219,6 +226,7 @@ func TestCommands(t *testing.T) {
 		{`{"execute":"x-virtd-set-throttle","arguments":{"id":"virtio-disk0","throttle":null}}`, `{"return":{}}`},
 		{`{"execute":"x-virtd-chardev","arguments":{"id":"serial0"}}`, `{"return":{"connected":true,"type":"pty"}}`},
 		{`{"execute":"x-virtd-net-stats"}`, `{"return":{}}`},
+		{`{"execute":"x-virtd-nics"}`, `{"return":[{"id":"net0","driver":"qemu","reason":"no"}]}`},
 		{`{"execute":"frob"}`, `{"error":{"class":"CommandNotFound","desc":"The command frob has not been found"}}`},
 		{`{"execute":"inject-nmi"}`, `{"error":{"class":"GenericError","desc":"internal error: a mistake"}}`},
 		{`{"execute":"x-virtd-set-action","arguments":{"shutdown":"reset"}}`, `{"return":{}}`},

@@ -26,6 +26,7 @@ var virtdCommands = map[string]command{
 	"x-virtd-balloon-stats-period": balloonPeriod,
 	"x-virtd-block-stats":          plain(virtdBlockStats),
 	"x-virtd-net-stats":            plain(virtdNetStats),
+	"x-virtd-nics":                 plain(virtdNICs),
 	"x-virtd-set-link":             virtdSetLink,
 	"x-virtd-set-throttle":         virtdSetThrottle,
 	"x-virtd-send-key":             virtdSendKey,
@@ -35,6 +36,7 @@ var virtdCommands = map[string]command{
 	"x-virtd-job":                  plain(func(s *Server) (any, error) { return s.machine.Job(), nil }),
 	"x-virtd-job-cancel":           action(func(m Machine) error { m.CancelJob(); return nil }),
 	"x-virtd-detach":               virtdDetach,
+	"x-virtd-vhost-users":          plain(func(s *Server) (any, error) { return append([]VhostUser{}, s.machine.VhostUsers()...), nil }),
 	"x-virtd-cpus":                 plain(virtdCPUs),
 	"x-virtd-plug-cpu":             cpuCommand(Machine.PlugCPU),
 	"x-virtd-unplug-cpu":           cpuCommand(Machine.UnplugCPU),
@@ -136,6 +138,21 @@ func virtdNetStats(s *Server) (any, error) {
 		if n.Stats != nil {
 			out[n.ID] = *n.Stats
 		}
+	}
+	return out, nil
+}
+
+// virtdNIC is what x-virtd-nics says of a network device.
+type virtdNIC struct {
+	ID     string `json:"id"`
+	Driver string `json:"driver"`           // who moves its packets
+	Reason string `json:"reason,omitempty"` // why that is not who was asked for
+}
+
+func virtdNICs(s *Server) (any, error) {
+	out := []virtdNIC{}
+	for _, n := range s.machine.NICs() {
+		out = append(out, virtdNIC{n.ID, n.Driver, n.Refused})
 	}
 	return out, nil
 }

@@ -11,11 +11,12 @@ type Windows struct {
 	ECAM     uint64 // base of the 256 MiB view of configuration space, 0 for none (pc)
 	Memory32 Range  // below 4 GiB
 	Memory64 Range  // above RAM; Size 0 for none
+	Share    bool   // root ports share half of Memory64, for devices that come later
 	IO       Range
 	PMBase   uint16 // port of the ACPI block
 }
 
-// What an empty or small root port gets, so that a device can be plugged there later.
+// What an empty or small root port gets at least, so that a device can be plugged there later.
 const (
 	leastMemoryWindow   = 2 << 20
 	leastPrefetchWindow = 2 << 20
@@ -28,18 +29,11 @@ const (
 // Call it at power-on and after each Reset, before vCPUs run.
 func (r *Root) Assign(w Windows) error {
 	r.assignChipset(w)
-	var top []claim
-	for _, b := range r.sortedBridges() {
-		claims, err := b.prepare()
-		if err != nil {
-			return err
-		}
-		top = append(top, claims...)
+	prefetch := uint64(leastPrefetchWindow)
+	if w.Share {
+		prefetch = r.share(w)
 	}
-	for _, f := range r.top.all() {
-		top = append(top, f.claims()...)
-	}
-	if err := place(top, w.Memory32, w.Memory64, w.IO); err != nil {
+	if err := place(r.wanted(prefetch), w.Memory32, w.Memory64, w.IO); err != nil {
 		return fmt.Errorf("assign PCI addresses: %w", err)
 	}
 	for _, f := range r.Functions() {
@@ -47,6 +41,36 @@ func (r *Root) Assign(w Windows) error {
 	}
 	return nil
 }
+
+// wanted returns what the root bus has to place. A root port wants a prefetchable window of at least some bytes.
+func (r *Root) wanted(prefetch uint64) []claim {
+	var top []claim
+	for _, b := range r.sortedBridges() {
+		top = append(top, b.prepare(prefetch)...)
+	}
+	for _, f := range r.top.all() {
+		top = append(top, f.claims()...)
+	}
+	return top
+}
+
+// share returns how large the prefetchable window of a root port is at least: an equal share of half of the 64-bit window, a
+// power of two, as far as there is room beside what the devices need that are there.
+func (r *Root) share(w Windows) uint64 {
+	if w.Memory64.Size == 0 || len(r.bridges) == 0 {
+		return leastPrefetchWindow
+	}
+	each := w.Memory64.Size / 2 / uint64(len(r.bridges))
+	for each = floorPower(each); each > leastPrefetchWindow; each /= 2 {
+		if _, err := layout(r.wanted(each), w.Memory32, w.Memory64, w.IO); err == nil {
+			return each
+		}
+	}
+	return leastPrefetchWindow
+}
+
+// floorPower returns the largest power of two that is not above n, which is not 0.
+func floorPower(n uint64) uint64 { return 1 << (bits.Len64(n) - 1) }
 
 // sortedBridges returns the root ports in index order.
 func (r *Root) sortedBridges() []*bridge {
@@ -84,6 +108,12 @@ func (f *Function) claims() []claim {
 			return nil
 		}, fmt.Sprintf("%s of %v", b.d.name, f)})
 	}
+	if f.rom != nil {
+		out = append(out, claim{Memory32, f.rom.Size, f.rom.Size, func(base uint64) error {
+			f.SetUint32(regROM, uint32(base)) // who wants to read it switches it on
+			return nil
+		}, fmt.Sprintf("%s of %v", f.rom.d.name, f)})
+	}
 	return out
 }
 
@@ -98,8 +128,8 @@ func (f *Function) setBAR(b *bar, base uint64) {
 }
 
 // prepare sets the bus numbers and returns the windows that the bridge wants, which place what is behind it when they
-// have an address.
-func (b *bridge) prepare() ([]claim, error) {
+// have an address. The prefetchable one has at least some bytes.
+func (b *bridge) prepare(prefetch uint64) []claim {
 	f := b.f
 	f.SetUint8(regPrimaryBus, f.address.Bus)
 	f.SetUint8(regSecondaryBus, b.index)
@@ -111,13 +141,13 @@ func (b *bridge) prepare() ([]claim, error) {
 		}
 	}
 	windows := []claim{
-		b.window(Memory32, byKind[Memory32], memoryWindowAlign, leastMemoryWindow, b.setMemoryWindow),
-		b.window(Memory64, byKind[Memory64], memoryWindowAlign, leastPrefetchWindow, b.setPrefetchWindow),
+		b.window(Memory32, byKind[Memory32], memoryWindowAlign, max(leastMemoryWindow, b.reserve), b.setMemoryWindow),
+		b.window(Memory64, byKind[Memory64], memoryWindowAlign, prefetch, b.setPrefetchWindow),
 	}
 	if len(byKind[IO]) > 0 {
 		windows = append(windows, b.window(IO, byKind[IO], ioWindowAlign, ioWindowAlign, b.setIOWindow))
 	}
-	return windows, nil
+	return windows
 }
 
 // window makes the claim for one window: as large and as aligned as its contents need.
@@ -128,7 +158,12 @@ func (b *bridge) window(kind BARKind, contents []claim, grain, least uint64, set
 		align = max(align, c.align)
 	}
 	// Sorted by size, powers of two leave no gaps, so the sum is enough.
-	size = max(least, (size+grain-1)&^(grain-1))
+	size = (size + grain - 1) &^ (grain - 1)
+	if size < least {
+		if size = least; least > leastPrefetchWindow { // what comes later may be as large as all of it, and is aligned to its size
+			align = max(align, floorPower(least))
+		}
+	}
 	return claim{kind, size, align, func(base uint64) error {
 		r := Range{base, size}
 		set(r)
@@ -155,30 +190,43 @@ func (b *bridge) setIOWindow(r Range) {
 	b.f.SetUint16(regIOLimitHi, 0)
 }
 
-// place gives every claim an address in its range, largest first. What wants 64-bit memory goes below 4 GiB when there
-// is none.
+// place gives every claim an address in its range.
 func place(claims []claim, memory32, memory64, io Range) error {
+	bases, err := layout(claims, memory32, memory64, io)
+	if err != nil {
+		return err
+	}
+	for i, c := range claims {
+		if err := c.assigned(bases[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// layout sorts claims, those with the largest alignment first, and returns their addresses. What wants 64-bit memory goes below
+// 4 GiB when there is none.
+func layout(claims []claim, memory32, memory64, io Range) ([]uint64, error) {
 	sort.SliceStable(claims, func(i, j int) bool { return claims[i].align > claims[j].align })
 	if memory64.Size == 0 || memory64 == memory32 {
 		memory64 = Range{}
 	}
 	next := [3]uint64{memory32.Base, memory64.Base, io.Base}
 	ranges := [3]Range{memory32, memory64, io}
-	for _, c := range claims {
+	bases := make([]uint64, len(claims))
+	for i, c := range claims {
 		kind := c.kind
 		if kind == Memory64 && memory64.Size == 0 {
 			kind = Memory32
 		}
 		base := (next[kind] + c.align - 1) &^ (c.align - 1)
 		if !ranges[kind].contains(base, c.size) {
-			return fmt.Errorf("%s needs %#x bytes, and the %#x bytes at %#x are full", c.what, c.size, ranges[kind].Size, ranges[kind].Base)
+			return nil, fmt.Errorf("%s needs %#x bytes, and the %#x bytes at %#x are full", c.what, c.size, ranges[kind].Size, ranges[kind].Base)
 		}
 		next[kind] = base + c.size
-		if err := c.assigned(base); err != nil {
-			return err
-		}
+		bases[i] = base
 	}
-	return nil
+	return bases, nil
 }
 
 // enable sets COMMAND and the interrupt line register and lets the BARs be decoded.
@@ -187,12 +235,14 @@ func (r *Root) enable(f *Function) {
 	if f.bridge != nil {
 		command |= commandMaster
 	}
-	before := f.Uint16(regCommand)
-	f.SetUint16(regCommand, command)
+	f.mu.Lock()
+	before := f.gates()
+	f.space.put16(regCommand, command)
+	f.mu.Unlock()
 	if f.pin != 0 {
 		f.SetUint8(regIntLine, r.interruptLine(f))
 	}
-	f.decodeCommand(before)
+	f.gatesChanged(before)
 }
 
 // interruptLine is what firmware leaves in the interrupt line register: the ISA interrupt of the pin's input.
@@ -237,19 +287,13 @@ func (r *Root) assignChipset(w Windows) {
 	}
 }
 
-// WindowsFor lays the 64-bit window above the end of RAM for a guest of physBits address bits: as large as RAM rounded
-// up to a power of two, at least 32 GiB, aligned to its size, and bounded by the address bits. It is empty when none fits.
-func WindowsFor(endOfRAM uint64, physBits int) Range {
-	size := uint64(32) << 30
-	if over := uint64(1) << bits.Len64(endOfRAM-1); over > size {
-		size = over
+// WindowWithin finds the lowest place in a range for a window of size bytes, a power of two, aligned to its size, not below 4 GiB
+// or from, and below limit. It is empty when there is none.
+func WindowWithin(within Range, from, limit, size uint64) Range {
+	base := (max(from, within.Base, 4<<30) + size - 1) &^ (size - 1)
+	end := min(limit, within.Base+within.Size)
+	if base >= end || size > end-base {
+		return Range{}
 	}
-	limit := uint64(1) << physBits
-	for ; size >= 1<<30; size >>= 1 {
-		base := (max(endOfRAM, 4<<30) + size - 1) &^ (size - 1)
-		if base < limit && size <= limit-base {
-			return Range{base, size}
-		}
-	}
-	return Range{}
+	return Range{base, size}
 }

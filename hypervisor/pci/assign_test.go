@@ -2,6 +2,8 @@ package pci
 
 import (
 	"encoding/binary"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -151,5 +153,97 @@ func TestPCBoard(t *testing.T) {
 	board.Reset()
 	if b.controller.level(5) {
 		t.Error("interrupt survives reset")
+	}
+}
+
+// largeBAR is a function with a prefetchable 64-bit BAR of so many bytes.
+func largeBAR(size uint64) *Function {
+	f := NewFunction(Identity{Vendor: 0x10de, Device: 0x2330, Class: 0x030200})
+	f.AddBAR(BAR{Index: 0, Kind: Memory32, Size: 16 << 20})
+	f.AddBAR(BAR{Index: 2, Kind: Memory64, Prefetchable: true, Size: size})
+	return f
+}
+
+// Root ports share half of the 64-bit window, so that a device with a large BAR can come to an empty one, and take what the
+// devices need that are there.
+func TestPortsShareTheWindow(t *testing.T) {
+	const gib = 1 << 30
+	for _, c := range []struct {
+		name   string
+		window Range
+		share  bool
+		ports  uint8
+		there  []uint64 // BARs, behind the first ports
+		want   []uint64 // sizes of the prefetchable windows
+	}{
+		{"none of it before 1.1", Range{256 * gib, 256 * gib}, false, 3, []uint64{16 * gib}, []uint64{16 * gib, 2 << 20, 2 << 20}},
+		{"empty ports", Range{256 * gib, 256 * gib}, true, 5, nil, []uint64{16 * gib, 16 * gib, 16 * gib, 16 * gib, 16 * gib}},
+		{"a GPU and empty ports", Range{256 * gib, 256 * gib}, true, 4, []uint64{128 * gib}, []uint64{128 * gib, 32 * gib, 32 * gib, 32 * gib}},
+		{"as much as there is room", Range{256 * gib, 256 * gib}, true, 4, []uint64{128 * gib, 64 * gib}, []uint64{128 * gib, 64 * gib, 32 * gib, 32 * gib}},
+		{"no room to share", Range{256 * gib, 256 * gib}, true, 3, []uint64{128 * gib, 128*gib - 1<<36}, nil},
+		{"many ports", Range{32 * gib, 32 * gib}, true, 30, nil, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBoard(t)
+			w := testWindows
+			w.Memory64, w.Share = c.window, c.share
+			for i := range c.ports {
+				if err := b.AddRootPort(Address{Slot: 2 + i/8, Function: i % 8}, RootPortConfig{Index: i + 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i, size := range c.there {
+				if size&(size-1) != 0 {
+					size = floorPower(size)
+				}
+				if err := b.Add(Address{Bus: uint8(i + 1)}, largeBAR(size)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := b.Assign(w); err != nil {
+				t.Fatal(err)
+			}
+			var got []uint64
+			used := Range{}
+			for _, p := range b.sortedBridges() {
+				pre := p.windows().prefetch
+				if !c.window.contains(pre.Base, pre.Size) || used.Size > 0 && used.overlaps(pre.Base, pre.Size) {
+					t.Errorf("window %#x is outside of %#x, or overlaps", pre, c.window)
+				}
+				if f := b.Function(Address{Bus: p.index}); f == nil && c.share && pre.Base%floorPower(pre.Size) != 0 {
+					t.Errorf("window %#x of an empty port is not aligned to its size", pre)
+				} else if f != nil && !f.decoders[1].mapped {
+					t.Errorf("%v does not decode its large BAR", f)
+				}
+				used = pre
+				got = append(got, pre.Size)
+			}
+			if c.want != nil && !slices.Equal(got, c.want) {
+				t.Errorf("windows of %#x bytes, want %#x", got, c.want)
+			}
+		})
+	}
+}
+
+// A device whose BAR fits no window is refused by name; a port reserves 32-bit memory when told so.
+func TestWindowsAreFull(t *testing.T) {
+	b := newBoard(t)
+	if err := b.AddRootPort(Address{Slot: 2}, RootPortConfig{Index: 1, Memory: 64<<20 + 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Add(Address{Bus: 1}, largeBAR(16<<30)); err != nil {
+		t.Fatal(err)
+	}
+	w := testWindows
+	w.Memory64.Size = 8 << 30
+	if err := b.Assign(w); err == nil || !strings.Contains(err.Error(), "window of PCI function 00:02.0 (1b36:000c) needs 0x400000000 bytes") {
+		t.Errorf("a BAR of 16 GiB in a window of 8: %v", err)
+	}
+	w.Memory64.Size = 32 << 30
+	if err := b.Assign(w); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.bridges[1].windows().memory.Size; got != 65<<20 {
+		t.Errorf("32-bit window of %#x bytes", got)
 	}
 }

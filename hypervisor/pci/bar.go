@@ -111,9 +111,9 @@ func (f *Function) barBase(b *bar) uint64 {
 // barTarget says where the BAR belongs now, if its function decodes at all.
 func (f *Function) barTarget(b *bar) (uint64, bool) {
 	f.mu.Lock()
-	base, command := f.barBase(b), f.space.u16(regCommand)
-	awake := f.pmcsr == 0 || f.space.data[f.pmcsr]&pmStateMask == 0
+	base, g := f.barBase(b), f.gates()
 	f.mu.Unlock()
+	command, awake := g.command, g.power == 0
 	on, limit := command&commandMemory != 0, uint64(math.MaxUint32)
 	switch b.Kind {
 	case IO:

@@ -92,20 +92,25 @@ func TestBAROntoAnotherIsRefusedUntilItMoves(t *testing.T) {
 	}
 }
 
-func TestWindowsFor(t *testing.T) {
+func TestWindowWithin(t *testing.T) {
+	all := func(bits int) Range { return Range{0, 1 << bits} }
 	for _, c := range []struct {
-		end  uint64
-		bits int
-		want Range
+		within            Range
+		from, limit, size uint64
+		want              Range
 	}{
-		{4 << 30, 40, Range{32 << 30, 32 << 30}},
-		{100 << 30, 46, Range{128 << 30, 128 << 30}},
-		{4 << 30, 36, Range{32 << 30, 32 << 30}},
-		{40 << 30, 36, Range{48 << 30, 16 << 30}},
-		{64 << 30, 36, Range{}},
+		{all(40), 4 << 30, 1 << 40, 32 << 30, Range{32 << 30, 32 << 30}},
+		{all(46), 100 << 30, 1 << 46, 128 << 30, Range{128 << 30, 128 << 30}},
+		{all(36), 40 << 30, 1 << 36, 32 << 30, Range{}},
+		{all(36), 40 << 30, 1 << 36, 16 << 30, Range{48 << 30, 16 << 30}},
+		{all(36), 64 << 30, 1 << 36, 1 << 30, Range{}},
+		{all(52), 0, 1 << 40, 1 << 30, Range{4 << 30, 1 << 30}},
+		{Range{1 << 40, 1 << 40}, 4 << 30, 1 << 46, 256 << 30, Range{1 << 40, 256 << 30}},
+		{Range{1<<40 + 1, 256 << 30}, 4 << 30, 1 << 46, 256 << 30, Range{}},
+		{Range{0, 0xfee00000}, 0, 1 << 46, 1 << 30, Range{}},
 	} {
-		if got := WindowsFor(c.end, c.bits); got != c.want {
-			t.Errorf("WindowsFor(%#x, %d) = %#x, want %#x", c.end, c.bits, got, c.want)
+		if got := WindowWithin(c.within, c.from, c.limit, c.size); got != c.want {
+			t.Errorf("WindowWithin(%#x, %#x, %#x, %#x) = %#x, want %#x", c.within, c.from, c.limit, c.size, got, c.want)
 		}
 	}
 }

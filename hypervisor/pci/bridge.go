@@ -4,9 +4,10 @@ import "encoding/binary"
 
 // bridge is the type 1 half of a function: its bus numbers, what is behind it, and the windows of addresses it forwards.
 type bridge struct {
-	f     *Function
-	index uint8 // controller index
-	bus   pciBus
+	f       *Function
+	index   uint8 // controller index
+	bus     pciBus
+	reserve uint64 // bytes of the 32-bit memory window at least
 
 	last windows // as of the last windowsChanged; the root's lock guards it
 }

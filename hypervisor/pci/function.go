@@ -43,9 +43,12 @@ type Function struct {
 	asserted bool // the device wants its pin active
 	onReset  func()
 
-	onCommand func(uint16)  // see OnCommand
-	onPin     func(gsi int) // see OnPin
-	unwatch   func()        // ends onPin's calls; nil when there are none
+	rom *bar // nil when there is none
+
+	onCommand func(uint16)       // see OnCommand
+	onPower   func(at int) uint8 // see OnPower
+	onPin     func(gsi int)      // see OnPin
+	unwatch   func()             // ends onPin's calls; nil when there are none
 }
 
 type hook struct {
@@ -140,12 +143,12 @@ func (f *Function) ConfigWrite(offset int, p []byte) {
 	f.access.Lock()
 	defer f.access.Unlock()
 	f.mu.Lock()
-	command := f.space.u16(regCommand)
+	before := f.gates()
 	changed := f.space.write(offset, p)
 	f.updateINTx()
 	f.mu.Unlock()
 	if changed {
-		f.decodeCommand(command)
+		f.gatesChanged(before)
 		if f.msix != nil {
 			f.msix.controlChanged()
 		}

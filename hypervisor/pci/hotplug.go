@@ -101,6 +101,16 @@ func (h *Hotplug) Occupy(a Address, removable bool) {
 	}
 }
 
+// Fix notes that what is in the slot of a does not go: several functions, of which a guest lets go at once.
+func (h *Hotplug) Fix(a Address) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if b, bit := h.buses[a.Bus], uint32(1)<<(a.Slot&31); b != nil && b.Slots&bit != 0 {
+		b.Occupied |= bit
+		b.Fixed |= bit
+	}
+}
+
 // Announce tells the guest of a device that Occupy noted.
 func (h *Hotplug) Announce(a Address) {
 	if !h.Can(a) {

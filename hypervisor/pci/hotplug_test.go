@@ -75,6 +75,12 @@ func TestHotplugHostileGuest(t *testing.T) {
 			g.out(HotplugSelect, 1)
 			g.out(HotplugEject, 1)
 		}},
+		{"a slot of several functions", func(g *guestSide) {
+			g.Fix(Address{Bus: 1, Function: 1})
+			g.Request(Address{Bus: 1})
+			g.out(HotplugSelect, 1)
+			g.out(HotplugEject, 1)
+		}},
 		{"refusing what was not asked", func(g *guestSide) { g.out(HotplugSelect, 1); g.out(HotplugStatus, 3<<8|0x81<<16) }},
 		{"refusing another slot", func(g *guestSide) {
 			g.Request(Address{Bus: 1})

@@ -27,6 +27,7 @@ const (
 	regIOLimitHi    = 0x32
 	regSubVendor    = 0x2c // type 0
 	regSubDevice    = 0x2e
+	regROM          = 0x30 // type 0
 	regCapPointer   = 0x34
 	regIntLine      = 0x3c
 	regIntPin       = 0x3d
@@ -62,6 +63,7 @@ const (
 	barIO           = 1 << 0
 	bar64           = 2 << 1
 	barPrefetchable = 1 << 3
+	romEnable       = 1 << 0 // 6.2.5.2
 )
 
 // Capability identifiers (PCI Code and ID Assignment 1.11, 2).

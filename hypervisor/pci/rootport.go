@@ -7,6 +7,8 @@ type RootPortConfig struct {
 	Index   uint8 // controller index that addresses of devices behind it use, 1 to 255
 	Chassis uint8
 	Port    uint8 // port number and physical slot number
+	// Memory is how many bytes its 32-bit memory window has at least, for devices that come later; 0 is 2 MiB.
+	Memory uint64
 }
 
 // rootPortIdentity is QEMU's generic root port: guests have its driver data, and tools show a familiar name.
@@ -21,6 +23,7 @@ func (r *Root) AddRootPort(a Address, c RootPortConfig) error {
 		return fmt.Errorf("add root port %d at %v: the index is taken", c.Index, a)
 	}
 	b := newBridge(rootPortIdentity, c.Index)
+	b.reserve = (c.Memory + memoryWindowAlign - 1) &^ (memoryWindowAlign - 1)
 	b.f.AddSubsystem(rootPortIdentity.Vendor, 0)
 	b.f.AddExpress(ExpressRootPort, c.Port)
 	b.f.UseINTx(1)

@@ -13,6 +13,7 @@ const (
 	reqGetIRQInfo      = 0x3b6d
 	reqSetIRQs         = 0x3b6e
 	reqReset           = 0x3b6f
+	reqIOMMUGetInfo    = 0x3b70
 	reqIOMMUMapDMA     = 0x3b71
 	reqIOMMUUnmapDMA   = 0x3b72
 	apiVersion         = 0
@@ -32,11 +33,14 @@ const (
 	setActionTrigger   = 1 << 5
 	dmaRead            = 1 << 0
 	dmaWrite           = 1 << 1
+	romRegion          = 6 // VFIO_PCI_ROM_REGION_INDEX
 	configRegion       = 7 // VFIO_PCI_CONFIG_REGION_INDEX; BARs are 0 to 5
 	irqINTx            = 0
 	irqMSI             = 1
 	irqMSIX            = 2
-	maxRegionInfo      = 64 << 10
+	iommuInfoCaps      = 1 << 1
+	capIOVARange       = 1 // VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE
+	maxInfo            = 64 << 10
 	maxInterruptsOfMSI = 32
 )
 
@@ -56,6 +60,13 @@ type irqInfo struct{ argsz, flags, index, count uint32 }
 
 // irqSetHeader is struct vfio_irq_set without its data.
 type irqSetHeader struct{ argsz, flags, index, start, count uint32 }
+
+// iommuInfo is struct vfio_iommu_type1_info.
+type iommuInfo struct {
+	argsz, flags   uint32
+	pageSizes      uint64
+	capOffset, pad uint32
+}
 
 // dmaMap is struct vfio_iommu_type1_dma_map.
 type dmaMap struct {

@@ -22,6 +22,8 @@ type bar struct {
 type mapping struct {
 	host []byte
 	slot int
+	at   uint64
+	peer bool // other devices reach it
 }
 
 func (f *Function) addBAR(b pci.BAR, r Region, slots Slots) {
@@ -74,8 +76,26 @@ func (b *bar) attach(base uint64) {
 			b.unmap(host)
 			continue
 		}
-		b.mapped = append(b.mapped, mapping{host, slot})
+		m := mapping{host: host, slot: slot, at: base + a.Offset}
+		m.peer = b.f.showPeers(b.index, m.at, host)
+		b.mapped = append(b.mapped, m)
 	}
+}
+
+// showPeers lets other devices of the guest reach a piece of a BAR, by DMA between them. Not all hardware can; one warning
+// for each function says so.
+func (f *Function) showPeers(index int, gpa uint64, host []byte) bool {
+	if f.peers == nil {
+		return false
+	}
+	err := f.peers.MapBAR(gpa, host)
+	if err == nil {
+		return true
+	}
+	if !f.lonely.Swap(true) {
+		f.log("warning: %s: other devices cannot reach its BAR %d at %#x to %#x by DMA: %v", f.name, index, gpa, gpa+uint64(len(host))-1, err)
+	}
+	return false
 }
 
 // detach is the guest not decoding it any more.
@@ -88,6 +108,9 @@ func (b *bar) detach(uint64) {
 func (b *bar) close() error {
 	var errs []error
 	for _, m := range b.mapped {
+		if m.peer { // before the memory goes: the IOMMU would keep on to what is there
+			errs = append(errs, b.f.peers.UnmapBAR(m.at))
+		}
 		err := b.slots.Remove(m.slot)
 		errs = append(errs, err)
 		if err == nil { // else the guest still has it

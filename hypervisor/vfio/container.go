@@ -3,17 +3,36 @@ package vfio
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor/memory"
 )
 
-// Container is the DMA address space of one guest: all groups that the guest has share it. It owns its descriptor.
+// Container is the DMA address space of one guest: all groups that the guest has share it. It owns its descriptor. Guest
+// physical addresses are the devices' addresses. Its methods are safe for concurrent use.
 type Container struct {
-	fd     int
-	mapped []memory.Range
-	iommu  bool
+	iommu iommu
+
+	mu    sync.Mutex
+	ready bool // it has an IOMMU
+	ram   []memory.Range
+	bars  map[uint64]uint64 // bytes of the pieces of BARs that other devices reach, by address
+}
+
+// iommu is the kernel's side of a container.
+type iommu interface {
+	// addGroup puts an open IOMMU group into the container.
+	addGroup(fd int) error
+	// setUp makes the address space of the first group.
+	setUp() error
+	// ranges are those that can be mapped; nil when the kernel does not tell (before Linux 5.4).
+	ranges() ([]memory.Range, error)
+	mapDMA(iova uint64, host []byte) error
+	unmapDMA(iova, size uint64) error
+	close() error
 }
 
 // NewContainer takes over an open /dev/vfio/vfio.
@@ -28,43 +47,51 @@ func NewContainer(fd int) (*Container, error) {
 	if ok, err := ioctl(fd, reqCheckExtension, type1v2IOMMU); err != nil || ok == 0 {
 		return nil, errors.New("VFIO has no type 1 IOMMU: load the module vfio_iommu_type1")
 	}
-	return &Container{fd: fd}, nil
+	return newContainer(type1(fd)), nil
 }
+
+func newContainer(i iommu) *Container { return &Container{iommu: i, bars: map[uint64]uint64{}} }
 
 // AddGroup puts an open IOMMU group into the container; closing the group takes it out. The first one decides about the IOMMU.
 func (c *Container) AddGroup(fd int) error {
-	status := groupStatus{argsz: sizeOf[groupStatus]()}
-	if _, err := ioctlPtr(fd, reqGroupStatus, &status); err != nil {
-		return fmt.Errorf("look at the IOMMU group: %w", err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.iommu.addGroup(fd); err != nil {
+		if errors.Is(err, unix.EINVAL) && len(c.ram) > 0 {
+			return fmt.Errorf("%w (a region that is reserved for it is where guest RAM is; a domain that is started with the device has its RAM elsewhere)", err)
+		}
+		return err
 	}
-	if status.flags&groupViable == 0 {
-		return errors.New("the IOMMU group is not viable: another of its devices has a driver of the host")
-	}
-	container := int32(c.fd)
-	if _, err := ioctlPtr(fd, reqSetContainer, &container); err != nil {
-		return fmt.Errorf("put the IOMMU group into the guest's container: %w", err)
-	}
-	if c.iommu {
+	if c.ready {
 		return nil
 	}
-	if _, err := ioctl(c.fd, reqSetIOMMU, type1v2IOMMU); err != nil {
-		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("set up the IOMMU: %w: the host has no interrupt remapping (vfio_iommu_type1.allow_unsafe_interrupts=1 does without)", err)
-		}
-		return fmt.Errorf("set up the IOMMU: %w", err)
-	}
-	c.iommu = true
-	return nil
+	err := c.iommu.setUp()
+	c.ready = err == nil
+	return err
 }
 
-// MapRAM lets the devices reach guest RAM, which is pinned from now on. A failure names the range.
+// Ranges returns the guest physical addresses where devices of the groups can reach memory, in order; nil is everywhere, as far
+// as the kernel tells.
+func (c *Container) Ranges() ([]memory.Range, error) { return c.iommu.ranges() }
+
+// MapRAM lets the devices reach guest RAM, which is pinned from now on. A failure names the range, and maps nothing.
 func (c *Container) MapRAM(m *memory.Memory) error {
+	reach, err := c.Ranges()
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, r := range m.Regions() {
-		d := dmaMap{argsz: sizeOf[dmaMap](), flags: dmaRead | dmaWrite, vaddr: hostAddress(r.Host), iova: r.GPA, size: r.Size}
-		if _, err := ioctlPtr(c.fd, reqIOMMUMapDMA, &d); err != nil {
-			return fmt.Errorf("map guest RAM %#x to %#x for DMA: %w%s", r.GPA, r.GPA+r.Size-1, err, mapRemedy(err))
+		if reach != nil && !within(r.GPA, r.Size, reach) {
+			return errors.Join(fmt.Errorf("devices of the host cannot reach guest RAM at %#x to %#x: their IOMMU reaches %s "+
+				"(a domain that is started with the device has its RAM there, as far as it fits)", r.GPA, r.GPA+r.Size-1, describe(reach)), c.unmapRAM())
 		}
-		c.mapped = append(c.mapped, memory.Range{GPA: r.GPA, Size: r.Size})
+		if err := c.iommu.mapDMA(r.GPA, r.Host); err != nil {
+			err = fmt.Errorf("map guest RAM %#x to %#x for DMA: %w%s", r.GPA, r.GPA+r.Size-1, err, mapRemedy(err))
+			return errors.Join(err, c.unmapRAM())
+		}
+		c.ram = append(c.ram, memory.Range{GPA: r.GPA, Size: r.Size})
 	}
 	return nil
 }
@@ -75,22 +102,85 @@ func mapRemedy(err error) string {
 		return " (the locked-memory limit, or the host's memory, is too small for all of guest RAM)"
 	case errors.Is(err, unix.EINVAL):
 		return " (the IOMMU has too few address bits, or a reserved region is there)"
+	case errors.Is(err, unix.ENOSPC):
+		return " (the container has all the maps that vfio_iommu_type1.dma_entry_limit allows)"
 	}
 	return ""
 }
 
 // UnmapRAM takes RAM away from the devices, which must be quiet and still in the container.
 func (c *Container) UnmapRAM() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unmapRAM()
+}
+
+func (c *Container) unmapRAM() error {
 	var errs []error
-	for _, r := range c.mapped {
-		d := dmaUnmap{argsz: sizeOf[dmaUnmap](), iova: r.GPA, size: r.Size}
-		if _, err := ioctlPtr(c.fd, reqIOMMUUnmapDMA, &d); err != nil {
+	for _, r := range c.ram {
+		if err := c.iommu.unmapDMA(r.GPA, r.Size); err != nil {
 			errs = append(errs, fmt.Errorf("unmap guest RAM at %#x: %w", r.GPA, err))
 		}
 	}
-	c.mapped = nil
+	c.ram = nil
 	return errors.Join(errs...)
 }
 
+// MapBAR implements Peers.
+func (c *Container) MapBAR(gpa uint64, host []byte) error {
+	reach, err := c.Ranges()
+	if err != nil {
+		return err
+	}
+	size := uint64(len(host))
+	if reach != nil && !within(gpa, size, reach) {
+		return fmt.Errorf("the IOMMU reaches %s", describe(reach))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.iommu.mapDMA(gpa, host); err != nil {
+		return err
+	}
+	c.bars[gpa] = size
+	return nil
+}
+
+// UnmapBAR implements Peers.
+func (c *Container) UnmapBAR(gpa uint64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	size, ok := c.bars[gpa]
+	if !ok {
+		return nil
+	}
+	if err := c.iommu.unmapDMA(gpa, size); err != nil {
+		return err
+	}
+	delete(c.bars, gpa)
+	return nil
+}
+
 // Close gives the address space up. Its groups are closed before.
-func (c *Container) Close() error { return unix.Close(c.fd) }
+func (c *Container) Close() error { return c.iommu.close() }
+
+// within reports whether one of the ranges has all of the size bytes at gpa.
+func within(gpa, size uint64, ranges []memory.Range) bool {
+	for _, r := range ranges {
+		if gpa >= r.GPA && size <= r.Size && gpa-r.GPA <= r.Size-size {
+			return true
+		}
+	}
+	return false
+}
+
+// describe lists ranges for a message.
+func describe(ranges []memory.Range) string {
+	if len(ranges) == 0 {
+		return "nothing"
+	}
+	var out []string
+	for _, r := range ranges {
+		out = append(out, fmt.Sprintf("%#x to %#x", r.GPA, r.GPA+r.Size-1))
+	}
+	return strings.Join(out, ", ")
+}

@@ -27,6 +27,10 @@ type Device interface {
 	// Read and Write access a region by offset. What the device does not answer reads as all ones.
 	Read(region int, p []byte, offset uint64)
 	Write(region int, p []byte, offset uint64)
+	// ROMSize is how many bytes the window of the expansion ROM has, 0 when there is none, and ReadROM reads from its beginning:
+	// n bytes. The device must decode memory.
+	ROMSize() uint64
+	ReadROM(p []byte) (n int, err error)
 	// Map maps a part of a region, Unmap undoes it.
 	Map(region int, a Area) ([]byte, error)
 	Unmap(p []byte) error
@@ -58,6 +62,7 @@ type hostDevice struct {
 	address   string
 	canReset  bool
 	regions   [7]Region
+	rom       Region
 	pins      int
 	msi, msix int
 	notices   map[Notice]bool
@@ -104,6 +109,9 @@ func (d *hostDevice) describe() error {
 		d.regions[i] = r
 	}
 	var err error
+	if d.rom, err = d.region(romRegion); err != nil {
+		return err
+	}
 	if d.pins, err = d.interrupts(irqINTx); err != nil {
 		return err
 	}
@@ -155,32 +163,26 @@ func (d *hostDevice) region(index uint32) (Region, error) {
 }
 
 // sparseAreas reads the capability that says which parts of a region can be mapped (vfio_region_info_cap_sparse_mmap):
-// header (id u16, version u16, next u32), number of areas u32, reserved u32, then offset and size of each.
+// header, number of areas u32, reserved u32, then offset and size of each.
 func sparseAreas(text []byte, at uint32, size uint64) ([]Area, bool) {
-	le := binary.NativeEndian
-	for range 16 {
-		if at == 0 || uint64(at)+16 > uint64(len(text)) {
-			return nil, false
-		}
-		if le.Uint16(text[at:]) != capSparseMmap {
-			at = le.Uint32(text[at+4:])
-			continue
-		}
-		n := le.Uint32(text[at+8:])
-		var out []Area
-		for i := range n {
-			entry := uint64(at) + 16 + 16*uint64(i)
-			if entry+16 > uint64(len(text)) {
-				return nil, false
-			}
-			a := Area{le.Uint64(text[entry:]), le.Uint64(text[entry+8:])}
-			if a.Size > 0 && a.Offset < size && a.Size <= size-a.Offset {
-				out = append(out, a)
-			}
-		}
-		return out, true
+	start, ok := findCap(text, at, capSparseMmap, 16)
+	if !ok {
+		return nil, false
 	}
-	return nil, false
+	le := binary.NativeEndian
+	n := uint64(le.Uint32(text[start+8:]))
+	if n > uint64(len(text)-start-16)/16 {
+		return nil, false
+	}
+	var out []Area
+	for i := range int(n) {
+		entry := text[start+16+16*i:]
+		a := Area{le.Uint64(entry), le.Uint64(entry[8:])}
+		if a.Size > 0 && a.Offset < size && a.Size <= size-a.Offset {
+			out = append(out, a)
+		}
+	}
+	return out, true
 }
 
 // Regions implements Device.
@@ -220,6 +222,27 @@ func (d *hostDevice) Write(region int, p []byte, offset uint64) {
 			return // what the device refuses is lost, as on a bus
 		}
 	}
+}
+
+// ROMSize implements Device.
+func (d *hostDevice) ROMSize() uint64 { return d.rom.Size }
+
+// ReadROM implements Device.
+func (d *hostDevice) ReadROM(p []byte) (int, error) {
+	n := 0
+	for n < len(p) && uint64(n) < d.rom.Size {
+		k, err := unix.Pread(d.fd, p[n:min(len(p), n+romPiece)], d.rom.offset+int64(n))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return n, fmt.Errorf("read the ROM of PCI device %s: %w", d.address, err)
+		case k == 0:
+			return n, nil
+		default:
+			n += k
+		}
+	}
+	return n, nil
 }
 
 // Map implements Device.

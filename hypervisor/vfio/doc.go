@@ -3,11 +3,14 @@
 //
 // The function's memory BARs are the guest's directly, but for the pages of the MSI-X table; its interrupts go from the
 // kernel to the guest by irqfd, those of its pin (INTx) and back by the resampling kind; its DMA goes through the IOMMU to
-// guest RAM and nowhere else. Configuration space is the engine's for the header, the BARs, MSI and MSI-X, and the device's
+// guest RAM, to what is mapped of BARs of the guest's functions where the hardware can, and nowhere else. A function that the
+// guest puts to sleep is out of everybody's reach. Its expansion ROM is read when the guest looks, or comes from a file.
+// Configuration space is the engine's for the header, the BARs, MSI and MSI-X, and the device's
 // for the other capabilities, as vfio-pci filters them. Errors that the device reports, and requests of the host to have it
 // back, are told.
 //
-// Not there: ROM BARs, peer-to-peer maps, dirty tracking, iommufd. A guest with such a function cannot be saved.
+// Not there: iommufd, which the kernels that it could be shown on do not have, and dirty tracking, for which there is no use: a
+// guest with such a function cannot be saved.
 //
 // Start reading at Function.
 package vfio

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"virtd/hypervisor/interrupt"
@@ -18,11 +19,23 @@ type Slots interface {
 	Remove(slot int) error
 }
 
+// Peers lets the other devices of the guest reach a BAR by DMA. Container does.
+type Peers interface {
+	// MapBAR shows host memory, a piece of a BAR, at a guest physical address.
+	MapBAR(gpa uint64, host []byte) error
+	// UnmapBAR takes back what MapBAR showed at an address.
+	UnmapBAR(gpa uint64) error
+}
+
 // Config is what a Function is made of.
 type Config struct {
-	Name       string // for the log
-	Device     Device
-	Slots      Slots
+	Name   string // for the log
+	Device Device
+	Slots  Slots
+	Peers  Peers // nil: other devices do not reach the BARs
+	// ROM is an image in place of the device's expansion ROM, which CheckROM takes; NoROM is no ROM at all.
+	ROM        []byte
+	NoROM      bool
 	Interrupts interrupt.Controller
 	Levels     interrupt.Levels
 	Notices    Notices
@@ -44,6 +57,8 @@ type Function struct {
 	size   int       // of configuration space
 	log    func(string, ...any)
 	active bool // MSI-X vectors signal
+	peers  Peers
+	lonely atomic.Bool // somebody was told that other devices cannot reach it
 
 	notices notices
 
@@ -74,7 +89,7 @@ func New(c Config) (*Function, error) {
 	if c.Logf == nil {
 		c.Logf = func(string, ...any) {}
 	}
-	f := &Function{name: c.Name, dev: c.Device, log: c.Logf}
+	f := &Function{name: c.Name, dev: c.Device, peers: c.Peers, log: c.Logf}
 	regions := c.Device.Regions()
 	f.size = conventional
 	if regions[6].Size >= express {
@@ -101,6 +116,7 @@ func New(c Config) (*Function, error) {
 	for _, b := range list {
 		f.addBAR(b, regions[b.Index], c.Slots)
 	}
+	f.addROM(c)
 	f.forward(config)
 	if err := f.addInterrupts(original, c.Interrupts, c.Levels); err != nil {
 		return nil, err
@@ -140,6 +156,12 @@ func (f *Function) forward(config []byte) {
 			f.msi.changed()
 		}
 		f.syncINTx(command)
+	})
+	f.pci.OnPower(func(at int) uint8 {
+		f.dev.Write(6, binary.LittleEndian.AppendUint16(nil, f.pci.Uint16(at)), uint64(at))
+		var state [2]byte
+		f.dev.Read(6, state[:], uint64(at))
+		return state[0]
 	})
 	f.pci.OnRead(regStatus, 2, func(int, int) { f.refresh(regStatus, regStatus+2) })
 	f.pci.OnRead(endHeader, f.size-endHeader, func(at, n int) { f.refresh(max(at, endHeader), min(at+n, f.size)) })

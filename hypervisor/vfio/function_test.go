@@ -1,12 +1,16 @@
 package vfio
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor/bus"
 	"virtd/hypervisor/interrupt"
@@ -30,6 +34,10 @@ type fakeDevice struct {
 	writes   map[int][]byte // to configuration space, by offset
 	closed   bool
 	mapErr   error
+	rom      []byte
+	romErr   error
+	romReads int
+	noSleep  bool // it stays in D0
 }
 
 func newFake() *fakeDevice {
@@ -71,7 +79,30 @@ func (d *fakeDevice) Write(region int, p []byte, offset uint64) {
 	if region == 6 {
 		d.writes[int(offset)] = slices.Clone(p)
 		copy(d.config[offset:], p)
+		if d.noSleep {
+			d.config[fakePower] &^= 3
+		}
 	}
+}
+
+// fakePower is where the fake has its power management register, behind a capability that the list has only when asked for.
+const fakePower = 0xc4
+
+// addPower puts the power management capability at the end of the list.
+func (d *fakeDevice) addPower() {
+	d.config[0xa1] = 0xc0
+	copy(d.config[0xc0:], []byte{0x01, 0x00, 0x03, 0x00, 0x08, 0x00})
+}
+
+// answers reports whether the kernel lets anybody at the device's memory: else an access to what is mapped of it ends the
+// process (SIGBUS).
+func (d *fakeDevice) answers() bool {
+	return d.config[regCommand]&commandMemory != 0 && d.config[fakePower]&3 == 0
+}
+func (d *fakeDevice) ROMSize() uint64 { return uint64(len(d.rom)) }
+func (d *fakeDevice) ReadROM(p []byte) (int, error) {
+	d.romReads++
+	return copy(p, d.rom), d.romErr
 }
 func (d *fakeDevice) Map(_ int, a Area) ([]byte, error) {
 	if d.mapErr != nil {
@@ -110,16 +141,26 @@ func (d *fakeDevice) Close() error { d.closed = true; return nil }
 
 // fakeSlots remembers what is mapped where.
 type fakeSlots struct {
-	at   map[int][2]uint64
-	next int
+	at      map[int][2]uint64
+	next    int
+	changed func(what string) // may be nil
 }
 
 func (s *fakeSlots) Add(gpa uint64, host []byte) (int, error) {
 	s.next++
 	s.at[s.next] = [2]uint64{gpa, uint64(len(host))}
+	if s.changed != nil {
+		s.changed("add")
+	}
 	return s.next, nil
 }
-func (s *fakeSlots) Remove(slot int) error { delete(s.at, slot); return nil }
+func (s *fakeSlots) Remove(slot int) error {
+	delete(s.at, slot)
+	if s.changed != nil {
+		s.changed("remove")
+	}
+	return nil
+}
 
 func (s *fakeSlots) ranges() (out [][2]uint64) {
 	for _, r := range s.at {
@@ -171,22 +212,40 @@ type rig struct {
 	irq    *fakeController
 	router *fakeRouter
 	f      *Function
+	root   *pci.Root
 	memory bus.Space
 }
 
 func newRig(t *testing.T, dev *fakeDevice) *rig {
 	t.Helper()
+	return newRigWith(t, dev, Config{})
+}
+
+// newRigWith is newRig with more of a Config.
+func newRigWith(t *testing.T, dev *fakeDevice, c Config) *rig {
+	t.Helper()
 	r := &rig{dev: dev, slots: &fakeSlots{at: map[int][2]uint64{}}, irq: &fakeController{}, router: &fakeRouter{}}
-	f, err := New(Config{Name: "hostdev0", Device: dev, Slots: r.slots, Interrupts: r.irq, Levels: r.irq, Logf: t.Logf})
+	c.Name, c.Device, c.Slots, c.Interrupts, c.Levels = "hostdev0", dev, r.slots, r.irq, r.irq
+	if c.Logf == nil {
+		c.Logf = t.Logf
+	}
+	f, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.f = f
-	root := pci.NewRoot(pci.RootConfig{Memory: &r.memory, Ports: &bus.Space{}, Interrupts: r.router})
+	r.root = addToRoot(t, f, &r.memory, r.router)
+	return r
+}
+
+// addToRoot puts a function behind a host bridge.
+func addToRoot(t *testing.T, f *Function, memory *bus.Space, router pci.Router) *pci.Root {
+	t.Helper()
+	root := pci.NewRoot(pci.RootConfig{Memory: memory, Ports: &bus.Space{}, Interrupts: router})
 	if err := root.Add(pci.Address{Slot: 3}, f.PCI()); err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return root
 }
 
 func (r *rig) read32(at int) uint32 {
@@ -387,26 +446,146 @@ func TestSparseAreas(t *testing.T) {
 	}
 }
 
-// A guest can write anything anywhere in configuration space and to the MSI-X structures.
+// A guest that puts its device to sleep does not reach its memory any more, nor do other devices; before it wakes up, and when
+// it does not, nobody does.
+func TestPower(t *testing.T) {
+	dev := newFake()
+	dev.addPower()
+	r := newRig(t, dev)
+	var order []string
+	r.slots.changed = func(what string) { order = append(order, fmt.Sprintf("%s %v", what, dev.answers())) }
+	r.place()
+	order = nil
+	r.write(fakePower, 3, 0) // D3hot
+	if dev.config[fakePower]&3 != 3 || len(r.slots.at) != 0 {
+		t.Errorf("asleep: state %d, mapped %v", dev.config[fakePower]&3, r.slots.at)
+	}
+	if want := []string{"remove true", "remove true", "remove true"}; !slices.Equal(order, want) {
+		t.Errorf("%q, want %q", order, want)
+	}
+	p := []byte{0}
+	if r.memory.Read(0xe0000010, p) {
+		t.Error("a sleeping device decodes its memory")
+	}
+	order = nil
+	r.write(fakePower, 0, 0)
+	if want := []string{"add true", "add true", "add true"}; !slices.Equal(order, want) || dev.config[fakePower]&3 != 0 {
+		t.Errorf("awake: %q, want %q; state %d", order, want, dev.config[fakePower]&3)
+	}
+	dev.noSleep = true
+	r.write(fakePower, 3, 0)
+	if len(r.slots.at) != 3 || r.read32(fakePower)&3 != 0 {
+		t.Errorf("a device that does not sleep: state %#x, mapped %v", r.read32(fakePower), r.slots.at)
+	}
+}
+
+func TestROM(t *testing.T) {
+	image := append([]byte{0x55, 0xaa, 3}, bytes.Repeat([]byte{0x90}, 1533)...)
+	for _, c := range []struct {
+		name   string
+		device []byte
+		err    error
+		file   []byte
+		none   bool
+		size   uint32 // of the register
+		reads  byte   // at offset 3
+		wants  int    // reads of the device
+	}{
+		{"the device's", append(slices.Clone(image), make([]byte, 2560)...), nil, nil, false, 4096, 0x90, 1},
+		{"a file in place of it", make([]byte, 64<<10), nil, image, false, 2048, 0x90, 0},
+		{"a file where there is none", nil, nil, image, false, 2048, 0x90, 0},
+		{"none", nil, nil, nil, false, 0, 0, 0},
+		{"off", image, nil, image, true, 0, 0, 0},
+		{"no signature", make([]byte, 2048), nil, nil, false, 2048, 0xff, 1},
+		{"fails", bytes.Repeat([]byte{0x55}, 2048), unix.EIO, nil, false, 2048, 0xff, 1},
+		{"tiny", []byte{0x55, 0xaa, 1, 0x90}, nil, nil, false, 2048, 0x90, 1},
+		{"larger than one can be", make([]byte, 32<<20), nil, nil, false, 0, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dev := newFake()
+			dev.rom, dev.romErr = c.device, c.err
+			r := newRigWith(t, dev, Config{ROM: c.file, NoROM: c.none})
+			r.write(regROM, 0xff, 0xff, 0xff, 0xff)
+			if got := r.read32(regROM); got != -c.size&^1|min(c.size, 1) {
+				t.Fatalf("register %#08x for %d bytes", got, c.size)
+			}
+			r.place()
+			r.write(regROM, 1, 0, 0x20, 0xe0)
+			p := []byte{0, 0}
+			there := r.memory.Read(0xe0200000, p[:1]) && r.memory.Read(0xe0200003, p[1:])
+			if there != (c.size > 0) || there && p[1] != c.reads {
+				t.Errorf("there: %v, reads %#x", there, p)
+			}
+			if there && c.reads != 0xff && p[0] != 0x55 {
+				t.Errorf("begins with %#x", p[0])
+			}
+			last := []byte{0, 0, 0, 0, 0, 0, 0, 0}
+			if there && (!r.memory.Read(0xe0200000+uint64(c.size)-8, last) || c.file != nil && last[7] != 0xff) {
+				t.Errorf("ends with %#x", last)
+			}
+			r.memory.Write(0xe0200003, []byte{1})
+			if dev.romReads != c.wants {
+				t.Errorf("the device's was read %d times, want %d", dev.romReads, c.wants)
+			}
+			r.write(regCommand, 0, 0)
+			if r.memory.Read(0xe0200000, p) {
+				t.Error("decoded while memory is off")
+			}
+		})
+	}
+}
+
+func TestCheckROM(t *testing.T) {
+	for _, c := range []struct {
+		image []byte
+		ok    bool
+	}{
+		{nil, false}, {[]byte{0x55}, false}, {[]byte{0x55, 0xaa}, false}, {[]byte{0xaa, 0x55, 1}, false}, {[]byte{0x55, 0xaa, 1}, true},
+		{append([]byte{0x55, 0xaa}, make([]byte, MaxROM-2)...), true}, {append([]byte{0x55, 0xaa}, make([]byte, MaxROM-1)...), false},
+	} {
+		if err := CheckROM(c.image); (err == nil) != c.ok {
+			t.Errorf("%d bytes: %v", len(c.image), err)
+		}
+	}
+}
+
+// A guest can write anything anywhere in configuration space, to the MSI-X structures, to what is mapped and to the ROM, and move
+// its BARs: the identity and the lists stay, nothing is mapped that the kernel would not let it reach, and closing gives all
+// back.
 func FuzzGuest(f *testing.F) {
 	f.Add([]byte{0x04, 0, 6, 0x72, 0, 0x80, 0x10, 0, 0xe0})
 	f.Add([]byte{0x10, 0xff, 0xff, 0x04, 0x02, 0xff})
+	f.Add([]byte{0x13, 0, 0xe0, 0x04, 0, 6, 0xc4, 0, 3, 0xc4, 0, 0, 0x04, 0, 0})
+	f.Add([]byte{0x1f, 0, 0xe0, 0x32, 0x10, 0x01, 0x04, 0x20, 6, 0xc4, 0x40, 2, 0x1f, 0x70, 0})
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		dev := newFake()
+		dev.addPower()
 		dev.pins, dev.config[regInterruptPin] = 1, 1
-		r := newRig(t, dev)
+		dev.rom = bytes.Repeat([]byte{0x55, 0xaa}, 1024)
+		iommu := &fakeIOMMU{reach: client, mapped: map[uint64]uint64{}}
+		r := newRigWith(t, dev, Config{Peers: newContainer(iommu), Logf: func(string, ...any) {}})
+		lists := [2]uint32{r.read32(0x70) & 0xffff, r.read32(0x100)}
 		for len(ops) >= 3 {
-			at, v := int(ops[0])|int(ops[1]&0x0f)<<8, ops[2]
-			r.write(at, v, ^v)
+			at, width, v := int(ops[0])|int(ops[1]&0x0f)<<8, 1<<(ops[1]>>4&3), ops[2]
+			r.write(at, []byte{v, ^v, v, v ^ 0x55, v, ^v, v, v}[:width]...)
 			r.read32(at)
-			r.memory.Write(0xe0100000+uint64(at), []byte{v, v, v, v})
+			for _, base := range []uint64{0xe0000000, 0xe0100000, uint64(r.read32(0x1c) &^ 15), uint64(r.read32(regROM) &^ 2047)} {
+				r.memory.Write(base+uint64(at), []byte{v, v, v, v})
+				r.memory.Read(base+uint64(at), []byte{0, 0, 0, 0, 0, 0, 0, 0}[:width])
+			}
+			if len(r.slots.at) > 0 && !dev.answers() {
+				t.Fatalf("mapped for the guest while the device does not answer: %#x", r.slots.at)
+			}
+			if len(iommu.mapped) > len(r.slots.at) {
+				t.Fatalf("other devices reach %#x, the guest %#x", iommu.mapped, r.slots.at)
+			}
 			ops = ops[3:]
 		}
-		if r.read32(0) != 0x10ca8086 {
-			t.Error("the identity changed")
+		if r.read32(0) != 0x10ca8086 || lists != [2]uint32{r.read32(0x70) & 0xffff, r.read32(0x100)} {
+			t.Error("the identity or a list changed")
 		}
-		if err := r.f.Close(); err != nil || r.dev.mapped != 0 {
-			t.Errorf("closed: %v, %d mapped", err, r.dev.mapped)
+		if err := r.f.Close(); err != nil || r.dev.mapped != 0 || len(iommu.mapped) != 0 {
+			t.Errorf("closed: %v, %d mapped, %v for other devices", err, r.dev.mapped, iommu.mapped)
 		}
 	})
 }

@@ -43,19 +43,29 @@ func deviceFD(group int, address string) (int, error) {
 // hostAddress returns the address of guest RAM, which is mapped outside the Go heap and outlives the map.
 func hostAddress(p []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))) }
 
-// regionWithCaps asks for a region's description with the capabilities behind it: caps begin at caps[capOffset].
+// regionWithCaps asks for a region's description with the capabilities behind it: the first is at capOffset.
 func regionWithCaps(fd int, r *regionInfo) ([]byte, error) {
-	size := r.argsz
-	if size < sizeOf[regionInfo]() || size > maxRegionInfo {
+	return withCaps(fd, reqGetRegionInfo, r, r.argsz, func(head *regionInfo) { head.argsz, head.index = r.argsz, r.index })
+}
+
+// iommuWithCaps asks for what an IOMMU can do with the capabilities behind it: the first is at capOffset.
+func iommuWithCaps(fd int, i *iommuInfo) ([]byte, error) {
+	return withCaps(fd, reqIOMMUGetInfo, i, i.argsz, func(head *iommuInfo) { head.argsz = i.argsz })
+}
+
+// withCaps issues a request for a structure of size bytes that begins with a T, which fill prepares and which is returned
+// in to.
+func withCaps[T any](fd int, req uintptr, to *T, size uint32, fill func(head *T)) ([]byte, error) {
+	if size < sizeOf[T]() || size > maxInfo {
 		return nil, unix.EINVAL
 	}
 	buf := make([]uint64, (size+7)/8)
-	head := (*regionInfo)(unsafe.Pointer(unsafe.SliceData(buf)))
-	head.argsz, head.index = size, r.index
-	if _, err := ioctlPtr(fd, reqGetRegionInfo, head); err != nil {
+	head := (*T)(unsafe.Pointer(unsafe.SliceData(buf)))
+	fill(head)
+	if _, err := ioctlPtr(fd, req, head); err != nil {
 		return nil, err
 	}
-	*r = *head
+	*to = *head
 	out := make([]byte, 0, len(buf)*8)
 	for _, v := range buf {
 		out = binary.NativeEndian.AppendUint64(out, v)

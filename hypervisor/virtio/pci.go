@@ -3,6 +3,7 @@ package virtio
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -36,10 +37,10 @@ const (
 	commonAt, commonSize = 0x0000, 0x40
 	isrAt, isrSize       = 0x1000, 0x1
 	deviceAt, deviceSize = 0x2000, 0x1000
-	notifyAt, notifySize = 0x3000, 0x1000
-	virtioBARSize        = 0x4000
+	notifyAt             = 0x3000 // to the end of the BAR
 
-	notifyMultiplier = 4 // notify_off_multiplier (4.1.4.4)
+	doorbellStride = 4      // notify_off_multiplier (4.1.4.4)
+	doorbellPage   = 0x1000 // the same with PCIConfig.PagePerVQ
 )
 
 // Types of virtio structure capabilities (4.1.4).
@@ -61,6 +62,11 @@ type PCIConfig struct {
 	Doorbells interrupt.Doorbells
 	// Express adds the PCI Express capability of that type, for machines with PCI Express.
 	Express *pci.ExpressType
+	// AccessPlatform offers VIRTIO_F_ACCESS_PLATFORM and refuses a driver without it. There is no IOMMU in front of the
+	// device, so the addresses that the driver gives are the guest's own all the same.
+	AccessPlatform bool
+	// PagePerVQ gives each doorbell a page of its own, so that a driver can map one and not the others.
+	PagePerVQ bool
 	// Logf reports what the guest or the device did wrong, once for each life of the driver. nil reports nothing.
 	Logf func(format string, args ...any)
 }
@@ -73,6 +79,9 @@ type PCI struct {
 	fn       *pci.Function
 	msix     *pci.MSIX
 	features uint64 // offered
+	must     uint64 // what a driver has to take
+	stride   int    // bytes from doorbell to doorbell
+	barSize  uint64 // of barVirtio
 	kicks    []int  // eventfd of each queue's doorbell
 	intxCall int    // eventfd that kernel back ends signal when the driver uses no MSI-X
 
@@ -115,13 +124,22 @@ type queueRegs struct {
 // NewPCI builds the function of a device. The caller adds Function to a pci.Root.
 func NewPCI(cfg PCIConfig) (*PCI, error) {
 	sizes := cfg.Device.QueueSizes()
-	if len(sizes)+1 > maxVectors || len(sizes)*notifyMultiplier > notifySize {
+	if len(sizes)+1 > maxVectors {
 		return nil, fmt.Errorf("%s: %d virtqueues are more than the transport has vectors for", cfg.Name, len(sizes))
 	}
 	if cfg.Logf == nil {
 		cfg.Logf = func(string, ...any) {}
 	}
-	t := &PCI{cfg: cfg, dev: cfg.Device, features: cfg.Device.Features() | FeatureVersion1, intxCall: -1, queues: make([]queueRegs, len(sizes))}
+	t := &PCI{cfg: cfg, dev: cfg.Device, must: FeatureVersion1, stride: doorbellStride, intxCall: -1, queues: make([]queueRegs, len(sizes))}
+	if cfg.AccessPlatform {
+		t.must |= FeatureAccessPlatform
+	}
+	t.features = cfg.Device.Features() | t.must
+	if cfg.PagePerVQ {
+		t.stride = doorbellPage
+	}
+	doorbells := max(len(sizes)*t.stride, doorbellPage)
+	t.barSize = 1 << bits.Len64(uint64(notifyAt+doorbells-1))
 	t.config.t, t.isr.t = t, t
 	for i := range t.queues {
 		t.queues[i].max = sizes[i]
@@ -171,7 +189,7 @@ func (t *PCI) build(queues int) error {
 	t.fn.UseINTx(1)
 	t.fn.AddBAR(pci.BAR{Index: barMSIX, Kind: pci.Memory32, Size: msixBARSize})
 	t.fn.AddBAR(pci.BAR{
-		Index: barVirtio, Kind: pci.Memory64, Prefetchable: true, Size: virtioBARSize, Device: (*virtioBAR)(t),
+		Index: barVirtio, Kind: pci.Memory64, Prefetchable: true, Size: t.barSize, Device: (*virtioBAR)(t),
 		Mapped: t.barMapped, Unmapped: t.barUnmapped,
 	})
 	var err error
@@ -179,7 +197,7 @@ func (t *PCI) build(queues int) error {
 		return fmt.Errorf("%s: %w", t.cfg.Name, err)
 	}
 	t.addCapability(capCommon, commonAt, commonSize)
-	t.addCapability(capNotify, notifyAt, notifySize, notifyMultiplier)
+	t.addCapability(capNotify, notifyAt, uint32(max(queues*t.stride, doorbellPage)), uint32(t.stride))
 	t.addCapability(capISR, isrAt, isrSize)
 	t.addCapability(capDevice, deviceAt, deviceSize)
 	t.addWindow()
@@ -264,7 +282,7 @@ func (b *virtioBAR) Write(offset uint64, p []byte) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.dev.WriteConfig(int(offset-deviceAt), p)
-	case offset >= notifyAt && offset < notifyAt+notifySize:
-		t.kick(int(offset-notifyAt) / notifyMultiplier)
+	case offset >= notifyAt && offset < t.barSize:
+		t.kick(int(offset-notifyAt) / t.stride)
 	}
 }

@@ -160,7 +160,7 @@ func (t *PCI) bindDoorbells() {
 		if t.active[i] == nil {
 			continue
 		}
-		gpa := t.bar + notifyAt + uint64(i)*notifyMultiplier
+		gpa := t.bar + notifyAt + uint64(i*t.stride)
 		if err := t.cfg.Doorbells.Bind(gpa, t.kicks[i]); err != nil {
 			if !t.noBind {
 				t.noBind = true

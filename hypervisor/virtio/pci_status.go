@@ -41,7 +41,7 @@ func (t *PCI) writeStatus(v uint8) {
 		return
 	}
 	if added := v &^ t.status; added&StatusFeaturesOK != 0 {
-		if t.accepted&^t.features != 0 || t.accepted&FeatureVersion1 == 0 {
+		if t.accepted&^t.features != 0 || t.must&^t.accepted != 0 {
 			v &^= StatusFeaturesOK | StatusDriverOK // the driver reads it back and gives up
 		}
 	}

@@ -45,13 +45,17 @@ func newBench(t testing.TB, queues int) *bench {
 	return newBenchOn(t, queues, virtiotest.NewMemory(t, 1<<20))
 }
 
-func newBenchOn(t testing.TB, queues int, mem *memory.Memory) *bench {
+func newBenchOn(t testing.TB, queues int, mem *memory.Memory, edit ...func(*virtio.PCIConfig)) *bench {
 	t.Helper()
 	b := &bench{dev: &echo{queues: queues}, irq: virtiotest.NewInterrupts(t), mem: mem, log: &logged{}}
 	kind := pci.ExpressEndpoint
-	p, err := virtio.NewPCI(virtio.PCIConfig{
+	cfg := virtio.PCIConfig{
 		Name: "echo0", Device: b.dev, Memory: b.mem, Interrupts: b.irq, Doorbells: b.irq, Express: &kind, Logf: b.log.f,
-	})
+	}
+	for _, e := range edit {
+		e(&cfg)
+	}
+	p, err := virtio.NewPCI(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,6 +243,50 @@ func TestPCIFeatures(t *testing.T) {
 	g.Write(virtiotest.DriverFeature, 4, 0xffffffff) // after FEATURES_OK
 	if got := g.Read(virtiotest.DriverFeature, 4); got != 1<<3 {
 		t.Errorf("features changed after FEATURES_OK to %#x", got)
+	}
+}
+
+func TestPCIAccessPlatform(t *testing.T) {
+	b := newBenchOn(t, 1, virtiotest.NewMemory(t, 1<<20), func(c *virtio.PCIConfig) { c.AccessPlatform = true })
+	if got := b.g.Features(); got&virtio.FeatureAccessPlatform == 0 {
+		t.Fatalf("offers %#x", got)
+	}
+	if b.g.Negotiate(virtio.FeatureVersion1) {
+		t.Error("agreed with a driver that would go around the platform")
+	}
+	r := b.ring(t, 0)
+	b.g.Start(t, virtio.FeatureVersion1|virtio.FeatureAccessPlatform, r)
+	b.roundTrip(t, 0, r, "the guest's own addresses")
+}
+
+// TestPCIPagePerVQ rings doorbells that are pages apart, through the kernel and without it, and what is beside them.
+func TestPCIPagePerVQ(t *testing.T) {
+	const queues, stride = 33, 0x1000 // a network device with 16 pairs
+	for name, bind := range map[string]error{"in the kernel": nil, "by the vCPU": errors.New("by hand")} {
+		t.Run(name, func(t *testing.T) {
+			b := newBenchOn(t, queues, virtiotest.NewMemory(t, 1<<20), func(c *virtio.PCIConfig) { c.PagePerVQ = true })
+			b.irq.BindError = bind
+			b.g.Stride = stride
+			at := b.g.FindCapability(9, 2)
+			if n, m := b.g.ConfigRead(at+12, 4), b.g.ConfigRead(at+16, 4); n != queues*stride || m != stride {
+				t.Fatalf("doorbells: %#x bytes, multiplier %#x", n, m)
+			}
+			b.g.ConfigWrite(0x20, 4, 0xffffffff)
+			if size := ^uint32(b.g.ConfigRead(0x20, 4)&^0xf) + 1; size != 0x40000 {
+				t.Fatalf("the BAR has %#x bytes", size)
+			}
+			b.g.ConfigWrite(0x20, 4, virtiotest.VirtioBAR&0xffffffff)
+			rings := make([]*virtiotest.Ring, queues)
+			rings[0], rings[queues-1] = b.ring(t, 0), b.ring(t, 1)
+			b.g.Start(t, 0, rings...)
+			for i, q := range []int{0, queues - 1} {
+				at := bufAt + uint64(i)*0x2000
+				rings[q].Add(virtiotest.Buf{GPA: at, Len: 8}, virtiotest.Buf{GPA: at + 0x1000, Len: 64, Write: true})
+				b.g.Kick(q)
+				virtiotest.Eventually(t, "the device echoes", func() bool { _, ok := rings[q].Collect(); return ok })
+			}
+			b.g.Write(virtiotest.NotifyAt+queues*stride, 2, queues) // behind the last
+		})
 	}
 }
 

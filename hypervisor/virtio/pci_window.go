@@ -44,7 +44,7 @@ func (t *PCI) window(at int) (offset uint64, n int, ok bool) {
 	if t.fn.Uint8(at+windowBAR) != barVirtio || length != 1 && length != 2 && length != 4 {
 		return 0, 0, false
 	}
-	if offset%uint64(length) != 0 || offset+uint64(length) > virtioBARSize {
+	if offset%uint64(length) != 0 || offset+uint64(length) > t.barSize {
 		return 0, 0, false
 	}
 	return offset, int(length), true

@@ -60,6 +60,16 @@ func (r *rings) availEntry(i uint16) uint16 {
 	return *(*uint16)(unsafe.Pointer(&r.avail[availRing+2*int(i) : availRing+2*int(i)+2][0]))
 }
 
+// putAvail writes slot i of the available ring, which is the driver's: for a slot that the driver has passed.
+func (r *rings) putAvail(i, head uint16) {
+	*(*uint16)(unsafe.Pointer(&r.avail[availRing+2*int(i) : availRing+2*int(i)+2][0])) = head
+}
+
+// usedEntry reads the chain's head in slot i of the used ring.
+func (r *rings) usedEntry(i uint16) uint32 {
+	return *(*uint32)(unsafe.Pointer(&r.used[usedRing+usedElemSize*int(i) : usedRing+usedElemSize*int(i)+usedElemSize][0]))
+}
+
 // putUsed writes slot i of the used ring. It becomes visible to the driver with setUsed.
 func (r *rings) putUsed(i uint16, id, n uint32) {
 	e := (*[2]uint32)(unsafe.Pointer(&r.used[usedRing+usedElemSize*int(i) : usedRing+usedElemSize*int(i)+usedElemSize][0]))

@@ -63,11 +63,12 @@ func TestLabLibvirtDBus(t *testing.T) {
 	c.start("libvirt-dbus", "--system")
 	got := c.run(5*time.Minute, "python3", "/scripts/bus.py", address, name)
 	want := `listed True
-  [('DomainEvent', (2, 0)), ('DomainEvent', (4, 0))]
-state [1, 1]
+  [('DomainEvent', (4, 0)), ('DomainEvent', (2, 0))]
+state (1, 1)
 processors 1
   [('DomainEvent', (3, 0)), ('DomainEvent', (4, 0))]
-state [5, 1]
+  [('DomainEvent', (6, 2)), ('DomainEvent', (5, 1))]
+state (5, 2)
 `
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)

@@ -42,6 +42,8 @@ func TestLabNetwork(t *testing.T) {
 			h.vctl("start", name)
 			h.expect(name, "traffic done", 280*time.Second)
 			checkInterfaces(t, h, name)
+			checkQueueThreads(t, h, name, queues)
+			checkCoalesce(t, h, name)
 			s.release()
 			h.finish(name, 60*time.Second)
 			checkNetworkOutput(t, h, name, queues, s)
@@ -105,6 +107,52 @@ func checkInterfaces(t *testing.T, h *host, name string) {
 		if drops := field(t, stats, tap[1]+` rx_errs (\d+)`) + field(t, stats, tap[1]+` tx_errs (\d+)`); drops != 0 {
 			t.Errorf("errors on %s:\n%s", tap[1], stats)
 		}
+	}
+}
+
+// checkQueueThreads: threads that move packets have names that tell whose they are, the engine's and the kernel's, and
+// emulatorpin binds them all.
+func checkQueueThreads(t *testing.T, h *host, name string, queues int) {
+	t.Helper()
+	pid := h.engine(name)
+	h.virsh("emulatorpin", name, "0", "--live")
+	if out := h.virsh("emulatorpin", name); !regexp.MustCompile(`\*: 0\n`).MatchString(out) {
+		t.Errorf("emulatorpin shows:\n%s", out)
+	}
+	threads := h.sh(fmt.Sprintf("grep -sh . /proc/%d/task/*/comm || true", pid))
+	for q := range queues {
+		if want := fmt.Sprintf("net0/%d\n", q); !strings.Contains(threads+"\n", want) {
+			t.Errorf("no thread %q among\n%s", want, threads)
+		}
+	}
+	// vhost's are threads of the process from Linux 6.4 on, and processes of the kernel's before
+	all := fmt.Sprintf("grep -slx vhost-%[1]d /proc/[0-9]*/comm /proc/%[1]d/task/*/comm || true", pid)
+	if got := len(strings.Fields(h.sh(all))); got != queues {
+		t.Errorf("%d threads of vhost for %d queues", got, queues)
+	}
+	for _, comm := range strings.Fields(h.sh(all)) {
+		if cpus := h.sh("grep Cpus_allowed_list: " + strings.TrimSuffix(comm, "comm") + "status"); !strings.HasSuffix(strings.TrimSpace(cpus), "\t0") {
+			t.Errorf("%s: %s", comm, cpus)
+		}
+	}
+}
+
+// checkCoalesce changes how many packets the host gathers while the guest runs.
+func checkCoalesce(t *testing.T, h *host, name string) {
+	t.Helper()
+	card := regexp.MustCompile(`(?m)^ (\S+)\s+bridge\s+virtdbr0\s+virtio\s+(52:54:00:\S+)`).FindStringSubmatch(h.virsh("domiflist", name))
+	if card == nil {
+		t.Fatal("no card")
+	}
+	const document = "<interface type='bridge'><mac address='%s'/><source bridge='virtdbr0'/><model type='virtio'/>%s</interface>"
+	frames := func() int { return field(t, h.sh("ethtool -c "+card[1]), `rx-frames:\s*(\d+)`) }
+	h.virsh("update-device", name, h.file("coalesce.xml", fmt.Sprintf(document, card[2], "<coalesce><rx><frames max='7'/></rx></coalesce>")), "--live")
+	if got := frames(); got != 7 || !strings.Contains(h.virsh("dumpxml", name), "<frames max='7'/>") {
+		t.Errorf("%d frames are gathered", got)
+	}
+	h.virsh("update-device", name, h.file("plain.xml", fmt.Sprintf(document, card[2], "")), "--live")
+	if got := frames(); got != 0 {
+		t.Errorf("%d frames are gathered when nothing is said of it", got)
 	}
 }
 

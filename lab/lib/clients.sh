@@ -4,7 +4,7 @@
 
 CLIENTS_ROOT=$LAB/clients-root
 CLIENTS="base-files bash dash coreutils util-linux python3 python3-libvirt virt-manager xvfb xdotool dbus-daemon at-spi2-core
-  gir1.2-atspi-2.0 fonts-dejavu-core libglib2.0-bin libgdk-pixbuf2.0-bin shared-mime-info libvirt-glib-1.0-0"
+  gir1.2-atspi-2.0 fonts-dejavu-core libglib2.0-bin libgdk-pixbuf2.0-bin librsvg2-common shared-mime-info libvirt-glib-1.0-0"
 # without what they depend on: a daemon of libvirt, and services
 CLIENTS_ALONE="prometheus-libvirt-exporter libvirt-dbus"
 
@@ -38,6 +38,10 @@ finish_clients() {
   printf 'passwd: files\ngroup: files\nhosts: files\n' >"$r/etc/nsswitch.conf"
   printf '127.0.0.1 localhost lab\n' >"$r/etc/hosts"
   clients_tool "$r/$lib/glib-2.0/glib-compile-schemas" "$r/usr/share/glib-2.0/schemas"
+  # without these GTK cannot tell what kind of picture an icon is, and gives up
+  clients_tool "$r/usr/bin/update-mime-database" "$r/usr/share/mime"
+  clients_tool "$r/$lib/gdk-pixbuf-2.0/gdk-pixbuf-query-loaders" "$r/$lib"/gdk-pixbuf-2.0/2.10.0/loaders/*.so |
+    sed "s|$r||" >"$r/$lib/gdk-pixbuf-2.0/2.10.0/loaders.cache"
   rm -rf "$r"/usr/share/{doc,man,locale,info,lintian,bug}
 }
 

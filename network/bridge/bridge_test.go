@@ -169,6 +169,30 @@ func TestExistingTap(t *testing.T) {
 	}
 }
 
+// TestCoalesce: what a tap gathers is set when it is made, changes, and is refused of links that gather nothing.
+func TestCoalesce(t *testing.T) {
+	h := inNamespace(t)
+	tap := openTap(t, h, TapConfig{Owner: -1, Coalesce: 7, Device: "/dev/net/tun"})
+	if n, err := h.Coalesce(tap.Name); err != nil || n != 7 {
+		t.Errorf("%d frames, %v", n, err)
+	}
+	if err := h.SetCoalesce(tap.Name, 0); err != nil {
+		t.Error(err)
+	}
+	if n, err := h.Coalesce(tap.Name); err != nil || n != 0 {
+		t.Errorf("afterwards %d frames, %v", n, err)
+	}
+	if err := h.SetCoalesce("lo", 7); err == nil || !strings.Contains(err.Error(), "Cannot set coalesce info on 'lo'") {
+		t.Errorf("loopback: %v", err)
+	}
+	if err := h.SetCoalesce("none", 7); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("a missing link: %v", err)
+	}
+	if _, err := h.OpenTap(TapConfig{Owner: -1, Device: "/dev/does-not-exist"}); err == nil || !strings.Contains(err.Error(), "/dev/does-not-exist") {
+		t.Errorf("a missing device: %v", err)
+	}
+}
+
 func TestGuestStatsAreSwapped(t *testing.T) {
 	h := inNamespace(t)
 	tap := openTap(t, h, TapConfig{Owner: -1})
@@ -186,8 +210,8 @@ func TestGuestStatsAreSwapped(t *testing.T) {
 }
 
 func TestOpenVhostNet(t *testing.T) {
-	files, err := (&Host{}).OpenVhostNet(2)
-	if _, statErr := os.Stat(vhostNetDevice); statErr != nil {
+	files, err := (&Host{}).OpenVhostNet("", 2)
+	if _, statErr := os.Stat(VhostNetDevice); statErr != nil {
 		if !virterr.Is(err, virterr.ConfigUnsupported) || !strings.Contains(err.Error(), "vhost-net was requested for an interface, but is unavailable") {
 			t.Errorf("without the device: %v", err)
 		}

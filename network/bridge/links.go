@@ -20,8 +20,8 @@ type Links interface {
 	DeleteMacvtap(name string, index int, mac []byte) error
 	// ApplyRxFilter makes a macvtap receive what its guest wants to receive.
 	ApplyRxFilter(name string, f RxFilter) error
-	// OpenVhostNet returns n descriptors of /dev/vhost-net, one for each queue pair.
-	OpenVhostNet(n int) ([]*os.File, error)
+	// OpenVhostNet returns n descriptors of path, one for each queue pair; "" is VhostNetDevice.
+	OpenVhostNet(path string, n int) ([]*os.File, error)
 	// AddBridge creates a bridge and sets it up.
 	AddBridge(c BridgeConfig) error
 	// Delete removes a bridge, tap or macvtap. One that does not exist is not an error: the wanted state is reached.
@@ -35,6 +35,8 @@ type Links interface {
 	SetVLAN(bridge, port string, v portconf.VLAN) error
 	// SetBandwidth limits what the guest behind a tap receives and sends.
 	SetBandwidth(name string, b portconf.Bandwidth) error
+	// SetCoalesce says how many frames that a guest sends its tap gathers at most before the host looks at them; 0 gathers none.
+	SetCoalesce(name string, frames uint32) error
 	// ShapeBridge limits what comes into a network by its bridge and leaves it, and keeps rates free for interfaces.
 	ShapeBridge(name string, b portconf.Bandwidth, floors []Floor) error
 	// SetMTU sets the MTU of a link in bytes.
@@ -72,6 +74,10 @@ type TapConfig struct {
 	// VLAN is what the port of the bridge is a member of, Bandwidth what the guest may receive and send.
 	VLAN      portconf.VLAN
 	Bandwidth portconf.Bandwidth
+	// Device is what the tap is opened of; "" is /dev/net/tun.
+	Device string
+	// Coalesce is as for Links.SetCoalesce.
+	Coalesce uint32
 }
 
 // Tap is an open tap or macvtap. The caller owns the files.

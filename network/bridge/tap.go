@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -36,10 +37,17 @@ func (h *Host) OpenTap(c TapConfig) (*Tap, error) {
 	}
 	if c.Unmanaged {
 		t, err := h.openExisting(c)
-		if err == nil && c.Bandwidth.Limited() {
-			if err = h.SetBandwidth(t.Name, c.Bandwidth); err != nil {
-				t.Close()
-			}
+		if err != nil {
+			return nil, err
+		}
+		if c.Bandwidth.Limited() {
+			err = h.SetBandwidth(t.Name, c.Bandwidth)
+		}
+		if err == nil && c.Coalesce != 0 {
+			err = h.SetCoalesce(t.Name, c.Coalesce)
+		}
+		if err != nil {
+			t.Close()
 		}
 		return t, err
 	}
@@ -99,7 +107,7 @@ func (h *Host) createTap(c TapConfig) (t *Tap, created bool, err error) {
 			t, err := attachTap(tun, c)
 			return t, false, err
 		}
-		t, err := openTapQueues(c.Name, c.Queues, c.Queues > 1, true)
+		t, err := openTapQueues(c, c.Name, c.Queues > 1, true)
 		return t, true, err
 	}
 	for range 100 {
@@ -107,7 +115,7 @@ func (h *Host) createTap(c TapConfig) (t *Tap, created bool, err error) {
 		if err != nil {
 			return nil, false, err
 		}
-		t, err := openTapQueues(name, c.Queues, c.Queues > 1, true)
+		t, err := openTapQueues(c, name, c.Queues > 1, true)
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 			continue // somebody took the name in between
 		}
@@ -126,18 +134,18 @@ func attachTap(tun *netlink.Tuntap, c TapConfig) (*Tap, error) {
 		return nil, virterr.New(virterr.ConfigUnsupported,
 			"tap device %s has one queue and %d are wanted: make it with 'ip tuntap add dev %s mode tap multi_queue vnet_hdr'", c.Name, c.Queues, c.Name)
 	}
-	return openTapQueues(c.Name, c.Queues, multi, false)
+	return openTapQueues(c, c.Name, multi, false)
 }
 
-// openTapQueues opens n queues of the tap called name. With exclusive it must not exist before.
-func openTapQueues(name string, n int, multi, exclusive bool) (*Tap, error) {
+// openTapQueues opens the queues of the tap called name. With exclusive it must not exist before.
+func openTapQueues(c TapConfig, name string, multi, exclusive bool) (*Tap, error) {
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if multi {
 		flags |= unix.IFF_MULTI_QUEUE
 	}
 	t := &Tap{Name: name}
-	for i := range n {
-		f, err := openQueue(name, flags, exclusive && i == 0)
+	for i := range c.Queues {
+		f, err := openQueue(cmp.Or(c.Device, tunDevice), name, flags, exclusive && i == 0)
 		if err != nil {
 			t.Close()
 			return nil, err
@@ -157,10 +165,10 @@ func openTapQueues(name string, n int, multi, exclusive bool) (*Tap, error) {
 	return t, nil
 }
 
-func openQueue(name string, flags uint16, exclusive bool) (*os.File, error) {
-	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+func openQueue(device, name string, flags uint16, exclusive bool) (*os.File, error) {
+	fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, virterr.New(virterr.SystemError, "Unable to open %s, is tun module loaded?: %w", tunDevice, errno(err))
+		return nil, virterr.New(virterr.SystemError, "Unable to open %s, is tun module loaded?: %w", device, errno(err))
 	}
 	ifr, err := unix.NewIfreq(name)
 	if err == nil {
@@ -174,7 +182,7 @@ func openQueue(name string, flags uint16, exclusive bool) (*os.File, error) {
 		unix.Close(fd)
 		return nil, tapError(name, err)
 	}
-	return os.NewFile(uintptr(fd), tunDevice+":"+name), nil
+	return os.NewFile(uintptr(fd), device+":"+name), nil
 }
 
 // tapError explains why the kernel refused a tap.
@@ -265,6 +273,11 @@ func (h *Host) setUpTap(t *Tap, c TapConfig) error {
 	}
 	if c.Bandwidth.Limited() {
 		if err := h.SetBandwidth(t.Name, c.Bandwidth); err != nil {
+			return err
+		}
+	}
+	if c.Coalesce != 0 {
+		if err := h.SetCoalesce(t.Name, c.Coalesce); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"errors"
 	"os"
 
@@ -9,13 +10,15 @@ import (
 	"virtd/virterr"
 )
 
-const vhostNetDevice = "/dev/vhost-net"
+// VhostNetDevice is where the kernel's vhost-net is opened.
+const VhostNetDevice = "/dev/vhost-net"
 
 // OpenVhostNet implements Links.
-func (h *Host) OpenVhostNet(n int) ([]*os.File, error) {
+func (h *Host) OpenVhostNet(path string, n int) ([]*os.File, error) {
+	path = cmp.Or(path, VhostNetDevice)
 	var files []*os.File
 	for range n {
-		fd, err := unix.Open(vhostNetDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
 			for _, f := range files {
 				f.Close()
@@ -25,9 +28,9 @@ func (h *Host) OpenVhostNet(n int) ([]*os.File, error) {
 				hint = " (load the kernel module vhost_net)"
 			}
 			return nil, virterr.New(virterr.ConfigUnsupported,
-				"vhost-net was requested for an interface, but is unavailable: open %s: %w%s", vhostNetDevice, errno(err), hint)
+				"vhost-net was requested for an interface, but is unavailable: open %s: %w%s", path, errno(err), hint)
 		}
-		files = append(files, os.NewFile(uintptr(fd), vhostNetDevice))
+		files = append(files, os.NewFile(uintptr(fd), path))
 	}
 	return files, nil
 }

@@ -1,6 +1,7 @@
 package net
 
 import (
+	"errors"
 	"fmt"
 
 	"virtd/hypervisor/virtio"
@@ -16,6 +17,8 @@ type Config struct {
 	// Stream is a connected stream socket in place of taps, where Streams is set: see stream.
 	Stream  int
 	Streams bool
+	// User is who moves the packets in place of taps, where it is set.
+	User *User
 	// Vhosts has an open /dev/vhost-net for each queue pair, or is empty: then packets are moved by the engine.
 	Vhosts   []int
 	MTU      int  // bytes told to the driver; 0 tells none
@@ -24,11 +27,24 @@ type Config struct {
 	RxQueueSize, TxQueueSize int
 	// Offloads switches features by libvirt's names (hypervisor.NIC.Offloads); absent is on.
 	Offloads map[string]bool
+	// NoEventIdx does not offer VIRTIO_F_EVENT_IDX; Standby offers VIRTIO_NET_F_STANDBY.
+	NoEventIdx, Standby bool
 	// RxFilterChanged is called when the driver changed what it wants to receive, at most once until RxFilter is called. It
 	// must not block. Nil tells nobody.
 	RxFilterChanged func()
+	// BackendChanged is called with what Backend returns when that changes after New. It must not block. Nil tells nobody.
+	BackendChanged func(name string, refused error)
 	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
 	Log func(format string, args ...any)
+}
+
+// User is a vhost-user back end of a device.
+type User struct {
+	Conn   int // connected stream socket
+	Listen int // listening one, to which later back ends connect; -1: Reconnect brings them
+	Pairs  int // queue pairs, 1 to MaxPairs
+	// Changed is called when the back end came or went. It must not block. Nil tells nobody.
+	Changed func(connected bool)
 }
 
 // MaxPairs is the largest number of queue pairs.
@@ -64,6 +80,7 @@ const (
 	featureGuestUSO4     uint64 = 1 << 54 // VIRTIO_NET_F_GUEST_USO4
 	featureGuestUSO6     uint64 = 1 << 55 // VIRTIO_NET_F_GUEST_USO6
 	featureHostUSO       uint64 = 1 << 56 // VIRTIO_NET_F_HOST_USO
+	featureStandby       uint64 = 1 << 62 // VIRTIO_NET_F_STANDBY
 )
 
 // headerSize is the size of struct virtio_net_hdr with num_buffers, which every VERSION_1 device uses (5.1.6), and
@@ -78,10 +95,18 @@ const maxPacket = headerSize + 14 + 8 + 65535
 
 // check refuses a Config that virtd should not have made.
 func (c *Config) check() error {
+	if c.User != nil {
+		if c.Streams || len(c.Taps)+len(c.Vhosts) != 0 {
+			return errors.New("a vhost-user socket beside taps or another socket")
+		}
+		if c.User.Pairs < 1 || c.User.Pairs > MaxPairs {
+			return fmt.Errorf("%d queue pairs: 1 to %d are possible", c.User.Pairs, MaxPairs)
+		}
+	}
 	if c.Streams && len(c.Taps)+len(c.Vhosts) != 0 {
 		return fmt.Errorf("a stream socket beside %d tap queues and %d vhost descriptors", len(c.Taps), len(c.Vhosts))
 	}
-	if !c.Streams && (len(c.Taps) < 1 || len(c.Taps) > MaxPairs) {
+	if !c.Streams && c.User == nil && (len(c.Taps) < 1 || len(c.Taps) > MaxPairs) {
 		return fmt.Errorf("%d tap queues: 1 to %d are possible", len(c.Taps), MaxPairs)
 	}
 	if len(c.Vhosts) != 0 && len(c.Vhosts) != len(c.Taps) {
@@ -136,10 +161,16 @@ var offloadFeatures = map[string]uint64{
 func offer(c *Config, tunOffloads uint) uint64 {
 	f := featureMAC | featureStatus | featureCtrlVQ | featureCtrlRx | featureCtrlRxExtra | featureCtrlMAC | featureMrgRxbuf |
 		virtio.FeatureIndirectDesc | virtio.FeatureEventIdx
+	if c.NoEventIdx {
+		f &^= virtio.FeatureEventIdx
+	}
+	if c.Standby {
+		f |= featureStandby
+	}
 	if c.MTU != 0 {
 		f |= featureMTU
 	}
-	if len(c.Taps) > 1 {
+	if len(c.Taps) > 1 || c.User != nil && c.User.Pairs > 1 {
 		f |= featureMQ
 	}
 	f |= guestFeatures(tunOffloads)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"virtd/hypervisor/vhostuser"
 	"virtd/hypervisor/virtio"
 )
 
@@ -19,9 +20,10 @@ type Device struct {
 	taps     []tap
 	counters []counters
 	vhosts   []kernelPair // one for each pair, or none
+	user     *vhostuser.Backend
 
 	linkDown atomic.Bool // SetLink's word
-	tapLost  atomic.Bool // the host's tap was deleted
+	tapLost  atomic.Bool // the host's tap was deleted, or the process that moves the packets is gone
 	pairs    atomic.Int32
 
 	// The transport's calls come one at a time; mu orders them with the control queue and SetLink.
@@ -32,6 +34,7 @@ type Device struct {
 	filterAsked bool
 	offloads    uint64 // guest features now in force at the tap
 	restored    bool   // offloads comes from a saved state, not from the features
+	refused     error  // why packets go through the engine though vhost was asked for
 	env         *virtio.Env
 	data        backend
 	control     *control
@@ -47,9 +50,13 @@ type backend interface {
 
 var _ virtio.Device = (*Device)(nil)
 
-// New checks cfg against the host and makes the device. On error the descriptors stay the caller's.
+// New checks cfg against the host and makes the device. On error the descriptors stay the caller's, but for those of a
+// vhost-user back end, which are closed.
 func New(cfg Config) (*Device, error) {
 	if err := cfg.check(); err != nil {
+		if cfg.User != nil {
+			closeUser(cfg.User)
+		}
 		return nil, fmt.Errorf("%s: %w", cfg.ID, err)
 	}
 	for _, fd := range cfg.Taps {
@@ -65,9 +72,18 @@ func New(cfg Config) (*Device, error) {
 		}
 		ops = noTap{}
 	}
+	if cfg.User != nil {
+		ops = userTap{}
+	}
 	d, err := newDevice(cfg, ops)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.User != nil {
+		if err := d.openUser(); err != nil {
+			return nil, err
+		}
+		return d, nil
 	}
 	d.openVhost()
 	d.features = d.vhostFeatures(d.features)
@@ -82,6 +98,12 @@ func newDevice(cfg Config, ops tapOps) (*Device, error) {
 	}
 	if cfg.Streams {
 		d.taps = append(d.taps, tap{fd: cfg.Stream, ops: ops, stream: newStream(cfg.Stream)})
+	}
+	if cfg.User != nil {
+		d.taps = make([]tap, cfg.User.Pairs)
+		for i := range d.taps {
+			d.taps[i] = tap{fd: -1, ops: ops}
+		}
 	}
 	for _, fd := range cfg.Taps {
 		if err := unix.SetNonblock(fd, true); err != nil {
@@ -99,6 +121,10 @@ func newDevice(cfg Config, ops tapOps) (*Device, error) {
 // Close releases the descriptors. The device is not active.
 func (d *Device) Close() {
 	d.closeVhost()
+	if d.user != nil {
+		d.user.Close()
+		return
+	}
 	for i := range d.taps {
 		unix.Close(d.taps[i].fd)
 	}
@@ -252,6 +278,9 @@ func (d *Device) Reset() {
 	d.env = nil
 	d.changeFilter(func() { d.mac, d.filter = d.cfg.MAC, newFilter() })
 	d.offloads, d.restored = 0, false
+	if d.user != nil {
+		d.user.Forget()
+	}
 	_ = d.taps[0].setOffloads(0) // the next driver's choice follows at Activate
 	d.steer(1)
 }
@@ -301,6 +330,9 @@ func checkStream(fd int) error {
 // Reconnect gives the device another stream socket, which is the device's from then on, also when it fails: the process at
 // the other end of the first was replaced. Packets on the way are lost.
 func (d *Device) Reconnect(fd int) error {
+	if d.user != nil {
+		return d.user.Replace(fd)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.cfg.Streams {

@@ -495,10 +495,30 @@ func TestFeaturesOffered(t *testing.T) {
 			base | unix.TUN_F_USO4 | unix.TUN_F_USO6, featureCsum | featureHostTSO4 | featureHostTSO6 | featureHostECN | featureHostUSO},
 		{"switches", Config{Taps: make([]int, 4), MTU: 1500, Offloads: map[string]bool{"guest.tso4": false, "host.mrg_rxbuf": false, "guest.csum": true}},
 			base | unix.TUN_F_USO4 | unix.TUN_F_USO6, featureGuestTSO4 | featureMrgRxbuf},
+		{"no event index", Config{Taps: make([]int, 4), MTU: 1500, NoEventIdx: true}, base | unix.TUN_F_USO4 | unix.TUN_F_USO6, virtio.FeatureEventIdx},
 	} {
 		if got := offer(&c.cfg, c.tun); got != all&^c.without {
 			t.Errorf("%s: features differ by %#x", c.name, got^(all&^c.without))
 		}
+	}
+}
+
+// TestWithoutEventIndex moves packets with the ring flags that came before the event index.
+func TestWithoutEventIndex(t *testing.T) {
+	f := newFixture(t, 1, allNet, func(c *Config) { c.NoEventIdx, c.Standby = true, true })
+	if f.dev.Features()&featureStandby == 0 || f.tr.Env.Features&virtio.FeatureEventIdx != 0 {
+		t.Fatalf("features %#x, in use %#x", f.dev.Features(), f.tr.Env.Features)
+	}
+	for n := range 3 {
+		want := pattern(100 + n)
+		bufs := f.offerRx(0, 1, 2048)
+		f.fromHost(0, want)
+		wantBytes(t, "received", f.receiveFrame(0, bufs), want)
+		whole := append(make([]byte, headerSize), want...)
+		f.tx(0).Add(f.put(whole))
+		virtiotest.Eventually(t, "the device asks for kicks", f.tx(0).WantsKick)
+		f.tx(0).Kick()
+		wantBytes(t, "sent", f.toHost(0), whole)
 	}
 }
 

@@ -216,17 +216,20 @@ func (p *peer) results() []string {
 // guest runs script in a Linux guest with one NIC and returns what it printed.
 func guest(t *testing.T, tap, driver string, queues int, script string) string {
 	t.Helper()
+	nic := hypervisor.NIC{ID: "net0", Address: hypervisor.PCIAddress{Slot: 4}, MAC: "52:54:00:00:00:02", Driver: driver, Queues: queues}
+	return guestWith(t, []string{tap}, script, nic)
+}
+
+// guestWith is guest with NICs that are described but for their files, each on a tap.
+func guestWith(t *testing.T, taps []string, script string, nics ...hypervisor.NIC) string {
+	t.Helper()
 	k := labtest.Kernel("6.1")
 	initrd := labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": "#!/bin/bash\n" + script})
-	nic := hypervisor.NIC{ID: "net0", Address: hypervisor.PCIAddress{Slot: 4}, MAC: "52:54:00:00:00:02", Driver: driver, Queues: queues}
 	open := map[hypervisor.FileName]string{"kernel": k.Image, "initrd": initrd, "serial": "stdio"}
-	for i := range queues {
-		f := hypervisor.FileName(fmt.Sprint("tap", i))
-		open[f], nic.Taps = "tap:"+tap, append(nic.Taps, f)
-		if driver == "vhost" {
-			f := hypervisor.FileName(fmt.Sprint("vhost", i))
-			open[f], nic.Vhosts = "/dev/vhost-net", append(nic.Vhosts, f)
-		}
+	queues := 0
+	for i := range nics {
+		queues += nics[i].Queues
+		openQueues(open, &nics[i], taps[i])
 	}
 	config, err := json.Marshal(map[string]any{"open": open, "config": hypervisor.Config{
 		Version: 1, Name: "labnet", Machine: hypervisor.MachineQ35,
@@ -235,12 +238,30 @@ func guest(t *testing.T, tap, driver string, queues int, script string) string {
 		Boot:   hypervisor.Boot{Kernel: "kernel", Initrd: "initrd", Cmdline: labtest.QuietCmdline + " lab.net=eth0:10.9.0.2/24@10.9.0.1"},
 		Clock:  hypervisor.Clock{PIT: true}, OnReboot: hypervisor.ActionStop, OnCrash: hypervisor.ActionStop,
 		Serials: []hypervisor.Serial{{ID: "serial0", Chardev: hypervisor.Chardev{Type: "unix", File: "serial"}}},
-		NICs:    []hypervisor.NIC{nic},
+		NICs:    nics,
 		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return boot(t, config)
+}
+
+// openQueues names the files of a NIC's queues.
+func openQueues(open map[hypervisor.FileName]string, nic *hypervisor.NIC, tap string) {
+	for i := range nic.Queues {
+		f := hypervisor.FileName(fmt.Sprint(nic.ID, "tap", i))
+		open[f], nic.Taps = "tap:"+tap, append(nic.Taps, f)
+		if nic.Driver == "vhost" {
+			f := hypervisor.FileName(fmt.Sprint(nic.ID, "vhost", i))
+			open[f], nic.Vhosts = "/dev/vhost-net", append(nic.Vhosts, f)
+		}
+	}
+}
+
+// boot runs a guest to the end of its script.
+func boot(t *testing.T, config []byte) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.json")
 	if err := os.WriteFile(path, config, 0o600); err != nil {
 		t.Fatal(err)
@@ -267,4 +288,51 @@ func guest(t *testing.T, tap, driver string, queues int, script string) string {
 		t.Fatalf("the guest's script ended with %s:\n%s", rc, text)
 	}
 	return text
+}
+
+// TestLabDriverOptions boots a guest on interfaces whose transport, rings and offloads are not as usual, and asks its driver.
+func TestLabDriverOptions(t *testing.T) {
+	labtest.Need(t, labtest.KVM, labtest.Tun, labtest.VhostNet)
+	odd := hypervisor.NIC{
+		ID: "net0", Address: hypervisor.PCIAddress{Slot: 4}, MAC: "52:54:00:00:00:02", Driver: "vhost", Queues: 1,
+		MTU: 1400, RxQueueSize: 512, TxQueueSize: 1024, NoEventIdx: true,
+		Offloads:  map[string]bool{"host.tso4": false, "guest.tso4": false, "guest.tso6": false, "host.mrg_rxbuf": false},
+		Transport: hypervisor.Transport{AccessPlatform: true, PagePerVQ: true, NoIOEventFD: true},
+	}
+	standby := hypervisor.NIC{ID: "net1", Address: hypervisor.PCIAddress{Slot: 5}, MAC: "52:54:00:00:00:03", Driver: "qemu", Queues: 1, Standby: true}
+	standby.PagePerVQ, standby.AccessPlatform = true, true
+	taps := []string{bridge(t, 1), "labn1"}
+	if out, err := exec.Command("ip", "tuntap", "add", "dev", taps[1], "mode", "tap", "vnet_hdr").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	defer exec.Command("ip", "link", "del", taps[1]).Run()
+	out := guestWith(t, taps, `ping -c 3 -W 5 10.9.0.1 || exit 1
+for d in /sys/bus/virtio/devices/*; do echo "FEATURES $(basename $(readlink -f $d/..)) $(cat $d/features)"; done
+cat /sys/class/net/eth0/mtu | sed 's/^/MTU /'
+ethtool -g eth0 | sed -n '/Current/,$ s/^\(.X\):[[:space:]]*/RING \1 /p'
+ethtool -k eth0 | sed -n 's/tx-tcp-segmentation/TSO/p'
+echo STANDBY $(grep -l 52:54:00:00:00:03 /sys/class/net/*/address | wc -l)
+exit 0
+`, odd, standby)
+	for _, want := range []string{"MTU 1400\n", "RING RX 512\n", "RING TX 1024\n", "TSO: off [fixed]", "STANDBY 2\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the guest does not say %q:\n%s", want, out)
+		}
+	}
+	const eventIdx, accessPlatform, isStandby, mergeable = 29, 33, 62, 15
+	for slot, want := range map[string]map[int]byte{
+		"0000:00:04.0": {eventIdx: '0', accessPlatform: '1', isStandby: '0', mergeable: '0'},
+		"0000:00:05.0": {eventIdx: '1', accessPlatform: '1', isStandby: '1', mergeable: '1'},
+	} {
+		m := regexp.MustCompile(`FEATURES ` + slot + ` ([01]{64})`).FindStringSubmatch(out)
+		if m == nil {
+			t.Errorf("no features of %s:\n%s", slot, out)
+			continue
+		}
+		for bit, value := range want {
+			if m[1][bit] != value {
+				t.Errorf("%s: feature %d is %c: %s", slot, bit, m[1][bit], m[1])
+			}
+		}
+	}
 }

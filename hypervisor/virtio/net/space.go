@@ -58,9 +58,10 @@ func (d *Device) SetLink(up bool) {
 	d.env.ConfigChanged()
 }
 
-// switchLink makes the backend act on the new link state: workers look at it, vhost hands over to workers or back.
+// switchLink makes the backend act on the new link state: workers look at it, vhost hands over to workers or back, and
+// vhost-user stops or starts.
 func (d *Device) switchLink() error {
-	if len(d.vhosts) > 0 {
+	if len(d.vhosts) > 0 || d.user != nil {
 		d.data.stop()
 		d.data = nil
 		return d.startData()

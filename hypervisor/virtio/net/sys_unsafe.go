@@ -20,6 +20,17 @@ func writev(fd int, iov []unix.Iovec) (int, unix.Errno) {
 	return int(n), e
 }
 
+// epollWait waits for so many milliseconds, which must be few: the scheduler does not know of it. A signal that it sends ends
+// the wait with EINTR.
+func epollWait(fd int, events []unix.EpollEvent, timeout int) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)),
+		uintptr(timeout), 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
 // recv and send are the same for sockets. A far end that is gone is an error and never a signal.
 
 func recv(fd int, p []byte) (int, unix.Errno) {

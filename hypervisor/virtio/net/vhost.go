@@ -21,12 +21,47 @@ type kernelPair interface {
 	Close() error
 }
 
+// Names of who moves packets, as libvirt has them for <driver name=>. A vhost-user back end has none.
+const (
+	BackendKernel = "vhost"
+	BackendEngine = "qemu"
+)
+
+// Backend tells who moves the packets while the link is up, and when that is not who was asked for, why. Safe for concurrent
+// use.
+func (d *Device) Backend() (name string, refused error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.backendName(), d.refused
+}
+
+func (d *Device) backendName() string {
+	switch {
+	case d.user != nil:
+		return ""
+	case len(d.cfg.Vhosts) == 0 || d.refused != nil:
+		return BackendEngine
+	}
+	return BackendKernel
+}
+
+// setRefused notes whether the kernel takes the rings. The caller holds mu, or nobody else has the device.
+func (d *Device) setRefused(err error) {
+	was := d.refused
+	if d.refused = err; err != nil {
+		d.cfg.Log("%s: %v; packets go through the engine instead", d.cfg.ID, err)
+	}
+	if (was == nil) != (err == nil) && d.cfg.BackendChanged != nil {
+		d.cfg.BackendChanged(d.backendName(), err)
+	}
+}
+
 // openVhost takes the vhost descriptors. When the kernel does not play along the device works without, and says so.
 func (d *Device) openVhost() {
 	for i, fd := range d.cfg.Vhosts {
 		n, err := vhost.Open(fd)
 		if err != nil {
-			d.cfg.Log("%s: queue pair %d: %v; packets go through the engine instead", d.cfg.ID, i, err)
+			d.setRefused(fmt.Errorf("queue pair %d: %w", i, err))
 			d.closeVhost()
 			for _, fd := range d.cfg.Vhosts[i:] {
 				unix.Close(fd)
@@ -85,13 +120,19 @@ func (k *kernelBackend) poke(int) {}
 
 // startData chooses who moves packets. While the link is down it is the workers, which drop them.
 func (d *Device) startData() error {
+	if d.user != nil {
+		var err error
+		d.data, err = d.startUser()
+		return err
+	}
 	if len(d.vhosts) > 0 && d.linkUp() {
 		k, err := d.startVhost()
 		if err == nil {
 			d.data = k
+			d.setRefused(nil)
 			return nil
 		}
-		d.cfg.Log("%s: %v; packets go through the engine instead", d.cfg.ID, err)
+		d.setRefused(err)
 	}
 	ws, err := d.startWorkers()
 	if err != nil {

@@ -2,6 +2,7 @@ package net
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -51,6 +52,7 @@ func newVhostFixture(t *testing.T, pairs int, refuse error) (*fixture, []*fakePa
 	f := newFixture(t, pairs, allNet)
 	f.dev.Reset()
 	var fakes []*fakePair
+	f.dev.cfg.Vhosts = make([]int, pairs)
 	for range pairs {
 		p := &fakePair{refuse: refuse}
 		fakes = append(fakes, p)
@@ -113,10 +115,27 @@ func TestVhostLink(t *testing.T) {
 // TestVhostRefuses checks that packets go through the engine when the kernel does not want the rings.
 func TestVhostRefuses(t *testing.T) {
 	f, fakes := newVhostFixture(t, 1, unix.EPERM)
+	if name, why := f.dev.Backend(); name != BackendEngine || !errors.Is(why, unix.EPERM) {
+		t.Errorf("back end %s, because of %v", name, why)
+	}
 	bufs := f.offerRx(0, 1, 2048)
 	f.fromHost(0, pattern(100))
 	wantBytes(t, "received", f.receiveFrame(0, bufs), pattern(100))
-	if d := cmp.Diff([]string{"start"}, fakes[0].calls); d != "" {
+	fakes[0].refuse = nil
+	var told []string
+	f.dev.cfg.BackendChanged = func(name string, why error) { told = append(told, fmt.Sprint(name, " ", why)) }
+	for range 2 { // the second brings no news
+		f.dev.Reset()
+		f.newDriver()
+	}
+	if name, why := f.dev.Backend(); name != BackendKernel || why != nil {
+		t.Errorf("back end %s, %v once the kernel wants them", name, why)
+	}
+	if d := cmp.Diff([]string{"vhost <nil>"}, told); d != "" {
+		t.Errorf("told (-want +got):\n%s", d)
+	}
+	f.dev.Reset()
+	if d := cmp.Diff([]string{"start", "start", "stop", "start", "stop"}, fakes[0].calls); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 }
@@ -130,6 +149,9 @@ func TestVhostNotOpened(t *testing.T) {
 	said := false
 	f.dev.cfg.Vhosts, f.dev.cfg.Log = []int{null}, func(string, ...any) { said = true }
 	f.dev.openVhost()
+	if name, why := f.dev.Backend(); name != BackendEngine || why == nil {
+		t.Errorf("back end %s, %v", name, why)
+	}
 	if len(f.dev.vhosts) != 0 || !said {
 		t.Errorf("%d pairs on /dev/null, said so: %v", len(f.dev.vhosts), said)
 	}

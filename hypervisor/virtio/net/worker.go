@@ -155,12 +155,12 @@ func (w *worker) loop() error {
 		if more || w.arm() {
 			continue
 		}
-		n, err := unix.EpollWait(w.epoll, events[:], -1)
-		if err != nil && err != unix.EINTR {
+		n, err := w.wait(events[:])
+		if err != nil {
 			return fmt.Errorf("wait for packets: %w", err)
 		}
 		w.disarm()
-		for i := range max(n, 0) {
+		for i := range n {
 			switch events[i].Fd {
 			case tagTap:
 				w.tapReady = true
@@ -170,6 +170,31 @@ func (w *worker) loop() error {
 		}
 	}
 	return nil
+}
+
+// attention is how long a worker waits for the next packet with its P in hand, in milliseconds. A wait that Go's scheduler
+// knows of costs much more than the system call: the monitor thread wakes every 20 microseconds to take the P away, and a
+// futex call wakes that thread in turn. So with packets on their way the scheduler is left out, and it gets the P when they
+// pause. The engine has a P for each queue.
+const attention = 1
+
+// wait sleeps until there is something to do. Any wake-up may be for nothing.
+func (w *worker) wait(events []unix.EpollEvent) (int, error) {
+	n, e := epollWait(w.epoll, events, attention)
+	switch {
+	case e == unix.EINTR:
+		runtime.Gosched() // the collector, or the monitor, wants this goroutine to stop for a moment
+		return 0, nil
+	case e != 0:
+		return 0, e
+	case n > 0:
+		return n, nil
+	}
+	n, err := unix.EpollWait(w.epoll, events, -1)
+	if err == unix.EINTR {
+		return 0, nil
+	}
+	return max(n, 0), err
 }
 
 // pass gives each direction one budget. It reports whether one of them has more to do.

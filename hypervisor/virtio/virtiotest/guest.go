@@ -49,6 +49,7 @@ type Guest struct {
 	Function   *pci.Function
 	Interrupts *Interrupts
 	Bus        bus.Space
+	Stride     uint64 // bytes from doorbell to doorbell
 }
 
 // wiring gives all pins the controller's line.
@@ -62,7 +63,7 @@ func (w wiring) Watch(slot, pin uint8, tell func(int)) func() { return func() {}
 // Attach puts the transport's function on a bus of its own with BARs assigned and memory and bus mastering on.
 func Attach(t testing.TB, c *Interrupts, p *virtio.PCI) *Guest {
 	t.Helper()
-	g := &Guest{Function: p.Function(), Interrupts: c}
+	g := &Guest{Function: p.Function(), Interrupts: c, Stride: 4}
 	root := pci.NewRoot(pci.RootConfig{Memory: &g.Bus, Ports: &bus.Space{}, Interrupts: wiring{c}})
 	if err := root.Add(pci.Address{Slot: 1}, g.Function); err != nil {
 		t.Fatal(err)
@@ -176,4 +177,4 @@ func (g *Guest) Start(t testing.TB, features uint64, rings ...*Ring) {
 func (g *Guest) Vector(p *virtio.PCI, i int) *MSI { return p.MSIX().Vector(i).(*MSI) }
 
 // Kick rings the doorbell of queue i.
-func (g *Guest) Kick(i int) { g.Write(NotifyAt+4*uint64(i), 2, uint64(i)) }
+func (g *Guest) Kick(i int) { g.Write(NotifyAt+g.Stride*uint64(i), 2, uint64(i)) }

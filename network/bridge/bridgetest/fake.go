@@ -187,8 +187,8 @@ func (f *Fake) ApplyRxFilter(name string, filter bridge.RxFilter) error {
 }
 
 // OpenVhostNet implements bridge.Links.
-func (f *Fake) OpenVhostNet(n int) ([]*os.File, error) {
-	err := f.enter("OpenVhostNet", "")
+func (f *Fake) OpenVhostNet(path string, n int) ([]*os.File, error) {
+	err := f.enter("OpenVhostNet", path)
 	defer f.mu.Unlock()
 	if err == nil && f.NoVhost {
 		err = virterr.New(virterr.ConfigUnsupported, "vhost-net was requested for an interface, but is unavailable")
@@ -279,6 +279,11 @@ func (f *Fake) SetBandwidth(name string, b portconf.Bandwidth) error {
 		f.Bandwidths[l.Name] = b
 		return nil
 	})
+}
+
+// SetCoalesce implements bridge.Links.
+func (f *Fake) SetCoalesce(name string, frames uint32) error {
+	return f.change("SetCoalesce", name, func(*bridge.Link) error { return nil })
 }
 
 // ShapeBridge implements bridge.Links.

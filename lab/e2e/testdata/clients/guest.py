@@ -72,5 +72,5 @@ try:
 except libvirt.libvirtError as e:
     print("error", e.get_error_code(), e.get_error_domain(), e.get_error_message())
 dom.shutdown()
-seen.take(3, 60)
+seen.take(2, 60)
 print("state", dom.state())

@@ -1,0 +1,16 @@
+// Package vhostuser hands virtqueues to another process: the front end of the vhost-user protocol (QEMU's
+// docs/interop/vhost-user). The back end maps guest RAM, takes kicks from the doorbells' eventfds and raises interrupts
+// through the queues' irqfds; the engine is not in the path.
+//
+// A back end may come and go. While there is none the rings stand still, and the next one serves on where the last one was
+// when it stopped, also when it was killed: the queues' positions are read from the rings, and what was in flight comes
+// from the buffer in which back ends keep account (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD), from the order in which packets
+// come back, or from an account of ours (virtio.Follower).
+//
+// A back end reaches all guest RAM and can do to the guest what it likes. What it says on its socket is checked all the
+// same, and no answer, or a wrong one, ends the connection: the engine goes on, and no vCPU waits longer than three seconds.
+//
+// The package leaves out packed rings, the IOTLB, the back end's own channel, dirty logging (a machine is saved standing
+// still) and postcopy. It never connects to a path: descriptors of connections and of listening sockets are handed in.
+// Start reading at Backend.
+package vhostuser

@@ -58,6 +58,7 @@ func (b *Backend) handle(request uint32, payload []byte, fds []int) (reply []byt
 	case GetVringBase:
 		r := b.ring(first)
 		r.stop()
+		r.enabled = false // so that Enabled tells of the next start
 		return append(le.AppendUint32(nil, first), le.AppendUint32(nil, r.base)...), -1, nil
 	case GetConfig:
 		return append(payload[:12:12], b.space[first:first+second]...), -1, nil

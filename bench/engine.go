@@ -124,6 +124,17 @@ func brief(b []byte) string {
 	return string(b[:most]) + "\n...\n" + string(b[len(b)-most:])
 }
 
+// interactive waits for the guest's shell and makes it fit for command.
+func (e *engine) interactive() error {
+	if _, err := e.expect("LAB-GUEST: shell"); err != nil {
+		return err
+	}
+	// The shell echoes long lines with many movements of the cursor, and the emulated host has stopped in the middle of
+	// such output, with either engine.
+	_, err := e.command("set +o emacs; stty -echo")
+	return err
+}
+
 // command types a shell command and returns what it printed.
 func (e *engine) command(cmd string) (string, error) {
 	// the echo of the typed line must not look like the marks

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -23,9 +24,17 @@ type guest struct {
 	disks          []disk
 	tap            string // "" is no network
 	mac            string
-	driver         string // who moves the tap's packets: qemu, or vhost
+	model          string // of the interface: modelVirtio, or modelE1000E
+	driver         string // who moves the tap's packets to virtio-net: qemu, or vhost
 	queues         int    // pairs of the interface, and vCPUs
+	function       string // a PCI function of the host that the guest has, by its address
 }
+
+// Models of the interface on a tap.
+const (
+	modelVirtio = ""       // virtio-net
+	modelE1000E = "e1000e" // an emulated card, of the peer only
+)
 
 type disk struct {
 	path, serial string
@@ -64,13 +73,16 @@ func (g guest) qemu(board string) []string {
 	}
 	if g.tap != "" {
 		netdev := "tap,id=n,script=no,downscript=no,vhost=" + map[bool]string{true: "on", false: "off"}[g.driver == driverVhost]
-		device := "virtio-net-pci,netdev=n,mac=" + g.mac
+		device := cmp.Or(g.model, "virtio-net-pci") + ",netdev=n,mac=" + g.mac
 		if g.queues > 1 { // as libvirt asks for them
 			netdev += fmt.Sprintf(",queues=%d", g.queues)
 			device += fmt.Sprintf(",mq=on,vectors=%d", 2*g.queues+2)
 		}
 		a = append(a, "-netdev", netdev+",ifname="+g.tap)
 		plug(device)
+	}
+	if g.function != "" {
+		plug("vfio-pci,host=" + g.function)
 	}
 	return a
 }
@@ -119,6 +131,15 @@ func (g guest) virtd(dir string) (string, error) {
 			}
 		}
 		c.NICs = []hypervisor.NIC{nic}
+	}
+	if g.function != "" {
+		group, err := os.Readlink("/sys/bus/pci/devices/" + g.function + "/iommu_group")
+		if err != nil {
+			return "", err
+		}
+		open["vfio"], open["group"] = "/dev/vfio/vfio", "/dev/vfio/"+filepath.Base(group)
+		c.VFIO = "vfio"
+		c.Hostdevs = []hypervisor.Hostdev{{ID: "hostdev0", Address: plug(), Host: g.function, Group: "group"}}
 	}
 	for name := range open {
 		c.Files = append(c.Files, name)

@@ -25,13 +25,7 @@ func atShell(start func(guest) (*engine, error), g guest) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := e.expect("LAB-GUEST: shell"); err != nil {
-		e.kill()
-		return nil, err
-	}
-	// The shell echoes long lines with many movements of the cursor, and the emulated host has stopped in the middle of
-	// such output, with either engine.
-	if _, err := e.command("set +o emacs; stty -echo"); err != nil {
+	if err := e.interactive(); err != nil {
 		e.kill()
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,7 +32,8 @@ type host struct {
 type benchmark struct {
 	name string
 	run  func(host) ([]ab.Result, error)
-	peer func(host) string // what the peer calls itself
+	peer func(host) string                  // what the peer calls itself
+	more func(io.Writer, []ab.Result) error // another look at the results, or nil
 }
 
 var benchmarks = []benchmark{
@@ -49,7 +51,8 @@ var benchmarks = []benchmark{
 	engines("net-guests-vhost-1q", netGuests{driverVhost, 1}.run),
 	engines("net-guests-vhost-4q", netGuests{driverVhost, 4}.run),
 	engines("net-udp-loss", benchUDPLoss),
-	{"libvirtd", benchLibvirtd, func(h host) string { return firstLine("chroot", h.libvirtd, "libvirtd", "--version") }},
+	withKinds(engines("vf", benchVF)),
+	{name: "libvirtd", run: benchLibvirtd, peer: func(h host) string { return firstLine("chroot", h.libvirtd, "libvirtd", "--version") }},
 }
 
 // engines is a benchmark of our engine and QEMU.
@@ -67,6 +70,12 @@ func engines(name string, run func(host) ([]ab.Result, error)) benchmark {
 		},
 		peer: func(h host) string { return firstLine(h.qemu, "--version") + " q35" },
 	}
+}
+
+// withKinds adds the table of the kinds of interface.
+func withKinds(b benchmark) benchmark {
+	b.more = writeKinds
+	return b
 }
 
 func main() {
@@ -114,6 +123,11 @@ func run(h host, names []string) (missed int, err error) {
 		}
 		if err := r.WriteTable(os.Stdout); err != nil {
 			return missed, err
+		}
+		if b.more != nil {
+			if err := b.more(os.Stdout, results); err != nil {
+				return missed, err
+			}
 		}
 		fmt.Println()
 		missed += r.Missed()

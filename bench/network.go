@@ -274,12 +274,6 @@ func waitFor(address string) error {
 
 // network makes a bridge with this host's address and taps of so many queues on it; the function it returns removes them.
 func network(bridge string, queues, taps int) (remove func(), err error) {
-	ip := func(args string) error {
-		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %s: %w: %s", args, err, out)
-		}
-		return nil
-	}
 	multi := ""
 	if queues > 1 {
 		multi = " multi_queue"
@@ -303,4 +297,12 @@ func network(bridge string, queues, taps int) (remove func(), err error) {
 		}
 	}
 	return remove, nil
+}
+
+// ip runs the program of that name.
+func ip(args string) error {
+	if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", args, err, out)
+	}
+	return nil
 }

@@ -8,7 +8,7 @@ rounds=7
 [ "${1:-}" != -n ] || { rounds=$2; shift 2; }
 net='net-qemu-1q net-qemu-4q net-vhost-1q net-vhost-4q net-guests-qemu-1q net-guests-qemu-4q net-guests-vhost-1q net-guests-vhost-4q
   net-udp-loss'
-[ $# -gt 0 ] || set -- start memory idle disk net start-variants libvirtd
+[ $# -gt 0 ] || set -- start memory idle disk net vf start-variants libvirtd
 list=
 for b in "$@"; do [ "$b" != net ] || b=$net; list+=" $b"; done
 out=out/bench
@@ -36,7 +36,7 @@ for b in $list; do
   net-guests-*-4q) huge=530 ;;
   net-*-4q) huge=280 ;;
   net-guests-*) huge=340 smp=2 ;;
-  disk | net-*) smp=2 ;;
+  disk | net-* | vf) smp=2 ;;
   esac
   LAB_SMP=$smp LAB_SLOTS=0 LAB_HUGE=$huge LAB_TIMEOUT=${LAB_TIMEOUT:-1100} LAB_ENV="BENCH_REVISION=$revision BENCH_MACHINE=lab" \
     lab/lab.sh run -w "$out" ./bench -n "$rounds" -vmm ./virtd-vmm -load ./load "$b" || rc=$?

@@ -101,3 +101,42 @@ func TestNetworkEvents(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNetworkPortParameters: a port's rates, and the refusal of a port that there is not.
+func TestNetworkPortParameters(t *testing.T) {
+	b := newTestbed(t)
+	l := b.libvirt(t)
+	n, err := l.NetworkCreateXML("<network><name>lab</name><forward/><ip address='10.9.0.1' prefix='24'/>" +
+		"<portgroup name='limited' default='yes'><bandwidth><inbound average='1000' peak='5000' burst='64'/></bandwidth></portgroup></network>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.writeXML(t)
+	b.writeNetworks(t)
+	text, err := os.ReadFile(filepath.Join(b.dir, "on-lab.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.DomainCreateXML(string(text), 0); err != nil {
+		t.Fatal(err)
+	}
+	ports, _, err := l.NetworkListAllPorts(n, 1, 0)
+	if err != nil || len(ports) != 1 {
+		t.Fatalf("ports: %v, %v", ports, err)
+	}
+	params, count, err := l.NetworkPortGetParameters(ports[0], 0, 0)
+	if err != nil || int(count) != len(params) {
+		t.Fatalf("%d of %v, %v", count, params, err)
+	}
+	got := ""
+	for _, p := range params {
+		got += fmt.Sprintf("%s=%v ", p.Field, p.Value.I)
+	}
+	if want := "inbound.average=1000 inbound.peak=5000 inbound.burst=64 inbound.floor=0 "; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	ports[0].UUID[0]++
+	if _, _, err := l.NetworkPortGetParameters(ports[0], 0, 0); err == nil || !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("a port that is not there: %v", err)
+	}
+}

@@ -12,16 +12,18 @@ import (
 	"virtd/domain/manager"
 	"virtd/network"
 	"virtd/network/dhcp"
+	"virtd/network/portconf"
 	"virtd/rpc"
 )
 
 // registerNetworkUse adds the procedures about the guests on a network. Ports come and go with domains, so there are none for
-// clients to make ports by.
+// clients to make, change or delete ports by; rates change by virDomainSetInterfaceParameters.
 func (d *Daemon) registerNetworkUse(reg *rpc.Registry) {
 	on(reg, rpc.ProcNetworkGetDhcpLeases, d.networkGetDHCPLeases)
 	on(reg, rpc.ProcNetworkListAllPorts, d.networkListAllPorts)
 	on(reg, rpc.ProcNetworkPortLookupByUUID, d.networkPortLookupByUUID)
 	on(reg, rpc.ProcNetworkPortGetXMLDesc, d.networkPortGetXMLDesc)
+	on(reg, rpc.ProcNetworkPortGetParameters, d.networkPortGetParameters)
 }
 
 func (d *Daemon) networkGetDHCPLeases(_ context.Context, _ *rpc.Call, a *libvirt.NetworkGetDhcpLeasesArgs) (*libvirt.NetworkGetDhcpLeasesRet, error) {
@@ -124,6 +126,25 @@ func (d *Daemon) networkPortGetXMLDesc(_ context.Context, _ *rpc.Call, a *libvir
 		return nil, err
 	}
 	return &libvirt.NetworkPortGetXMLDescRet{XML: p.XML()}, nil
+}
+
+// networkPortGetParameters tells the rates of a port, in the directions that have some.
+func (d *Daemon) networkPortGetParameters(_ context.Context, _ *rpc.Call, a *libvirt.NetworkPortGetParametersArgs) (*libvirt.NetworkPortGetParametersRet, error) {
+	if err := noFlags(a.Flags, "virNetworkPortGetParameters"); err != nil {
+		return nil, err
+	}
+	_, p, err := d.port(a.Port.Net, a.Port.UUID)
+	if err != nil {
+		return nil, err
+	}
+	ret, limits := &libvirt.NetworkPortGetParametersRet{}, p.Limits
+	for _, r := range rates(&limits.In, &limits.Out) {
+		if r.in && p.Limits.In != (portconf.Rate{}) || !r.in && p.Limits.Out != (portconf.Rate{}) {
+			ret.Params = append(ret.Params, uintParam(r.name, uint32(*r.to)))
+		}
+	}
+	ret.Nparams = int32(len(ret.Params))
+	return ret, nil
 }
 
 // leasedAddresses answers where a domain's interfaces are by what their networks lease.

@@ -61,14 +61,16 @@ func settings(c nodedev.FunctionConfig) []rpc.PrivSetting {
 }
 
 func (d *Daemon) functionCount(ctx context.Context, _ *rpc.Call, a *rpc.PrivFunctionCountArgs) (*none, error) {
-	if err := onlyFlags(a.Flags, rpc.PrivKeepFunctions, "virtdFunctionCount"); err != nil {
+	if err := onlyFlags(a.Flags, rpc.PrivKeepFunctions|rpc.PrivDriverlessFunctions, "virtdFunctionCount"); err != nil {
 		return nil, err
 	}
 	at, err := d.cfg.Hostdevs.FindFunction(a.Card)
 	if err != nil {
 		return nil, err
 	}
-	return &none{}, d.cfg.Hostdevs.SetFunctionCount(ctx, at, int(a.Count), a.Flags&rpc.PrivKeepFunctions != 0)
+	return &none{}, d.cfg.Hostdevs.SetFunctionCount(ctx, at, int(a.Count), nodedev.CountOptions{
+		Keep: a.Flags&rpc.PrivKeepFunctions != 0, Driverless: a.Flags&rpc.PrivDriverlessFunctions != 0,
+	})
 }
 
 func (d *Daemon) functionSet(_ context.Context, _ *rpc.Call, a *rpc.PrivFunctionSetArgs) (*none, error) {

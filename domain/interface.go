@@ -34,7 +34,7 @@ func (d *Definition) readInterfaces(devices *xmltree.Node) error {
 			}
 			nic.SetAttr("type", typeUser) // libvirt's default
 		}
-		for _, step := range []func(*xmltree.Node) error{d.nicMAC, d.nicSource, d.nicModel, d.nicDriver, d.nicDetails, d.nicPort, d.nicUser, d.nicTeaming, d.nicVhostUser} {
+		for _, step := range []func(*xmltree.Node) error{d.nicMAC, d.nicSource, d.nicModel, d.nicDriver, d.nicDetails, d.nicPort, d.nicUser, d.nicVhostUser, d.nicTeaming} {
 			if err := step(nic); err != nil {
 				return err
 			}

@@ -40,7 +40,7 @@ func checkForwarding(h Host) Finding {
 		return Finding{name, Pass, "the host forwards packets", ""}
 	}
 	slices.Sort(off)
-	return Finding{name, Pass, strings.Join(off, " and ") + " off: a network of mode nat or route that needs it switches it on when it starts",
+	return Finding{name, Pass, strings.Join(off, " and ") + " off: a network of mode nat, route or open that needs it switches it on when it starts",
 		"sysctl -w " + strings.Join(off, "=1 ") + "=1, and a file in /etc/sysctl.d to have it from the boot on"}
 }
 

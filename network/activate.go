@@ -93,17 +93,6 @@ func (m *Manager) activeSpecs(except uuid.UUID) []Spec {
 	return out
 }
 
-// Repair sets the rules of all active networks again, for when somebody else removed them.
-func (m *Manager) Repair() error {
-	m.change.Lock()
-	defer m.change.Unlock()
-	list := m.activeSpecs(uuid.Nil)
-	if len(list) == 0 {
-		return nil
-	}
-	return m.cfg.Host.Filter(list)
-}
-
 // replug puts the taps of domains back on a network's bridge, which may be another one than before. The caller holds change,
 // or nobody else has the manager.
 func (m *Manager) replug(n *Network) {
@@ -157,8 +146,12 @@ func (m *Manager) collides(d *definition) error {
 	for _, r := range routes {
 		for _, ip := range d.ips {
 			if r.Prefix.Overlaps(ip.prefix) {
-				return failure(virterr.InternalError, "Network is already in use by interface %s (%s there, %s wanted by network '%s')",
-					r.Link, r.Prefix.Masked(), ip.prefix.Masked(), d.name)
+				who := ""
+				if owner := m.BridgeOwner(r.Link); owner != "" {
+					who = " of network '" + owner + "'"
+				}
+				return failure(virterr.InternalError, "Network is already in use by interface %s%s (%s there, %s wanted by network '%s')",
+					r.Link, who, r.Prefix.Masked(), ip.prefix.Masked(), d.name)
 			}
 		}
 	}
@@ -190,11 +183,14 @@ func (m *Manager) assign(d *definition, n *Network) (*definition, error) {
 		if len(name) > maxLinkName {
 			break
 		}
+		if m.bridgeTaken(name, d.uuid) { // asked first: it costs the host nothing
+			continue
+		}
 		there, err := m.cfg.Host.LinkExists(name)
 		if err != nil {
 			return nil, err
 		}
-		if !there && !m.bridgeTaken(name, d.uuid) {
+		if !there {
 			return d.complete(name)
 		}
 	}

@@ -29,6 +29,8 @@ type Host interface {
 	Down(s Spec) error
 	// Filter replaces the rules of all networks by those of the given ones, in one step.
 	Filter(list []Spec) error
+	// Filtered reports whether the rules are those of exactly the given networks.
+	Filtered(list []Spec) (bool, error)
 	// Serve starts what leases addresses and answers DNS on the network, or tells it of a change.
 	Serve(s Spec) error
 	// StopServing ends it.

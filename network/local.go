@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/vishvananda/netlink"
 
 	"virtd/network/bridge"
 	"virtd/network/dhcp"
@@ -25,7 +26,8 @@ type Local struct {
 	Links    *bridge.Host
 	Services *services.Supervisor
 	Log      *slog.Logger
-	Hostdevs Hostdevs // nil: this virtd can take no devices from the host
+	Tables   firewall.Tables // of this virtd
+	Hostdevs Hostdevs        // nil: this virtd can take no devices from the host
 
 	told sync.Map // obstacles that the log has had
 }
@@ -34,16 +36,15 @@ var _ Host = (*Local)(nil)
 
 // LinkExists implements Host.
 func (l *Local) LinkExists(name string) (bool, error) {
-	links, err := l.Links.List()
+	_, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return false, nil
+	}
 	if err != nil {
-		return false, err
+		return false, virterr.NewFrom(virterr.FromNetwork, virterr.SystemError, "cannot tell whether the host has a link '%s': %w", name, err)
 	}
-	for _, link := range links {
-		if link.Name == name {
-			return true, nil
-		}
-	}
-	return false, nil
+	return true, nil
 }
 
 // Hostdevs is what networks need of the host's PCI functions; *nodedev.Hostdevs has it.
@@ -128,18 +129,10 @@ func (l *Local) address(s Spec) error {
 			return err
 		}
 	}
-	if s.Mode != ModeNAT && s.Mode != ModeRoute {
+	if s.Mode == ModeIsolated {
 		return nil
 	}
-	if four {
-		if err := l.enable("/proc/sys/net/ipv4/ip_forward", s.Name); err != nil {
-			return err
-		}
-	}
-	if six {
-		return l.enable("/proc/sys/net/ipv6/conf/all/forwarding", s.Name)
-	}
-	return nil
+	return l.forward(s.Name, four, six)
 }
 
 // bridgeSettings keeps the host from taking part in the guests' IPv6: it takes no router's word there, and has no address
@@ -157,22 +150,6 @@ func (l *Local) bridgeSettings(bridge string, six bool) {
 	}
 }
 
-// enable sets a switch of the kernel that guests cannot reach the world without, and says so.
-func (l *Local) enable(path, network string) error {
-	now, err := os.ReadFile(path)
-	if err == nil && strings.TrimSpace(string(now)) != "0" {
-		return nil
-	}
-	if err == nil {
-		err = os.WriteFile(path, []byte("1"), 0)
-	}
-	if err != nil {
-		return virterr.NewFrom(virterr.FromNetwork, virterr.SystemError, "failed to enable IP forwarding for network '%s': %w", network, err)
-	}
-	l.Log.Info("this host forwards packets from now on, because a network needs it", "network", network, "setting", path)
-	return nil
-}
-
 // Shape implements Host.
 func (l *Local) Shape(s Spec, floors []bridge.Floor) error {
 	return l.Links.ShapeBridge(s.Bridge, s.Limits, floors)
@@ -181,8 +158,8 @@ func (l *Local) Shape(s Spec, floors []bridge.Floor) error {
 // Down implements Host.
 func (l *Local) Down(s Spec) error { return l.Links.Delete(s.Bridge) }
 
-// Filter implements Host. What will be in the way is said in the log, once.
-func (l *Local) Filter(list []Spec) error {
+// filtered is what the packet filter has to know of networks.
+func filtered(list []Spec) []firewall.Network {
 	var networks []firewall.Network
 	for _, s := range list {
 		mode := map[Mode]firewall.Mode{ModeIsolated: firewall.Isolated, ModeNAT: firewall.NAT, ModeRoute: firewall.Routed}[s.Mode]
@@ -193,7 +170,16 @@ func (l *Local) Filter(list []Spec) error {
 			Bridge: s.Bridge, Mode: mode, Device: s.Device, Subnets: s.Addresses, NATIPv6: s.NATIPv6, Sources: s.NATSources, Ports: s.NATPorts,
 		})
 	}
-	if err := firewall.Apply(networks); err != nil {
+	return networks
+}
+
+// Filtered implements Host.
+func (l *Local) Filtered(list []Spec) (bool, error) { return l.Tables.Applied(filtered(list)) }
+
+// Filter implements Host. What will be in the way is said in the log, once.
+func (l *Local) Filter(list []Spec) error {
+	networks := filtered(list)
+	if err := l.Tables.Apply(networks); err != nil {
 		return err
 	}
 	if len(networks) == 0 {

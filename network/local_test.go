@@ -83,8 +83,8 @@ type guest struct {
 	fd int
 }
 
-// newGuest makes one; its interface's other end is called port.
-func newGuest(t *testing.T, port, mac string) *guest {
+// newMachine makes one without an interface.
+func newMachine(t *testing.T) *guest {
 	t.Helper()
 	g := &guest{do: make(chan func())}
 	ready := make(chan error, 1)
@@ -101,6 +101,13 @@ func newGuest(t *testing.T, port, mac string) *guest {
 	}()
 	ok(t, <-ready)
 	t.Cleanup(func() { close(g.do); unix.Close(g.fd) })
+	return g
+}
+
+// newGuest makes one whose interface's other end is called port.
+func newGuest(t *testing.T, port, mac string) *guest {
+	t.Helper()
+	g := newMachine(t)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = port
 	hw, err := net.ParseMAC(mac)
@@ -109,15 +116,21 @@ func newGuest(t *testing.T, port, mac string) *guest {
 	host, err := netlink.LinkByName(port)
 	ok(t, err)
 	ok(t, netlink.LinkSetUp(host))
+	g.up(t, "eth0")
+	return g
+}
+
+// up switches on one of the guest's interfaces, and its own.
+func (g *guest) up(t *testing.T, name string) {
+	t.Helper()
 	g.run(t, func() error {
-		l, err := netlink.LinkByName("eth0")
+		l, err := netlink.LinkByName(name)
 		if err == nil {
 			err = netlink.LinkSetUp(l)
 		}
 		lo, lerr := netlink.LinkByName("lo")
 		return errors.Join(err, lerr, netlink.LinkSetUp(lo))
 	})
-	return g
 }
 
 func (g *guest) run(t *testing.T, f func() error) {
@@ -132,30 +145,35 @@ func (g *guest) run(t *testing.T, f func() error) {
 // lease asks for an address by DHCP and uses it. The client works on raw packets and checks their checksums.
 func (g *guest) lease(t *testing.T, name string) (ack *dhcpv4.DHCPv4) {
 	t.Helper()
-	g.run(t, func() error {
-		c, err := nclient4.New("eth0", nclient4.WithTimeout(3*time.Second), nclient4.WithRetry(5))
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		l, err := c.Request(context.Background(), dhcpv4.WithOption(dhcpv4.OptHostName(name)))
-		if err != nil {
-			return err
-		}
-		ack = l.ACK
-		link, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: &net.IPNet{IP: ack.YourIPAddr, Mask: ack.SubnetMask()}}); err != nil {
-			return err
-		}
-		if r := ack.Router(); len(r) > 0 {
-			return netlink.RouteReplace(&netlink.Route{Gw: r[0], Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}})
-		}
-		return nil
+	g.run(t, func() (err error) {
+		ack, err = useLease(name)
+		return err
 	})
 	return ack
+}
+
+// useLease does what lease says in the calling thread's namespace.
+func useLease(name string) (*dhcpv4.DHCPv4, error) {
+	c, err := nclient4.New("eth0", nclient4.WithTimeout(3*time.Second), nclient4.WithRetry(5))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	l, err := c.Request(context.Background(), dhcpv4.WithOption(dhcpv4.OptHostName(name)))
+	if err != nil {
+		return nil, err
+	}
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return nil, err
+	}
+	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: &net.IPNet{IP: l.ACK.YourIPAddr, Mask: l.ACK.SubnetMask()}}); err != nil {
+		return nil, err
+	}
+	if r := l.ACK.Router(); len(r) > 0 {
+		return l.ACK, netlink.RouteReplace(&netlink.Route{Gw: r[0], Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}})
+	}
+	return l.ACK, nil
 }
 
 // tcp connects from the guest and returns the address that the other side sees it come from.

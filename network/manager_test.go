@@ -152,6 +152,19 @@ func TestCollisions(t *testing.T) {
 	ok(t, err)
 	fails(t, lent.Start(), "operation failed: network 'lent' needs the bridge 'br9', which does not exist")
 	same(t, host.State(), []string(nil))
+	first, err := m.Create(strings.ReplaceAll(document("<bridge name='b1'/><ip address='10.7.1.1' prefix='24'/>"), "<name>n<", "<name>first<"))
+	ok(t, err)
+	_, err = m.Create(strings.ReplaceAll(document("<bridge name='b2'/><ip address='10.7.0.1' prefix='16'/>"), "<name>n<", "<name>wide<"))
+	fails(t, err, "internal error: Network is already in use by interface b1 of network 'first' (10.7.1.0/24 there, 10.7.0.0/16 wanted by network 'wide')")
+	request := network.Request{Network: "first", MAC: "52:54:00:00:00:0a", Owner: network.Owner{Name: "one", UUID: uuid.New()}}
+	_, err = m.Connect(request)
+	ok(t, err)
+	request.MAC, request.Owner = "52:54:00:00:00:0A", network.Owner{Name: "two", UUID: uuid.New()}
+	_, err = m.Connect(request)
+	fails(t, err, "Requested operation is not valid: MAC address 52:54:00:00:00:0A is in use on network 'first' by domain 'one'; give each domain one of its own")
+	if ports, err := first.Ports(); err != nil || len(ports) != 1 {
+		t.Errorf("ports: %v, %v", ports, err)
+	}
 }
 
 // TestFailedStartLeavesNothing: whichever step fails, the host is as before and the network inactive.

@@ -116,7 +116,9 @@ func (n *Network) connect(req Request, at placement) (*Port, error) {
 	case at.function != "":
 		err = n.placeFunction(p, req, at.function)
 	case n.def.direct():
-		err = n.placePort(p, at.links)
+		err = n.placePort(p, at.links) // of whose links the kernel keeps addresses apart
+	default:
+		err = n.addressFree(p)
 	}
 	if err != nil {
 		return nil, err
@@ -129,6 +131,18 @@ func (n *Network) connect(req Request, at placement) (*Port, error) {
 	}
 	m.ports[p.UUID] = p
 	return p, nil
+}
+
+// addressFree refuses a port with the address of another domain's on the network's bridge: frames for both would go to whoever spoke
+// last. A domain may have reasons to give two of its own the same. The caller holds the manager's mu.
+func (n *Network) addressFree(p *Port) error {
+	for _, other := range n.portList() {
+		if p.MAC != "" && strings.EqualFold(other.MAC, p.MAC) && other.Owner.UUID != p.Owner.UUID {
+			return failure(virterr.OperationInvalid, "MAC address %s is in use on network '%s' by domain '%s'; give each domain one of its own",
+				p.MAC, n.def.name, other.Owner.Name)
+		}
+	}
+	return nil
 }
 
 // placePort puts a port of a pool on one of devs. The caller holds the manager's mu.

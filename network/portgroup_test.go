@@ -26,9 +26,10 @@ func TestPortGroups(t *testing.T) {
 	_, err = m.Define(`<network><name>lan</name><forward mode='bridge'/><bridge name='br0'/><vlan><tag id='5'/></vlan>
 <portgroup name='six'><vlan trunk='yes'><tag id='6'/><tag id='7' nativeMode='untagged'/></vlan></portgroup></network>`)
 	ok(t, err)
+	owner := network.Owner{UUID: uuid.New()}
 	connect := func(net, group string, limits portconf.Bandwidth, vlan portconf.VLAN) *network.Port {
 		t.Helper()
-		p, err := m.Connect(network.Request{Network: net, Group: group, MAC: "52:54:00:00:00:01", Owner: network.Owner{UUID: uuid.New()}, Limits: limits, VLAN: vlan})
+		p, err := m.Connect(network.Request{Network: net, Group: group, MAC: "52:54:00:00:00:01", Owner: owner, Limits: limits, VLAN: vlan})
 		ok(t, err)
 		return p
 	}
@@ -57,7 +58,7 @@ func TestPortGroups(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, p.XML())
 		}
 	}
-	_, err = m.Connect(network.Request{Network: "lan", MAC: "52:54:00:00:00:01", Limits: portconf.Bandwidth{In: portconf.Rate{Floor: 5}}})
+	_, err = m.Connect(network.Request{Network: "lan", MAC: "52:54:00:00:00:01", Owner: owner, Limits: portconf.Bandwidth{In: portconf.Rate{Floor: 5}}})
 	fails(t, err, "Operation not supported: Invalid use of 'floor' on interface with MAC address 52:54:00:00:00:01 - 'floor' is only supported for "+
 		"interface type 'network' with forward type 'nat', 'route', 'open' or none")
 }

@@ -39,7 +39,7 @@ func (h *Hostdevs) bind(ctx context.Context, dev, driver string) error {
 		return nil
 	} else if now != "" {
 		if err := h.set(name, dev, "driver/unbind"); err != nil {
-			return fmt.Errorf("its driver %s does not give it up: %w", now, err)
+			return fmt.Errorf("its driver %s does not give it up: %w; stop what uses the device, the kernel's log may say more (dmesg)", now, err)
 		}
 	}
 	if driver == "" {

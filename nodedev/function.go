@@ -2,10 +2,13 @@ package nodedev
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"virtd/virterr"
 )
@@ -94,7 +97,13 @@ func (h *Hostdevs) setFunction(dev string, c FunctionConfig) error {
 		return err
 	}
 	if err := h.links.SetFunction(pf, vf, c); err != nil {
-		return virterr.New(virterr.OperationFailed, "interface %s refuses the settings for its virtual function %d (%s): %w", pf, vf, last(dev), err)
+		remedy := "the kernel's log may say why (dmesg)"
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			remedy = "the driver has no such setting"
+		}
+		parent, _ := h.resolve(dev + "/physfn")
+		return virterr.New(virterr.OperationFailed, "interface %s (driver %s) refuses the settings for its virtual function %d (%s): %w; %s",
+			pf, h.link(parent, "driver"), vf, last(dev), err, remedy)
 	}
 	return nil
 }
@@ -105,7 +114,7 @@ func (h *Hostdevs) restoreFunction(dev string, c FunctionConfig) error {
 	return h.setFunction(dev, c)
 }
 
-// ConfigureFunction sets what the physical function does for a virtual one.
+// ConfigureFunction sets what the physical function does for a virtual one: all of it, or after an error nothing.
 func (h *Hostdevs) ConfigureFunction(a Address, c FunctionConfig) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -113,7 +122,21 @@ func (h *Hostdevs) ConfigureFunction(a Address, c FunctionConfig) error {
 	if err != nil {
 		return err
 	}
-	return h.setFunction(dev, c)
+	before, err := h.function(dev)
+	if err != nil {
+		return err
+	}
+	err = h.setFunction(dev, c)
+	if err == nil || c.Check() != nil {
+		return err
+	}
+	if c.MaxRate == nil { // not every card has it
+		before.MaxRate = nil
+	}
+	if rerr := h.setFunction(dev, before); rerr != nil {
+		h.log.Warn("cannot restore the settings of a virtual function", "device", a.String(), "error", rerr)
+	}
+	return err
 }
 
 func (a Address) compare(b Address) int {

@@ -124,13 +124,18 @@ func (b *hostdevBed) refuses(err error, says ...string) {
 type fakeLinks struct {
 	m    map[int]FunctionConfig
 	fail error
+	half bool // fails once, when some of it is done
 }
 
 func (f *fakeLinks) Function(_ string, vf int) (FunctionConfig, error) { return f.m[vf], nil }
 
 func (f *fakeLinks) SetFunction(_ string, vf int, c FunctionConfig) error {
-	if f.fail != nil {
-		return f.fail
+	failure := f.fail
+	if failure != nil && !f.half {
+		return failure
+	}
+	if f.half {
+		f.fail, f.half = nil, false
 	}
 	now := f.m[vf]
 	if c.MAC != "" {
@@ -139,8 +144,11 @@ func (f *fakeLinks) SetFunction(_ string, vf int, c FunctionConfig) error {
 	if c.VLAN != nil {
 		now.VLAN = c.VLAN
 	}
+	if c.Trust != nil {
+		now.Trust = c.Trust
+	}
 	f.m[vf] = now
-	return nil
+	return failure
 }
 
 func TestDetachAndReattach(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"virtd/durable"
 	"virtd/virterr"
 )
@@ -124,10 +126,15 @@ func (h *Hostdevs) FindFunction(name string) (Address, error) {
 	return Address{}, virterr.NewFrom(virterr.FromNodeDev, virterr.InvalidArg, "'%s' is not a PCI address, an interface of a PCI card, or a node device like pci_0000_01_00_0", name)
 }
 
+// CountOptions say how virtual functions are made.
+type CountOptions struct {
+	Keep       bool // again after each boot of the host, until the number is set without
+	Driverless bool // no driver of the host gets them: they are for guests
+}
+
 // SetFunctionCount makes n virtual functions of a physical one, or with 0 removes them. Those that exist go first, so none
-// may be in use. A failure leaves as many as there were. With keep it is done again after each boot of the host, until it is
-// set without.
-func (h *Hostdevs) SetFunctionCount(ctx context.Context, a Address, n int, keep bool) error {
+// may be in use. A failure leaves as many as there were.
+func (h *Hostdevs) SetFunctionCount(ctx context.Context, a Address, n int, o CountOptions) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	dev, err := h.pciPath(a)
@@ -150,12 +157,12 @@ func (h *Hostdevs) SetFunctionCount(ctx context.Context, a Address, n int, keep 
 			return err
 		}
 	}
-	if len(old) != n {
-		if err := h.count(ctx, dev, len(old), n); err != nil {
-			return virterr.NewFrom(virterr.FromNodeDev, virterr.OperationFailed, "cannot make %d virtual functions of PCI device %s: %w", n, a, err)
+	if len(old) != n || o.Driverless && slices.ContainsFunc(old, func(v Address) bool { return h.Driver(v) != "" && !isVFIO(h.Driver(v)) }) {
+		if err := h.countProbing(ctx, dev, len(old), n, o.Driverless); err != nil {
+			return virterr.NewFrom(virterr.FromNodeDev, virterr.OperationFailed, "cannot make %d virtual functions of PCI device %s (driver %s): %w", n, a, h.link(dev, "driver"), err)
 		}
 	}
-	if err := h.keepCount(a, dev, n, keep); err != nil {
+	if err := h.keepCount(a, dev, n, o); err != nil {
 		return virterr.NewFrom(virterr.FromNodeDev, virterr.SystemError, "the virtual functions of PCI device %s are made, and will not be after a boot: %w", a, err)
 	}
 	return nil
@@ -172,7 +179,30 @@ func (h *Hostdevs) idleFunction(v Address) error {
 	return h.guard(v, "bus/pci/devices/"+v.String())
 }
 
-// count sets the number, over none, as the kernel wants it, and waits for the functions. The caller holds mu.
+// autoprobe says whether drivers look at new virtual functions of a card.
+const autoprobe = "sriov_drivers_autoprobe"
+
+// countProbing is count, which drivers do not see with driverless. The caller holds mu.
+func (h *Hostdevs) countProbing(ctx context.Context, dev string, old, n int, driverless bool) error {
+	if probing, _ := h.number(dev, autoprobe, 10); !driverless || probing == 0 {
+		return h.count(ctx, dev, old, n)
+	}
+	if err := h.set("0", dev, autoprobe); err != nil {
+		return err
+	}
+	err := h.count(ctx, dev, old, n)
+	rerr := h.set("1", dev, autoprobe)
+	switch {
+	case err != nil: // the old ones are there again
+		h.probeAgain(dev, h.virtualFunctions(dev), 0)
+	case rerr != nil:
+		err = fmt.Errorf("the functions are there, and drivers do not look at further ones: %w", rerr)
+	}
+	return err
+}
+
+// count sets the number, over none, as the kernel wants it, and waits for the functions. After a failure there are old ones
+// again, unless another program set a number meanwhile, which is left. The caller holds mu.
 func (h *Hostdevs) count(ctx context.Context, dev string, old, n int) error {
 	if old > 0 {
 		if err := h.set("0", dev, "sriov_numvfs"); err != nil {
@@ -186,7 +216,13 @@ func (h *Hostdevs) count(ctx context.Context, dev string, old, n int) error {
 	if err == nil {
 		err = h.awaitFunctions(ctx, dev, n)
 	}
-	if err != nil && old > 0 {
+	if err == nil {
+		return nil
+	}
+	if now, _ := h.number(dev, "sriov_numvfs", 10); now != 0 && (int(now) != n || errors.Is(err, unix.EBUSY)) {
+		return fmt.Errorf("another program changed their number to %d meanwhile; make sure that it is done and try again: %w", now, err)
+	}
+	if old > 0 {
 		err = errors.Join(err, h.set("0", dev, "sriov_numvfs"), h.set(strconv.Itoa(old), dev, "sriov_numvfs"))
 	}
 	return err
@@ -198,14 +234,14 @@ const functionWait = 10 * time.Second
 func (h *Hostdevs) awaitFunctions(ctx context.Context, dev string, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, functionWait)
 	defer cancel()
-	for {
+	for try := 0; ; try++ {
 		list := h.virtualFunctions(dev)
 		ready := len(list) == n
 		for _, v := range list {
 			at := "bus/pci/devices/" + v.String()
 			ready = ready && (h.link(at, "driver") == "" || h.netOf(dev) == "" || h.netOf(at) != "")
 		}
-		if ready {
+		if ready && !h.probeAgain(dev, list, try) {
 			return nil
 		}
 		select {
@@ -214,26 +250,45 @@ func (h *Hostdevs) awaitFunctions(ctx context.Context, dev string, n int) error 
 				return nil
 			}
 			return fmt.Errorf("%d of %d appeared in %v", len(list), n, functionWait)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(probePause):
 		}
 	}
 }
 
+// probeAgain lets drivers look again at new functions that have none, when the card's functions are to have one: see probes. It
+// reports whether one may still get it. The caller holds mu.
+func (h *Hostdevs) probeAgain(dev string, list []Address, try int) (again bool) {
+	if probing, _ := h.number(dev, autoprobe, 10); probing == 0 || try >= probes {
+		return false
+	}
+	for _, v := range list {
+		if h.Driver(v) != "" {
+			continue
+		}
+		again = true
+		if err := h.set(v.String(), "bus/pci/drivers_probe"); err != nil {
+			h.log.Debug("the driver of a new virtual function does not take it yet", "device", v.String(), "error", err)
+		}
+	}
+	return again
+}
+
 // keptCount is the record of virtual functions that are made again.
 type keptCount struct {
-	Version  int    `json:"version"`
-	Identity string `json:"identity"`
-	Count    int    `json:"count"`
-	Boot     string `json:"boot"` // at which it was last done
+	Version    int    `json:"version"`
+	Identity   string `json:"identity"`
+	Count      int    `json:"count"`
+	Driverless bool   `json:"driverless,omitempty"`
+	Boot       string `json:"boot"` // at which it was last done
 }
 
 func (h *Hostdevs) keptFile(a Address) string {
 	return filepath.Join(h.state, "sriov", a.String()+recordSuffix)
 }
 
-func (h *Hostdevs) keepCount(a Address, dev string, n int, keep bool) error {
+func (h *Hostdevs) keepCount(a Address, dev string, n int, o CountOptions) error {
 	file := h.keptFile(a)
-	if !keep || n == 0 {
+	if !o.Keep || n == 0 {
 		return durable.Remove(file) // else a power cut brings them back
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
@@ -242,7 +297,7 @@ func (h *Hostdevs) keepCount(a Address, dev string, n int, keep bool) error {
 	if err := durable.SyncDir(h.state); err != nil { // the folder may be new
 		return err
 	}
-	text, err := json.Marshal(keptCount{detachedVersion, h.identity(dev), n, h.boot})
+	text, err := json.Marshal(keptCount{detachedVersion, h.identity(dev), n, o.Driverless, h.boot})
 	if err != nil {
 		return err
 	}
@@ -285,5 +340,5 @@ func (h *Hostdevs) restoreCount(ctx context.Context, a Address) error {
 	if len(h.virtualFunctions(dev)) > 0 {
 		return errors.New("it has virtual functions already")
 	}
-	return h.SetFunctionCount(ctx, a, k.Count, true)
+	return h.SetFunctionCount(ctx, a, k.Count, CountOptions{Keep: true, Driverless: k.Driverless})
 }

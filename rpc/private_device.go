@@ -50,8 +50,11 @@ type PrivSetting struct {
 	Value string
 }
 
-// PrivKeepFunctions is a flag of PrivFunctionCountArgs: again after each boot.
-const PrivKeepFunctions = 1
+// Flags of PrivFunctionCountArgs.
+const (
+	PrivKeepFunctions       = 1 // again after each boot
+	PrivDriverlessFunctions = 2 // no driver of the host gets them
+)
 
 // PrivFunctionCountArgs names a card by address, interface or node device.
 type PrivFunctionCountArgs struct {

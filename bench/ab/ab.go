@@ -35,38 +35,65 @@ type Result struct {
 // A Sampler does the work once and returns the value of each measure, in order.
 type Sampler func() ([]float64, error)
 
+// A Pair is what is compared: the values of the measures on both sides. Ours is nil for what only the peer can do.
+type Pair struct {
+	Measures   []Measure
+	Ours, Peer Sampler
+}
+
 // Compare takes rounds samples of both sides, alternately. It stops at the first error, saying whose it was.
 func Compare(rounds int, measures []Measure, ours, peer Sampler) ([]Result, error) {
-	results := make([]Result, len(measures))
-	for i, m := range measures {
-		results[i].Measure = m
+	return CompareAll(rounds, Pair{measures, ours, peer})
+}
+
+// CompareAll does so with several pairs at once, one after the other in each round, so that they can be compared with each
+// other too. The results are in the order of the pairs.
+func CompareAll(rounds int, pairs ...Pair) ([]Result, error) {
+	var results []Result
+	first := make([]int, len(pairs)) // result of each pair
+	for i, p := range pairs {
+		first[i] = len(results)
+		for _, m := range p.Measures {
+			results = append(results, Result{Measure: m})
+		}
 	}
+	for round := range rounds {
+		for i, p := range pairs {
+			if err := p.sample(results[first[i]:first[i]+len(p.Measures)], round%2 == 1); err != nil {
+				return nil, fmt.Errorf("round %d: %w", round+1, err)
+			}
+		}
+	}
+	return results, nil
+}
+
+// sample adds a value of each side to the pair's results.
+func (p Pair) sample(results []Result, peerFirst bool) error {
 	take := func(side string, s Sampler, put func(*Result, float64)) error {
+		if s == nil {
+			return nil
+		}
 		v, err := s()
 		if err != nil {
 			return fmt.Errorf("%s: %w", side, err)
 		}
-		if len(v) != len(measures) {
-			return fmt.Errorf("%s: %d values for %d measures", side, len(v), len(measures))
+		if len(v) != len(results) {
+			return fmt.Errorf("%s: %d values for %d measures", side, len(v), len(results))
 		}
 		for i := range results {
 			put(&results[i], v[i])
 		}
 		return nil
 	}
-	for round := range rounds {
-		a := func() error { return take("ours", ours, func(r *Result, v float64) { r.Ours = append(r.Ours, v) }) }
-		b := func() error { return take("peer", peer, func(r *Result, v float64) { r.Peer = append(r.Peer, v) }) }
-		if round%2 == 1 {
-			a, b = b, a
-		}
-		for _, f := range []func() error{a, b} {
-			if err := f(); err != nil {
-				return nil, fmt.Errorf("round %d: %w", round+1, err)
-			}
-		}
+	a := func() error { return take("ours", p.Ours, func(r *Result, v float64) { r.Ours = append(r.Ours, v) }) }
+	b := func() error { return take("peer", p.Peer, func(r *Result, v float64) { r.Peer = append(r.Peer, v) }) }
+	if peerFirst {
+		a, b = b, a
 	}
-	return results, nil
+	if err := a(); err != nil {
+		return err
+	}
+	return b()
 }
 
 // Median returns the middle of the values, the mean of the two middle ones when their number is even, and 0 for none.

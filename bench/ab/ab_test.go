@@ -38,6 +38,33 @@ func TestCompareAlternates(t *testing.T) {
 	}
 }
 
+// Pairs take their turns in each round, and what only the peer can do has no samples of ours.
+func TestCompareAll(t *testing.T) {
+	var order string
+	side := func(name string, v ...float64) Sampler {
+		return func() ([]float64, error) { order += name; return v, nil }
+	}
+	one, two, three := Measure{Name: "one"}, Measure{Name: "two"}, Measure{Name: "three"}
+	got, err := CompareAll(2, Pair{[]Measure{one, two}, side("a", 1, 2), side("b", 3, 4)}, Pair{[]Measure{three}, nil, side("c", 5)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if order != "abcbac" {
+		t.Errorf("order %s, want abcbac", order)
+	}
+	want := []Result{{one, []float64{1, 1}, []float64{3, 3}}, {two, []float64{2, 2}, []float64{4, 4}}, {three, nil, []float64{5, 5}}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	var b bytes.Buffer
+	if err := (Report{Results: got}).WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	if last := strings.Fields(b.String()[strings.Index(b.String(), "three"):]); strings.Join(last, " ") != "three 2 - 5 (5..5) - - -" {
+		t.Errorf("table:\n%s", b.String())
+	}
+}
+
 func TestCompareErrors(t *testing.T) {
 	ok := func() ([]float64, error) { return []float64{1}, nil }
 	bad := func() ([]float64, error) { return nil, errors.New("no boot") }

@@ -30,11 +30,11 @@ func (r Report) WriteTable(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "measure\tunit\tn\tours (min..max)\tpeer (min..max)\tours/peer (min..max)\tbound\tverdict")
 	for _, x := range r.Results {
-		ratio := "-" // a peer that measures zero has none
-		if m, lo, hi := x.Ratio(); len(x.Peer) > 0 && slices.Min(x.Peer) > 0 {
+		ratio := "-" // a peer that measures zero has none, nor what only it can do
+		if m, lo, hi := x.Ratio(); len(x.Ours) > 0 && len(x.Peer) > 0 && slices.Min(x.Peer) > 0 {
 			ratio = fmt.Sprintf("%.2f (%.2f..%.2f)", m, lo, hi)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", x.Name, x.Unit, len(x.Ours), span(x.Ours), span(x.Peer),
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", x.Name, x.Unit, max(len(x.Ours), len(x.Peer)), span(x.Ours), span(x.Peer),
 			ratio, x.bound(), x.Verdict())
 	}
 	return t.Flush()

@@ -12,7 +12,10 @@ import (
 )
 
 func sriovCommands() []*cli.Command {
-	keep := &cli.BoolFlag{Name: "persist", Usage: "make them again after each boot of the host"}
+	making := []cli.Flag{
+		&cli.BoolFlag{Name: "persist", Usage: "make them again after each boot of the host"},
+		&cli.BoolFlag{Name: "no-driver", Usage: "for guests only: no driver of the host gets them"},
+	}
 	return []*cli.Command{{
 		Name: "sriov", Category: "Host", Usage: "make and configure virtual functions of network cards and other SR-IOV devices",
 		Description: "CARD and VF are a PCI address (0000:01:00.0), an interface, or a node device (pci_0000_01_00_0).",
@@ -24,7 +27,7 @@ func sriovCommands() []*cli.Command {
 		},
 		Subcommands: []*cli.Command{
 			{Name: "list", Usage: "list cards with SR-IOV and their virtual functions", Action: sriovList},
-			{Name: "create", Usage: "make COUNT virtual functions, in place of those that exist", ArgsUsage: "CARD COUNT", Flags: []cli.Flag{keep}, Action: sriovCreate},
+			{Name: "create", Usage: "make COUNT virtual functions, in place of those that exist", ArgsUsage: "CARD COUNT", Flags: making, Action: sriovCreate},
 			{Name: "remove", Usage: "remove all virtual functions, for good", ArgsUsage: "CARD", Action: sriovRemove},
 			{Name: "set", Usage: "set what the card does for a virtual function", ArgsUsage: "VF", Action: sriovSet,
 				Flags: []cli.Flag{
@@ -110,7 +113,10 @@ func sriovCreate(c *cli.Context) error {
 	}
 	args := rpc.PrivFunctionCountArgs{Card: c.Args().First(), Count: uint32(n)}
 	if c.Bool("persist") {
-		args.Flags = rpc.PrivKeepFunctions
+		args.Flags |= rpc.PrivKeepFunctions
+	}
+	if c.Bool("no-driver") {
+		args.Flags |= rpc.PrivDriverlessFunctions
 	}
 	if err := callPrivate(c, false, rpc.PrivProcFunctionCount, &args, &struct{}{}); err != nil {
 		return fmt.Errorf("failed to create virtual functions: %w", err)

@@ -62,6 +62,7 @@ func TestSRIOVCommands(t *testing.T) {
 		{"sriov list", 0, `^0000:01:00.0 enp1s0 \(driver igb\): 2 of 7 virtual functions\n  0 0000:01:10.0 enp1s0v0 driver igbvf\n  1 0000:01:10.2  driver igbvf\n`},
 		{"sriov create 01:00.0 3 --persist", 0, `^3 virtual functions of 01:00.0 created\n$`},
 		{"sriov list", 0, `: 3 of 7 virtual functions, again after a boot\n`},
+		{"sriov create 01:00.0 3 --persist --no-driver", 0, `^3 virtual functions of 01:00.0 created\n$`},
 		{"sriov create pci_0000_01_00_0 8", 1, `^error: failed to create virtual functions: .*can have 0 to 7 virtual functions, not 8`},
 		{"sriov create 01:00.0 none", 1, `^error: 'none' is not a number of virtual functions`},
 		{"sriov create 01:00.0 0", 1, `^error: '0' is not a number of virtual functions`},

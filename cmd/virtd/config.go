@@ -47,6 +47,9 @@ type config struct {
 // defaultConfigFile is read when it exists and no other is named.
 const defaultConfigFile = "/etc/virtd/virtd.conf"
 
+// systemRunDir is that of the system's virtd.
+const systemRunDir = "/run/virtd"
+
 // defaultGroup is the group whose members may manage, where it exists: libvirt's, so that users need not be added twice.
 const defaultGroup = "libvirt"
 
@@ -60,7 +63,7 @@ func defaults(session bool, env func(string) string, home string) (config, error
 		TLS: defaultTLS, TCP: defaultTCP, Auth: defaultAuth, MaxAnonymous: 20,
 	}
 	if !session {
-		c.StateDir, c.RunDir, c.LogDir, c.SocketDir = "/var/lib/virtd", "/run/virtd", "/var/log/virtd", "/run/libvirt"
+		c.StateDir, c.RunDir, c.LogDir, c.SocketDir = "/var/lib/virtd", systemRunDir, "/var/log/virtd", "/run/libvirt"
 		c.ImagesDir = "/var/lib/libvirt/images" // libvirt's, where tools and people look
 		return c, nil
 	}

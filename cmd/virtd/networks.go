@@ -32,7 +32,7 @@ func openNetworks(cfg config, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*ne
 	if err != nil {
 		return nil, nil, err
 	}
-	host := &network.Local{Links: &bridge.Host{}, Services: children, Log: log}
+	host := &network.Local{Links: &bridge.Host{}, Services: children, Tables: tables(cfg), Log: log}
 	if hostdevs != nil { // a nil pointer in an interface is not nil
 		host.Hostdevs = hostdevs
 	}
@@ -47,7 +47,7 @@ func openNetworks(cfg config, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*ne
 		}
 	}
 	networks.Autostart()
-	stop := keepTable(nftables.TableFamilyINet, "packet filter of networks", networks.Repair, log)
+	stop := keepTable(tables(cfg), nftables.TableFamilyINet, "packet filter of networks", networks.Repair, log)
 	return networks, func() { stop(); networks.Close(); children.Close() }, nil
 }
 
@@ -56,22 +56,50 @@ func openUserNets(cfg config, log *slog.Logger) *usernet.Supervisor {
 	return usernet.NewSupervisor(usernet.Options{Helper: filepath.Join(filepath.Dir(engine(cfg)), "virtd-usernet"), Logs: cfg.LogDir, Log: log})
 }
 
-// watchLinks tells the driver of links that go, under which may be those of guests.
-func watchLinks(ctx context.Context, drv *kvm.Driver, log *slog.Logger) {
-	if err := new(bridge.Host).WatchRemoved(ctx, drv.LinkRemoved); err != nil {
-		log.Warn("links that vanish are not noticed: guests on macvtaps keep a cable that leads nowhere", "error", err)
+// tables are this virtd's in the packet filter: others may run on the host, with other directories.
+func tables(cfg config) firewall.Tables {
+	dir := filepath.Clean(cfg.RunDir)
+	if dir == systemRunDir {
+		return ""
+	}
+	return firewall.TablesOf(dir)
+}
+
+// watchLinks tells the driver of links that go, under which may be those of guests, and has the bridges of networks made again.
+func watchLinks(ctx context.Context, drv *kvm.Driver, networks *network.Manager, log *slog.Logger) {
+	missing := make(chan bool, 1)
+	var repairing sync.WaitGroup
+	repairing.Go(func() {
+		for range missing {
+			if err := networks.RepairBridges(); err != nil {
+				log.Error("a network is damaged", "error", err)
+			}
+		}
+	})
+	defer func() { close(missing); repairing.Wait() }()
+	err := new(bridge.Host).WatchRemoved(ctx, func(name string, index int) {
+		drv.LinkRemoved(name, index)
+		if name == "" || networks.BridgeOwner(name) != "" {
+			select {
+			case missing <- true:
+			default: // one look at all of them is to come
+			}
+		}
+	})
+	if err != nil {
+		log.Warn("links that vanish are not noticed: guests on macvtaps keep a cable that leads nowhere, and bridges of networks stay away", "error", err)
 	}
 }
 
-// keepTable makes one of virtd's tables of the packet filter again when somebody flushed it, as reloads of other filters do.
+// keepTable has one of virtd's tables of the packet filter repaired when somebody flushed it, as reloads of other filters do.
 // what names its content. stop ends that and waits for it.
-func keepTable(family nftables.TableFamily, what string, repair func() error, log *slog.Logger) (stop func()) {
+func keepTable(tables firewall.Tables, family nftables.TableFamily, what string, repair func() error, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		err := firewall.Watch(ctx, family, func() {
+		err := tables.Watch(ctx, family, func() {
 			if err := repair(); err != nil {
-				log.Error("the "+what+" was removed and cannot be made again", "error", err)
+				log.Error("the "+what+" was changed by somebody and cannot be made again", "error", err)
 			}
 		})
 		if err != nil {
@@ -79,6 +107,15 @@ func keepTable(family nftables.TableFamily, what string, repair func() error, lo
 		}
 	})
 	return func() { cancel(); watching.Wait() }
+}
+
+// restore has the filters of guests made again that somebody took away.
+func restore(filters *firewall.Guests, log *slog.Logger) error {
+	made, err := filters.Repair()
+	if made > 0 {
+		log.Warn("somebody took filters of guests out of the packet filter; they are made again", "guests", made)
+	}
+	return err
 }
 
 // serveNetwork is this program as the services of one network, which its supervisor starts.

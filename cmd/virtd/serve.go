@@ -58,8 +58,8 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer pools.Close()
-	filters := &firewall.Guests{}
-	defer keepTable(nftables.TableFamilyBridge, "packet filter of guests", filters.Restore, log)()
+	filters := &firewall.Guests{Tables: tables(cfg)}
+	defer keepTable(filters.Tables, nftables.TableFamilyBridge, "packet filter of guests", func() error { return restore(filters, log) }, log)()
 	userNets := openUserNets(cfg, log)
 	defer userNets.Close()
 	mgr, cpu, watch, err := openManager(ctx, cfg, hostParts{networks, pools, filters, hostdevs, userNets}, log)
@@ -186,7 +186,7 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 		mgr.Close()
 		return nil, nil, nil, fmt.Errorf("find the domains that run: %w", err)
 	}
-	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, log) }, nil
+	return mgr, hostCPU{}, func(ctx context.Context) { watchLinks(ctx, drv, use.networks, log) }, nil
 }
 
 // startPools starts the storage pools that are marked for it. This comes before domains are started, whose disks may be in

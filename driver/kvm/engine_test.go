@@ -203,8 +203,6 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 		e.event("BALLOON_CHANGE", fmt.Sprintf(`{"actual":%d}`, e.actual))
 	case "x-virtd-balloon-stats":
 		return fmt.Sprintf(`{"actual":%d,"stats":{"free":1048576},"last-update":1700000000}`, e.actual), false
-	case "x-virtd-nics":
-		return `[{"id":"net0","driver":"qemu","reason":"no memory\nleft"},{"id":"net9","driver":"qemu"},{"id":"net0","driver":"magic"}]`, false
 	case "x-virtd-vhost-users":
 		var list []string
 		for id, connected := range e.served {
@@ -216,6 +214,8 @@ func (e *tinyEngine) do(cmd string, args json.RawMessage, c net.Conn, id json.Ra
 		json.Unmarshal(args, &a)
 		e.served[a.ID] = true
 		e.event("X_VIRTD_VHOST_USER", fmt.Sprintf(`{"device":"%s","connected":true}`, a.ID))
+	case "x-virtd-nics":
+		return `[{"id":"net0","driver":"qemu","reason":"no memory\nleft"},{"id":"net9","driver":"qemu"},{"id":"net0","driver":"magic"}]`, false
 	case "x-virtd-devices":
 		text, _ := json.Marshal(e.devices)
 		return string(text), false

@@ -55,6 +55,9 @@ func (p *planner) hostdev(n *xmltree.Node) error {
 			}
 		}
 		claim.Function.VLAN = &vlan
+		if trust := true; n.Attr("trustGuestRxFilters") == "yes" {
+			claim.Function.Trust = &trust
+		}
 	}
 	d := hypervisor.Hostdev{ID: alias(n), Address: at, Host: host.String(), Group: file("group", n),
 		Multi: n.Child("address").Attr("multifunction") == "on"}

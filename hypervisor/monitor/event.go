@@ -20,6 +20,6 @@ const (
 	EventDeleted      = "DEVICE_DELETED"
 	EventUnplugError  = "DEVICE_UNPLUG_GUEST_ERROR"
 	EventDeviceFailed = "X_VIRTD_DEVICE_ERROR"
-	EventNICBackend   = "X_VIRTD_NIC_BACKEND" // others move a network device's packets than before
 	EventVhostUser    = "X_VIRTD_VHOST_USER"
+	EventNICBackend   = "X_VIRTD_NIC_BACKEND" // others move a network device's packets than before
 )

@@ -178,6 +178,9 @@ func (h *host) try(client string, args ...string) (stdout, stderr string, status
 	if err != nil && !errors.As(err, &exit) {
 		h.t.Fatalf("%s: %v", client, err)
 	}
+	if cmd.ProcessState.ExitCode() < 0 { // by a signal
+		fmt.Fprintf(&errs, "%s: %v\n", client, cmd.ProcessState)
+	}
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 

@@ -45,15 +45,10 @@ func TestLabHotplugHostdev(t *testing.T) {
 	}
 	h := startHost(t)
 	h.labCards()
-	const vf, disk, pf = "0000:01:10.0", "0000:03:00.0", "/sys/bus/pci/devices/0000:01:00.0"
-	card, peer := h.interfaceOf("0000:01:00.0"), h.interfaceOf("0000:02:00.0")
-	h.ip("link", "set", card, "up")
-	h.ip("addr", "add", "10.77.0.1/24", "dev", peer)
-	h.ip("link", "set", peer, "up")
-	if err := os.WriteFile(pf+"/sriov_numvfs", []byte("1"), 0); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.WriteFile(pf+"/sriov_numvfs", []byte("0"), 0) })
+	const vf, disk = firstVF, cardNVMe
+	h.ip("link", "set", h.interfaceOf(cardIGB), "up")
+	h.addressed(cardE1000E, "10.77.0.1/24")
+	h.functions(1)
 	h.until(time.Minute, "disk", func() bool { return exists("/dev/nvme0n1") })
 	before := driverOf(vf)
 	h.bridge("virtdbr6", "10.96.0.1/24")
@@ -63,9 +58,8 @@ func TestLabHotplugHostdev(t *testing.T) {
 	h.vctl("start", name)
 	h.expect(name, "armed", 5*time.Minute)
 	wait := func(what string) { t.Helper(); h.expect(name, what, 2*time.Minute) }
-	const address = `<source><address type='pci' domain='0' bus='%s' slot='%s' function='0'/></source>`
-	function := h.file("vf.xml", `<interface type='hostdev' managed='yes'><mac address='52:54:00:77:00:03'/>`+fmt.Sprintf(address, "1", "0x10")+`</interface>`)
-	nvme := h.file("nvme.xml", `<hostdev mode='subsystem' type='pci' managed='yes'>`+strings.Replace(fmt.Sprintf(address, "3", "0"), " type='pci'", "", 1)+`</hostdev>`)
+	function := h.file("vf.xml", functionNIC(vf, "yes", "52:54:00:77:00:03", ""))
+	nvme := h.file("nvme.xml", hostdev(disk, "yes"))
 	fds := 0
 	for round := 1; round <= rounds; round++ {
 		h.virsh("attach-device", name, function, "--live")
@@ -129,7 +123,7 @@ func TestLabHostdevWanted(t *testing.T) {
 	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Virsh)
 	h := startHost(t)
 	h.labCards()
-	const disk = "0000:03:00.0"
+	const disk = cardNVMe
 	t.Cleanup(func() { os.WriteFile("/sys/bus/pci/rescan", []byte("1"), 0) })
 	k := labtest.Kernel("6.12")
 	const script = `[ -b /dev/nvme0n1 ] && echo armed; until [ ! -e /dev/nvme0n1 ]; do sleep 0.1; done; echo disk went; while true; do sleep 1; done`
@@ -145,7 +139,7 @@ func TestLabHostdevWanted(t *testing.T) {
 			h.until(time.Minute, "disk", func() bool { return exists("/dev/nvme0n1") })
 			name := h.define(guest{name: c.name, kernel: k, args: c.args,
 				initrd:  labtest.AppendFiles(t, k.Initrd, map[string]string{"cmd": script}),
-				devices: `<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>`})
+				devices: hostdev(disk, "yes")})
 			h.vctl("start", name)
 			h.expect(name, "armed", 5*time.Minute)
 			removed := make(chan error, 1)

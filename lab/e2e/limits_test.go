@@ -61,14 +61,16 @@ sleep 600
 		return h.sh("tc qdisc show dev " + tap + "; tc class show dev " + tap + "; tc filter show dev " + tap + " ingress")
 	}
 	filtered := func() bool {
-		out, err := exec.Command("nft", "list", "table", "bridge", "virtd").CombinedOutput()
-		return err == nil && strings.Contains(string(out), "from_"+tap)
+		out, err := exec.Command("nft", "list", "ruleset", "bridge").CombinedOutput()
+		return err == nil && strings.Contains(string(out), "from_"+tap) && strings.Contains(string(out), "jump mac_"+tap)
 	}
 	h.stopDaemon(syscall.SIGKILL)
 	h.startDaemon()
 	if q := queues(); !strings.Contains(q, "htb") || !strings.Contains(q, "police") || !filtered() {
 		t.Errorf("after a restart of virtd:\n%s", q)
 	}
+	h.sh("nft flush $(nft list tables bridge | grep ' virtd-')") // the rules, not the table
+	h.until(10*time.Second, "the filter's rules after a flush", filtered)
 	h.sh("nft flush ruleset")
 	h.until(10*time.Second, "the filter after a flush", filtered)
 	h.virsh("domiftune", name, tap, "--outbound", "0", "--live")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -9,60 +10,92 @@ import (
 	"virtd/lab/labtest"
 )
 
-// TestLabPassthroughCard: a Debian guest has the e1000e card, and a file goes both ways between it and the igb card on the
-// same segment: with MSI-X, and with the card's pin, when the guest is told to use no messages.
+// TestLabPassthroughCard: a Debian guest has a whole card of the host, e1000e or igb, and a file goes both ways between it and
+// the other card, which is on the same segment: with MSI-X, and with the card's pin, when the guest is told to use no messages.
+// The guest sees an interrupt for what it did.
 func TestLabPassthroughCard(t *testing.T) {
 	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Program("ip"))
 	h := startHost(t)
 	h.labCards()
-	const nic = "0000:02:00.0"
-	peer := h.interfaceOf("0000:01:00.0")
-	h.ip("addr", "add", "10.78.0.1/24", "dev", peer)
-	h.ip("link", "set", peer, "up")
-	size := int64(100 << 20)
-	if testing.Short() {
-		size = 4 << 20
-	}
-	s := startFileServer(t, size)
-	for _, c := range []struct{ name, args, interrupt string }{
-		{"intx", "pci=nomsi", "IO-APIC"},
-		{"msix", "", "PCI-MSI"},
+	s := startFileServer(t, passedBytes())
+	for _, c := range []struct{ name, address, peer, driver, args, interrupt string }{
+		{"intx", cardE1000E, cardIGB, "e1000e", "pci=nomsi", "IO-APIC"},
+		{"msix", cardE1000E, cardIGB, "e1000e", "", "PCI-MSIX"},
+		{"physical", cardIGB, cardE1000E, "igb", "", "PCI-MSIX"},
 	} {
 		if testing.Short() && c.name == "msix" {
-			continue // TestLabPassthrough has it
+			continue // the physical function has it
 		}
 		t.Run(c.name, func(t *testing.T) {
 			h.t = t
+			h.addressed(c.peer, "10.78.0.1/24")
+			before := h.cardState(c.address)
 			k := labtest.Kernel("6.12")
 			name := h.define(guest{name: c.name, kernel: k, args: c.args,
-				initrd:  labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": fmt.Sprintf(cardScript, s.port, s.size>>20)}),
-				devices: `<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='2' slot='0' function='0'/></source></hostdev>`})
+				initrd:  labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": networkCardScript("10.78.0", s) + "exit 0\n"}),
+				devices: hostdev(c.address, "yes")})
 			h.vctl("start", name)
-			h.wantDriver(nic, "vfio-pci")
+			h.wantDriver(c.address, "vfio-pci")
 			h.expect(name, "LAB-RC: 0", 9*time.Minute)
-			out := h.output(name)
-			for _, want := range []string{"driver e1000e", "ping ok", "down " + s.sum, "up ok", c.interrupt} {
-				if !strings.Contains(out, want) {
-					t.Errorf("the guest does not say %q:\n%s", want, tail(out, 3000))
-				}
-			}
-			if puts := s.pushed(); len(puts) != 1 || puts[0] != s.size {
-				t.Errorf("came from the guest: %v bytes, want %d", puts, s.size)
-			}
-			h.until(time.Minute, "card back with its driver", func() bool { return driverOf(nic) == "e1000e" })
+			h.checkNetworkCard(name, c.driver, c.interrupt, s)
+			h.wantCard(c.address, before)
 			h.vctl("undefine", name)
 		})
 	}
 	h.t = t
 }
 
-const cardScript = `
+// hostdev is a function of the host in a domain.
+func hostdev(address, managed string) string {
+	return fmt.Sprintf("<hostdev mode='subsystem' type='pci' managed='%s'><source><address domain='0' bus='0x%s' slot='0x%s' function='0x%s'/></source></hostdev>",
+		managed, address[5:7], address[8:10], address[11:])
+}
+
+// passedBytes is the size of the file that goes through a passed-through network card.
+func passedBytes() int64 {
+	if testing.Short() {
+		return 4 << 20
+	}
+	return 100 << 20
+}
+
+// networkCardScript is a guest that talks over its only network card with a file server at .1 of a network of which it is .2.
+func networkCardScript(network string, s *fileServer) string {
+	return fmt.Sprintf(`
 for n in /sys/class/net/*; do [ $(basename $n) = lo ] || nic=$(basename $n); done
-echo driver $(basename $(readlink /sys/class/net/$nic/device/driver))
-ip addr add 10.78.0.2/24 dev $nic; ip link set $nic up
+echo card driver $(basename $(readlink /sys/class/net/$nic/device/driver)) address $(cat /sys/class/net/$nic/address)
+ip addr add %[1]s.2/24 dev $nic; ip link set $nic up
 for i in $(seq 20); do [ "$(cat /sys/class/net/$nic/carrier)" = 1 ] && break; sleep 1; done
-ping -c 5 -W 5 10.78.0.1 && echo ping ok
-exec 5<>/dev/tcp/10.78.0.1/%[1]d; echo get >&5; echo "down $(sha256sum <&5)"; exec 5<&-
-exec 5<>/dev/tcp/10.78.0.1/%[1]d; { echo put; dd if=/dev/zero bs=1M count=%[2]d 2>/dev/null; } >&5 && echo up ok; exec 5<&-
+ping -c 5 -W 5 %[1]s.1 && echo card ping ok
+exec 5<>/dev/tcp/%[1]s.1/%[2]d; echo get >&5; echo "card down $(sha256sum <&5)"; exec 5<&-
+exec 5<>/dev/tcp/%[1]s.1/%[2]d; { echo put; dd if=/dev/zero bs=1M count=%[3]d 2>/dev/null; } >&5 && echo card up ok; exec 5<&-
 grep $nic /proc/interrupts
-`
+`, network, s.port, s.size>>20)
+}
+
+// checkNetworkCard looks at what networkCardScript printed and the server got.
+func (h *host) checkNetworkCard(name, driver, interrupt string, s *fileServer) {
+	h.t.Helper()
+	out := h.output(name)
+	for _, want := range []string{"card driver " + driver + " address ", "card ping ok", "card down " + s.sum, "card up ok"} {
+		if !strings.Contains(out, want) {
+			h.t.Errorf("the guest does not say %q:\n%s", want, tail(out, 3000))
+		}
+	}
+	if n := interrupts(out, interrupt, "eth"); n < 50 {
+		h.t.Errorf("%d interrupts of kind %s came from the card:\n%s", n, interrupt, tail(out, 3000))
+	}
+	if puts := s.pushed(); len(puts) != 1 || puts[0] != s.size {
+		h.t.Errorf("came from the guest: %v bytes, want %d", puts, s.size)
+	}
+}
+
+// interrupts adds the counts of a guest's /proc/interrupts whose controller is of that kind and whose handler's name begins so.
+// The guest has one vCPU.
+func interrupts(out, kind, handler string) (sum int) {
+	line := regexp.MustCompile(`(?m)^ *\d+: +(\d+) +(?:IR-)?` + kind + `\S* +\S+ +(?:.* )?` + handler + `\S*\s*$`)
+	for _, m := range line.FindAllStringSubmatch(out, -1) {
+		sum += sumOf(m[1])
+	}
+	return sum
+}

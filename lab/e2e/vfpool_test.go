@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,20 +25,9 @@ func onPool(mac, group string) string {
 func (h *host) vfPool(count int) (vfs []string, card string) {
 	h.t.Helper()
 	h.labCards()
-	const pf = "/sys/bus/pci/devices/0000:01:00.0"
-	card = h.interfaceOf("0000:01:00.0")
+	card = h.interfaceOf(cardIGB)
 	h.ip("link", "set", card, "up")
-	if err := os.WriteFile(pf+"/sriov_numvfs", []byte(fmt.Sprint(count)), 0); err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { os.WriteFile(pf+"/sriov_numvfs", []byte("0"), 0) })
-	for i := range count {
-		to, err := os.Readlink(fmt.Sprintf("%s/virtfn%d", pf, i))
-		if err != nil {
-			h.t.Fatal(err)
-		}
-		vfs = append(vfs, filepath.Base(to))
-	}
+	vfs = h.functions(count)
 	h.virsh("net-define", h.file("pool.xml", fmt.Sprintf(poolXML, card)))
 	return vfs, card
 }
@@ -170,14 +157,4 @@ ip addr add 10.77.0.%d/24 dev $nic; ip link set $nic up; sleep 3; echo LAB-UP
 	h.virsh("detach-device", red, detached, "--live")
 	h.until(time.Minute, "the interface leaves the definition", func() bool { return !strings.Contains(h.virsh("dumpxml", red), "hostdev") })
 	h.until(time.Minute, "the port is given back", func() bool { return !strings.Contains(h.vctl("net", "info", "vfs"), "(domain "+red+")") })
-}
-
-// lineWith returns the first line of text that contains s.
-func lineWith(text, s string) string {
-	for line := range strings.Lines(text) {
-		if strings.Contains(line, s) {
-			return line
-		}
-	}
-	return ""
 }

@@ -49,6 +49,12 @@ sleep 600
 // network's back end goes, and the guest sees its cable pulled; and a second disk comes and goes. No socket stays.
 func TestLabVhostUser(t *testing.T) {
 	labtest.Need(t, labtest.KVM, labtest.Virsh, labtest.Tun, labtest.Program("qemu-storage-daemon"))
+	// Small pages of shared memory are a fault each, which is what takes long under emulation.
+	shmem := "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+	if err := os.WriteFile(shmem, []byte("advise"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.WriteFile(shmem, []byte("never"), 0o644) })
 	h := startHost(t)
 	k := labtest.Kernel("6.1")
 	disk := startStorage(h, "one", 16)
@@ -73,7 +79,7 @@ func TestLabVhostUser(t *testing.T) {
 	if mover == nil {
 		t.Fatal("nobody listens for the network's back end")
 	}
-	h.expect(name, "vda has 32768 sectors and 2 queues; eth0 has 1", 90*time.Second)
+	h.expect(name, "vda has 32768 sectors and 2 queues; eth0 has 1", 150*time.Second)
 	h.expect(name, "the peer answers", 60*time.Second)
 	h.expect(name, "round 1", 60*time.Second)
 

@@ -149,6 +149,12 @@ func (h *Host) finishMacvtap(parent, link netlink.Link, c MacvtapConfig) (*Tap, 
 	if err := netlink.LinkSetAllmulticastOn(link); err != nil {
 		return nil, virterr.New(virterr.SystemError, "Cannot set interface flags on '%s': %w", name, errno(err))
 	}
+	if c.Mode == MacvtapPassthrough && c.MAC != nil && !bytes.Equal(link.Attrs().HardwareAddr, c.MAC) { // made with the parent's, which changes too
+		if err := netlink.LinkSetHardwareAddr(link, c.MAC); err != nil {
+			return nil, virterr.New(virterr.SystemError, "Cannot set interface MAC to %s on '%s': %w (%s keeps its own; of a virtual function the card "+
+				"may have to set it: vctl sriov set %s --mac %s)", c.MAC, c.Parent, errno(err), c.Parent, c.Parent, c.MAC)
+		}
+	}
 	if c.Mode == MacvtapPassthrough && parent.Attrs().RawFlags&unix.IFF_UP == 0 { // it is the guest's alone, and so virtd's to switch on
 		if err := h.SetUp(c.Parent, true); err != nil {
 			return nil, err

@@ -157,6 +157,30 @@ func fromAny(t *testing.T, tap *Tap) []byte {
 	return nil
 }
 
+// In mode passthrough the link below has the guest's address too, as cards that are not promiscuous need, and its own afterwards.
+func TestMacvtapPassthroughAddress(t *testing.T) {
+	h := inMacvtapNamespace(t)
+	address := func(name string) net.HardwareAddr {
+		t.Helper()
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Attrs().HardwareAddr
+	}
+	before := address("eth0")
+	tap := openMacvtap(t, h, MacvtapConfig{Parent: "eth0", Mode: MacvtapPassthrough, MAC: guestMAC})
+	if a, b := address(tap.Name), address("eth0"); !bytes.Equal(a, guestMAC) || !bytes.Equal(b, guestMAC) {
+		t.Errorf("the macvtap has %v, the link below %v, want %v", a, b, guestMAC)
+	}
+	if err := h.DeleteMacvtap(tap.Name, 0, guestMAC); err != nil {
+		t.Fatal(err)
+	}
+	if now := address("eth0"); !bytes.Equal(now, before) {
+		t.Errorf("the link is left with %v, had %v", now, before)
+	}
+}
+
 func TestMacvtapRefusals(t *testing.T) {
 	h := inMacvtapNamespace(t)
 	first := openMacvtap(t, h, MacvtapConfig{Parent: "eth0", Mode: MacvtapPassthrough, MAC: guestMAC})

@@ -19,6 +19,7 @@ type Filter struct {
 	IPv6 []netip.Addr `json:"ipv6,omitempty"` // $IPV6
 	// DHCPServers is $DHCPSERVER: whose answers count.
 	DHCPServers []netip.Addr `json:"dhcpServers,omitempty"`
+	Gateways    []string     `json:"gateways,omitempty"` // $GATEWAY_MAC: whom alone the guest talks with
 	// Learn is $CTRL_IP_LEARNING: any for the first address that the interface uses, dhcp for those that it is leased.
 	Learn string `json:"learn,omitempty"`
 }
@@ -60,6 +61,14 @@ func (f *Filter) parameter(name, value string) error {
 		if *to = append(*to, a); len(*to) > maxAddresses {
 			return refuse(virterr.ConfigUnsupported, "filter '%s' has more than %d values of %s", f.Name, maxAddresses, name)
 		}
+	case name == "GATEWAY_MAC":
+		mac, err := net.ParseMAC(value)
+		if err != nil || len(mac) != 6 {
+			return refuse(virterr.XMLError, "parameter GATEWAY_MAC of filter '%s' is not a MAC address: '%s'", f.Name, value)
+		}
+		if f.Gateways = append(f.Gateways, mac.String()); len(f.Gateways) > maxAddresses {
+			return refuse(virterr.ConfigUnsupported, "filter '%s' has more than %d values of GATEWAY_MAC", f.Name, maxAddresses)
+		}
 	case name == "CTRL_IP_LEARNING":
 		if f.Learn = value; value != learnAny && value != learnDHCP && value != learnNone {
 			return refuse(virterr.XMLError, "CTRL_IP_LEARNING of filter '%s' is any, dhcp or none, not '%s'", f.Name, value)
@@ -89,6 +98,8 @@ func (f *Filter) complete() error {
 			return unresolved("IPV6")
 		case (s.kind == allowDHCPServer || s.kind == allowDHCPv6Server) && len(f.DHCPServers) == 0:
 			return unresolved("DHCPSERVER")
+		case s.kind == acceptGateway && len(f.Gateways) == 0:
+			return unresolved("GATEWAY_MAC")
 		}
 	}
 	if _, err := net.ParseMAC(f.MAC); err != nil {
@@ -144,6 +155,7 @@ const (
 	allowDHCPv6Server
 	announce // RARP with which a hypervisor tells switches where a guest is
 	announceOdd
+	acceptGateway
 )
 
 // filters are libvirt's standard filters. clear-traffic is another name of clean-traffic.
@@ -172,6 +184,8 @@ var filters = map[string][]step{
 	"qemu-announce-self-rarp": {{-400, announce}},
 	"clean-traffic":           cleanTraffic,
 	"clear-traffic":           cleanTraffic,
+	"clean-traffic-gateway": {{-800, checkMAC}, {-710, checkIP}, {-520, checkARPMAC}, {-510, checkARPIP}, {-500, acceptARP}, {-400, announce},
+		{500, acceptGateway}, {1000, dropAll}},
 }
 
 var cleanTraffic = []step{{-800, checkMAC}, {-710, checkIP}, {-650, acceptIPv4}, {-520, checkARPMAC}, {-510, checkARPIP}, {-500, acceptARP},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -109,7 +110,7 @@ func TestApply(t *testing.T) {
 		return n
 	}
 	for range 3 {
-		if err := Apply(networks); err != nil {
+		if err := Tables("").Apply(networks); err != nil {
 			t.Fatal(err)
 		}
 		if n := count(); n != len(rules(networks)) {
@@ -117,7 +118,7 @@ func TestApply(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := Apply(nil); err != nil {
+		if err := Tables("").Apply(nil); err != nil {
 			t.Fatal(err)
 		}
 		if tables, err := c.ListTables(); err != nil || len(tables) != 0 {
@@ -135,21 +136,21 @@ func TestApplyMany(t *testing.T) {
 		n.Bridge = fmt.Sprintf("virbr%d", i)
 		many = append(many, n)
 	}
-	if err := Apply(many); err != nil {
+	if err := Tables("").Apply(many); err != nil {
 		t.Fatal(err)
 	}
-	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
+	table := &nftables.Table{Name: tablesName, Family: nftables.TableFamilyINet}
 	list, err := c.GetRules(table, &nftables.Chain{Name: chainCross, Table: table})
 	if err != nil || len(list) != len(many) {
 		t.Errorf("%d rules for %d networks, %v", len(list), len(many), err)
 	}
 }
 
-// TestWatch: when somebody flushes all tables virtd's is made again within a second, and its own changes cause nothing.
-func TestWatch(t *testing.T) {
-	c := inNamespace(t)
+// watching runs a watch in the test's namespace until the test ends, and returns once it listens.
+func watching(t *testing.T, family nftables.TableFamily, changed func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	repaired, ended, ready := make(chan error, 10), make(chan error, 1), make(chan bool)
+	ended, ready := make(chan error, 1), make(chan bool)
 	here, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -161,41 +162,105 @@ func TestWatch(t *testing.T) {
 			return
 		}
 		close(ready)
-		ended <- Watch(ctx, nftables.TableFamilyINet, func() { repaired <- Apply(networks) })
+		ended <- Tables("").Watch(ctx, family, changed)
 	}()
 	select {
 	case <-ready:
 	case err := <-ended:
 		t.Fatal(err)
 	}
-	time.Sleep(500 * time.Millisecond) // until the kernel tells it
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(200 * time.Millisecond) // until the kernel tells it
+}
+
+// TestWatch: whatever somebody takes out of virtd's table is there again within a second, and virtd's own changes cause nothing.
+func TestWatch(t *testing.T) {
+	c := inNamespace(t)
+	mine := Tables("")
+	repaired := make(chan error, 10)
+	watching(t, nftables.TableFamilyINet, func() {
+		if whole, err := mine.Applied(networks); err != nil || !whole {
+			repaired <- errors.Join(err, mine.Apply(networks))
+		}
+	})
 	for range 3 {
-		if err := Apply(networks); err != nil {
+		if err := mine.Apply(networks); err != nil {
 			t.Fatal(err)
 		}
 	}
-	select {
-	case <-repaired:
-		t.Error("virtd's own change counts as a loss")
-	case <-time.After(2 * settleTime):
+	table := mine.of(nftables.TableFamilyINet)
+	for name, remove := range map[string]func(){
+		"nothing":            func() {},
+		"all tables":         c.FlushRuleset,
+		"the rules, no more": func() { c.FlushTable(table) },
+		"one chain's rules":  func() { c.FlushChain(&nftables.Chain{Name: chainNAT, Table: table}) },
+		"the table":          func() { c.DelTable(table) },
+	} {
+		remove()
+		if err := c.Flush(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if name == "nothing" {
+			select {
+			case <-repaired:
+				t.Error("virtd's own change counts as a loss")
+			case <-time.After(2 * settleTime):
+			}
+			continue
+		}
+		select {
+		case err := <-repaired:
+			if whole, werr := mine.Applied(networks); err != nil || werr != nil || !whole {
+				t.Errorf("%s: after the repair %v, %v, %v", name, whole, err, werr)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: no repair", name)
+		}
 	}
-	c.FlushRuleset()
-	if err := c.Flush(); err != nil {
+}
+
+// TestTwoInstances: the tables of another virtd on the host stay as they are, whatever this one does.
+func TestTwoInstances(t *testing.T) {
+	inNamespace(t)
+	one, two := Tables(""), TablesOf("/tmp/other")
+	for _, apply := range []error{one.Apply(networks[:1]), two.Apply(networks[1:]), one.Apply(networks[:2]), one.Apply(nil)} {
+		if apply != nil {
+			t.Fatal(apply)
+		}
+	}
+	if whole, err := two.Applied(networks[1:]); err != nil || !whole {
+		t.Errorf("the other's rules are whole: %v, %v", whole, err)
+	}
+	if whole, err := one.Applied(nil); err != nil || !whole {
+		t.Errorf("rules are left: %v", err)
+	}
+	if found, err := Obstacles(); err != nil || len(found) != 0 {
+		t.Errorf("one virtd is in the way of the other: %v, %v", found, err)
+	}
+	filter, err := readFilter("<filterref filter='clean-traffic'><parameter name='IP' value='10.9.0.5'/></filterref>")
+	if err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case err := <-repaired:
-		if there, perr := present(c, nftables.TableFamilyINet); err != nil || perr != nil || !there {
-			t.Errorf("after the repair: %v, %v, %v", there, err, perr)
-		}
-	case err := <-ended:
-		t.Errorf("the watch ended: %v", err)
-	case <-time.After(time.Second + settleTime):
-		t.Error("no repair")
+	first, second := &Guests{}, &Guests{Tables: two}
+	if err := first.Set("vnet0", filter); err != nil {
+		t.Fatal(err)
 	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
+	if err := second.Restore(); err != nil { // as it does when it begins
+		t.Fatal(err)
+	}
+	if err := second.Set("vnet1", filter); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Remove("vnet1"); err != nil {
+		t.Fatal(err)
+	}
+	if made, err := first.Repair(); err != nil || made != 0 {
+		t.Errorf("the other virtd took %d filters away, %v", made, err)
 	}
 }
 
@@ -207,22 +272,34 @@ func TestObstacles(t *testing.T) {
 	c.AddChain(&nftables.Chain{Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop})
 	c.AddChain(&nftables.Chain{Name: "OUTPUT", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter, Policy: &drop})
 	c.AddChain(&nftables.Chain{Name: "INPUT", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+	accept := nftables.ChainPolicyAccept
+	firewalld := c.AddTable(&nftables.Table{Name: "firewalld", Family: nftables.TableFamilyINet})
+	for name, hook := range map[string]*nftables.ChainHook{"filter_FORWARD": nftables.ChainHookForward, "filter_OUTPUT": nftables.ChainHookOutput} {
+		ch := c.AddChain(&nftables.Chain{Name: name, Table: firewalld, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter, Policy: &accept})
+		c.AddRule(&nftables.Rule{Table: firewalld, Chain: ch, Exprs: inChain("").established().verdict("accept").exprs})
+		c.AddRule(&nftables.Rule{Table: firewalld, Chain: ch, Exprs: inChain("").reject().exprs})
+	}
+	harmless := c.AddChain(&nftables.Chain{Name: "some", Table: firewalld, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &accept})
+	c.AddRule(&nftables.Rule{Table: firewalld, Chain: harmless, Exprs: inChain("").in("eth7").verdict("drop").exprs})
 	if err := c.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Apply(networks); err != nil {
+	if err := Tables("").Apply(networks); err != nil {
 		t.Fatal(err)
 	}
 	found, err := Obstacles()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Obstacle{{"ip filter", "FORWARD", "forward"}, {"ip filter", "INPUT", "input"}}
+	slices.SortFunc(found, func(a, b Obstacle) int { return strings.Compare(a.Table+a.Chain, b.Table+b.Chain) })
+	want := []Obstacle{{"inet firewalld", "filter_FORWARD", "forward"}, {"ip filter", "FORWARD", "forward"}, {"ip filter", "INPUT", "input"}}
 	if diff := cmp.Diff(want, found); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+		t.Fatalf("-want +got:\n%s", diff)
 	}
-	if len(found) == 2 && (!strings.Contains(found[0].String(), `nft insert rule ip filter FORWARD oifname "virbr*" accept`) ||
-		!strings.Contains(found[1].String(), `nft insert rule ip filter INPUT iifname "virbr*" udp dport { 53, 67 } accept`)) {
-		t.Errorf("advice:\n%s\n%s", found[0], found[1])
+	for i, says := range []string{"--zone=trusted --add-interface=virbr0", `nft insert rule ip filter FORWARD oifname "virbr*" accept`,
+		`nft insert rule ip filter INPUT iifname "virbr*" udp dport { 53, 67, 547 } accept`} {
+		if !strings.Contains(found[i].String(), says) {
+			t.Errorf("advice without %q: %s", says, found[i])
+		}
 	}
 }

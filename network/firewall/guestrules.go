@@ -111,6 +111,12 @@ func (g *guestChains) step(kind stepKind) {
 				network("operation reverse request", arpOperation, []byte{0, 3}).network("sender "+g.f.MAC, arpSHA, g.mac).
 				network("target "+g.f.MAC, arpTHA, g.mac).verdict("accept")
 		})
+	case acceptGateway:
+		for _, gateway := range g.f.Gateways {
+			mac, _ := net.ParseMAC(gateway) // parameter has seen to that
+			g.from = append(g.from, out.mac("daddr", macDestination, mac).verdict("accept"))
+			g.to = append(g.to, in.mac("saddr", macSource, mac).verdict("accept"))
+		}
 	case announceOdd:
 		g.from = append(g.from, out.ether(etherOddly).verdict("accept"))
 	}

@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/google/nftables"
@@ -12,13 +13,15 @@ import (
 	"virtd/virterr"
 )
 
-// Guests is the table bridge virtd: what the guests behind taps may send and get. The zero value is ready. Its methods are safe
-// for concurrent use and work in the network namespace of the calling thread.
+// Guests is the table of family bridge: what the guests behind taps may send and get. The zero value is ready, in the table of
+// the system's virtd. Its methods are safe for concurrent use and work in the network namespace of the calling thread.
 //
 // Frames are looked at where they enter and leave a bridge. A map leads those of a tap to its chains, so that a tap without a
 // filter costs one look-up whatever the number of others. What is learned of a guest's addresses stays in the kernel, and
 // so survives virtd.
 type Guests struct {
+	Tables Tables
+
 	mu   sync.Mutex
 	taps map[string]*Filter
 }
@@ -35,7 +38,7 @@ const (
 func (g *Guests) Set(tap string, f *Filter) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := replace(tap, f); err != nil {
+	if err := g.replace(tap, f); err != nil {
 		return err
 	}
 	if g.taps == nil {
@@ -52,7 +55,7 @@ func (g *Guests) Remove(tap string) error {
 	if g.taps[tap] == nil {
 		return nil
 	}
-	if err := replace(tap, nil); err != nil {
+	if err := g.replace(tap, nil); err != nil {
 		return err
 	}
 	delete(g.taps, tap)
@@ -69,77 +72,128 @@ func (g *Guests) Keep(tap string, f *Filter) {
 	g.taps[tap] = f
 }
 
-// Restore makes the filters that are missing and removes those of other taps. Those that are there stay as they are.
+// Restore is Repair for who does not ask what was missing.
 func (g *Guests) Restore() error {
+	_, err := g.Repair()
+	return err
+}
+
+// Repair makes the filters that are missing or not whole, and removes those of other taps. Those that are there stay as they
+// are, and what was learned stays learned as long as its set is there. The number of filters that it made is returned.
+func (g *Guests) Repair() (made int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	taps := g.taps
-	there, err := filtered()
-	if len(taps) == 0 && err != nil {
-		return nil // a kernel without filters has none that could be left
+	s, err := g.state()
+	if len(g.taps) == 0 && err != nil {
+		return 0, nil // a kernel without filters has none that could be left
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var errs []error
-	for _, tap := range there {
-		if taps[tap] == nil {
-			errs = append(errs, replace(tap, nil))
+	for _, name := range s.chains {
+		if tap := tapOf(name); tap != "" && name == fromChain(tap) && g.taps[tap] == nil {
+			errs = append(errs, g.replace(tap, nil))
 		}
 	}
-	for tap, f := range taps {
-		if !slices.Contains(there, tap) {
-			errs = append(errs, replace(tap, f))
+	for tap, f := range g.taps {
+		if s.whole(tap, f) {
+			continue
 		}
+		made++
+		errs = append(errs, g.mend(tap, f))
 	}
-	return errors.Join(errs...)
+	return made, errors.Join(errs...)
 }
 
-func guestTable() *nftables.Table {
-	return &nftables.Table{Name: TableName, Family: nftables.TableFamilyBridge}
+// guestState is what is in the table.
+type guestState struct {
+	chains   []string
+	rules    map[string]int  // by chain
+	elements map[string]bool // of both maps: the map's name, and the tap
 }
 
-// filtered returns the taps that have chains.
-func filtered() ([]string, error) {
+func (g *Guests) state() (guestState, error) {
 	c, err := dial()
 	if err != nil {
-		return nil, failed("open the packet filter", err)
+		return guestState{}, failed("open the packet filter", err)
 	}
-	chains, err := guestChainNames(c)
-	if err != nil {
-		return nil, err
+	s := guestState{elements: map[string]bool{}}
+	if s.chains, err = g.chainNames(c); err != nil || len(s.chains) == 0 {
+		return s, err
 	}
-	var out []string
-	for _, name := range chains {
-		if tap := tapOf(name); tap != "" && name == fromChain(tap) {
-			out = append(out, tap)
+	if s.rules, err = g.Tables.count(nftables.TableFamilyBridge); err != nil {
+		return s, err
+	}
+	for _, name := range []string{mapFrom, mapTo} {
+		list, err := c.GetSetElements(verdictMap(g.table(), name))
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return s, failed("list the taps of the packet filter", err)
+		}
+		for _, e := range list {
+			tap, _, _ := strings.Cut(string(e.Key), "\x00")
+			s.elements[name+" "+tap] = true
 		}
 	}
-	return out, nil
+	return s, nil
 }
 
-// guestChainNames returns the table's chains.
-func guestChainNames(c *nftables.Conn) ([]string, error) {
+// whole reports whether everything that filters a tap is there.
+func (s guestState) whole(tap string, f *Filter) bool {
+	want := map[string]int{chainIngress: 1, chainEgress: 1}
+	for _, r := range guestRules(f, tap) {
+		want[r.chain]++
+	}
+	for chain, n := range want {
+		if s.rules[chain] != n {
+			return false
+		}
+	}
+	return s.elements[mapFrom+" "+tap] && s.elements[mapTo+" "+tap]
+}
+
+func (g *Guests) table() *nftables.Table { return g.Tables.of(nftables.TableFamilyBridge) }
+
+// chainNames returns the table's chains.
+func (g *Guests) chainNames(c *nftables.Conn) ([]string, error) {
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyBridge)
 	if err != nil {
 		return nil, failed("list the chains of the packet filter", err)
 	}
 	var out []string
 	for _, ch := range chains {
-		if ch.Table.Name == TableName {
+		if ch.Table.Name == g.Tables.Name() {
 			out = append(out, ch.Name)
 		}
 	}
 	return out, nil
 }
 
-// replace puts a filter in place of what a tap has, in one step; nil for none. The table goes with its last filter.
-func replace(tap string, f *Filter) error {
+// mend makes everything that filters a tap, over what is there of it.
+func (g *Guests) mend(tap string, f *Filter) error {
 	c, err := dial()
 	if err != nil {
 		return failed("open the packet filter", err)
 	}
-	chains, err := guestChainNames(c)
+	if err := addGuest(c, g.table(), tap, f, true); err != nil {
+		return err
+	}
+	if err := c.Flush(); err != nil {
+		return failedGuest(tap, f, err)
+	}
+	return nil
+}
+
+// replace puts a filter in place of what a tap has, in one step; nil for none. The table goes with its last filter.
+func (g *Guests) replace(tap string, f *Filter) error {
+	c, err := dial()
+	if err != nil {
+		return failed("open the packet filter", err)
+	}
+	chains, err := g.chainNames(c)
 	if err != nil {
 		return err
 	}
@@ -153,7 +207,7 @@ func replace(tap string, f *Filter) error {
 			others++
 		}
 	}
-	switch table := guestTable(); {
+	switch table := g.table(); {
 	case f == nil && mine == 0 && others > 0:
 		return nil
 	case f == nil && others == 0:
@@ -166,7 +220,7 @@ func replace(tap string, f *Filter) error {
 			dropGuest(c, table, tap, chains)
 		}
 		if f != nil {
-			if err := addGuest(c, table, tap, f); err != nil {
+			if err := addGuest(c, table, tap, f, !slices.Contains(chains, chainIngress)); err != nil {
 				return err
 			}
 		}
@@ -222,27 +276,32 @@ func dropGuest(c *nftables.Conn, table *nftables.Table, tap string, chains []str
 	c.DelSet(&nftables.Set{Table: table, Name: learnedSet(tap)})
 }
 
-// addGuest queues a tap's chains, and the table where it is missing.
-func addGuest(c *nftables.Conn, table *nftables.Table, tap string, f *Filter) error {
-	c.AddTable(table)
+// addShared queues what all taps share, as new or over what is there.
+func addShared(c *nftables.Conn, table *nftables.Table, from, to *nftables.Set) {
 	accept := nftables.ChainPolicyAccept
-	from, to := verdictMap(table, mapFrom), verdictMap(table, mapTo)
-	there, err := present(c, nftables.TableFamilyBridge)
-	if err != nil {
-		return err
+	for _, hook := range []struct {
+		chain string
+		at    *nftables.ChainHook
+		key   expr.MetaKey
+		taps  *nftables.Set
+	}{{chainIngress, nftables.ChainHookPrerouting, expr.MetaKeyIIFNAME, from}, {chainEgress, nftables.ChainHookPostrouting, expr.MetaKeyOIFNAME, to}} {
+		ch := c.AddChain(&nftables.Chain{Name: hook.chain, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook.at,
+			Priority: nftables.ChainPriorityRef(bridgeFilter), Policy: &accept})
+		c.FlushChain(ch)
+		c.AddRule(&nftables.Rule{Table: table, Chain: ch, Exprs: []expr.Any{&expr.Meta{Key: hook.key, Register: 1},
+			&expr.Lookup{SourceRegister: 1, IsDestRegSet: true, DestRegister: 0, SetName: hook.taps.Name, SetID: hook.taps.ID}}})
 	}
-	if !there {
+}
+
+// addGuest queues a tap's chains, as new ones or over those that are there, and with shared what all taps share.
+func addGuest(c *nftables.Conn, table *nftables.Table, tap string, f *Filter, shared bool) error {
+	from, to := verdictMap(table, mapFrom), verdictMap(table, mapTo)
+	if shared {
+		c.AddTable(table)
 		if err := errors.Join(c.AddSet(from, nil), c.AddSet(to, nil)); err != nil {
 			return failedGuest(tap, f, err)
 		}
-		ingress := c.AddChain(&nftables.Chain{Name: chainIngress, Table: table, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(bridgeFilter), Policy: &accept})
-		egress := c.AddChain(&nftables.Chain{Name: chainEgress, Table: table, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(bridgeFilter), Policy: &accept})
-		c.AddRule(&nftables.Rule{Table: table, Chain: ingress, Exprs: []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-			&expr.Lookup{SourceRegister: 1, IsDestRegSet: true, DestRegister: 0, SetName: mapFrom, SetID: from.ID}}})
-		c.AddRule(&nftables.Rule{Table: table, Chain: egress, Exprs: []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-			&expr.Lookup{SourceRegister: 1, IsDestRegSet: true, DestRegister: 0, SetName: mapTo, SetID: to.ID}}})
+		addShared(c, table, from, to)
 	}
 	size := uint32(1)
 	if f.Learn == learnDHCP {
@@ -257,6 +316,7 @@ func addGuest(c *nftables.Conn, table *nftables.Table, tap string, f *Filter) er
 	for _, name := range append(chainsOf(list), fromChain(tap), toChain(tap)) {
 		if chains[name] == nil {
 			chains[name] = c.AddChain(&nftables.Chain{Name: name, Table: table})
+			c.FlushChain(chains[name])
 		}
 	}
 	for _, r := range list {

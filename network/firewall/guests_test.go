@@ -2,13 +2,10 @@ package firewall
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -273,12 +270,26 @@ func TestLearnedAddress(t *testing.T) {
 	w.expect("another one when the domain is gone", from("10.9.0.10"), true)
 }
 
+// TestCleanTrafficGateway: the guest talks with its gateway, asks everybody for addresses by ARP, and that is all.
+func TestCleanTrafficGateway(t *testing.T) {
+	w := newWire(t)
+	w.set("<filterref filter='clean-traffic-gateway'><parameter name='IP' value='10.9.0.5'/><parameter name='GATEWAY_MAC' value='" + nextMAC.String() + "'/></filterref>")
+	packet := ip4("10.9.0.5", "10.9.0.2", unix.IPPROTO_UDP, udp(1, 2)...)
+	w.expect("IPv4 to the gateway", ether(nextMAC, guestMAC, etherIPv4, packet...), true)
+	w.expect("IPv4 to another", ether(otherMAC, guestMAC, etherIPv4, packet...), false)
+	w.expect("IPv4 to everybody", ether(broadcastMAC, guestMAC, etherIPv4, packet...), false)
+	w.expect("a stolen address to the gateway", ether(nextMAC, guestMAC, etherIPv4, ip4("10.9.0.6", "10.9.0.2", unix.IPPROTO_UDP, udp(1, 2)...)...), false)
+	w.expect("ARP", ether(broadcastMAC, guestMAC, etherARP, arp(1, guestMAC, "10.9.0.5", "10.9.0.2")...), true)
+	w.expectIn("IPv4 from the gateway", ether(guestMAC, nextMAC, etherIPv4, ip4("10.9.0.2", "10.9.0.5", unix.IPPROTO_UDP, udp(1, 2)...)...), true)
+	w.expectIn("IPv4 from another", ether(guestMAC, otherMAC, etherIPv4, ip4("10.9.0.2", "10.9.0.5", unix.IPPROTO_UDP, udp(1, 2)...)...), false)
+}
+
 // TestStandardFilters: what each of the other filters stops and lets through, and that the kernel takes them all.
 func TestStandardFilters(t *testing.T) {
 	w := newWire(t)
 	for _, name := range FilterNames() {
 		w.set("<filterref filter='" + name + "'><parameter name='IPV6' value='fd00::5'/><parameter name='DHCPSERVER' value='10.9.0.1'/>" +
-			"<parameter name='DHCPSERVER' value='fd00::1'/></filterref>")
+			"<parameter name='DHCPSERVER' value='fd00::1'/><parameter name='GATEWAY_MAC' value='52:54:00:00:00:09'/></filterref>")
 	}
 	six := func(from string) []byte {
 		b := make([]byte, 40)
@@ -301,9 +312,11 @@ func TestStandardFilters(t *testing.T) {
 // TestFilterErrors: texts of refused filters.
 func TestFilterErrors(t *testing.T) {
 	for text, says := range map[string]string{
-		"<filterref filter='mine'/>":              "referenced filter 'mine' is missing",
-		"<filterref filter='no-ipv6-spoofing'/>":  "unresolvable variables or unavailable list elements: IPV6",
-		"<filterref filter='allow-dhcp-server'/>": "unavailable list elements: DHCPSERVER",
+		"<filterref filter='mine'/>":                  "referenced filter 'mine' is missing",
+		"<filterref filter='no-ipv6-spoofing'/>":      "unresolvable variables or unavailable list elements: IPV6",
+		"<filterref filter='clean-traffic-gateway'/>": "unresolvable variables or unavailable list elements: GATEWAY_MAC",
+		"<filterref filter='clean-traffic-gateway'><parameter name='GATEWAY_MAC' value='52:54'/></filterref>":                 "GATEWAY_MAC of filter 'clean-traffic-gateway' is not a MAC address: '52:54'",
+		"<filterref filter='allow-dhcp-server'/>":                                                                             "unavailable list elements: DHCPSERVER",
 		"<filterref filter='clean-traffic'><parameter name='CTRL_IP_LEARNING' value='none'/></filterref>":                     "unavailable list elements: IP ",
 		"<filterref filter='clean-traffic'><parameter name='CTRL_IP_LEARNING' value='x'/></filterref>":                        "any, dhcp or none",
 		"<filterref filter='clean-traffic'><parameter name='IP' value='fd00::1'/></filterref>":                                "not an address",
@@ -320,47 +333,58 @@ func TestFilterErrors(t *testing.T) {
 	}
 }
 
-// TestGuestsRestored: when somebody flushes everything the filters of all guests are there again within a second.
+// TestGuestsRestored: whatever somebody takes away of the filters of guests is there again within a second, and what was learned
+// stays learned where only rules went.
 func TestGuestsRestored(t *testing.T) {
 	w := newWire(t)
-	w.set("<filterref filter='clean-traffic'><parameter name='IP' value='10.9.0.5'/></filterref>")
-	ctx, cancel := context.WithCancel(context.Background())
-	restored, ended, ready := make(chan error, 10), make(chan error, 1), make(chan bool)
-	here, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
+	w.set("<filterref filter='clean-traffic'/>")
+	from := func(ip string) []byte {
+		return ether(nextMAC, guestMAC, etherIPv4, ip4(ip, "10.9.0.2", unix.IPPROTO_UDP, udp(1, 2)...)...)
 	}
-	go func() {
-		runtime.LockOSThread() // ends with the thread
-		if err := unix.Setns(here, unix.CLONE_NEWNET); err != nil {
-			ended <- err
-			return
+	w.expect("the first address", from("10.9.0.5"), true)
+	restored := make(chan error, 10)
+	watching(t, nftables.TableFamilyBridge, func() {
+		if made, err := w.guests.Repair(); made > 0 || err != nil {
+			restored <- err
 		}
-		close(ready)
-		ended <- Watch(ctx, nftables.TableFamilyBridge, func() { restored <- w.guests.Restore() })
-	}()
-	<-ready
-	time.Sleep(200 * time.Millisecond) // until the kernel tells it
+	})
 	c, err := nftables.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.FlushRuleset()
-	if err := c.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case err := <-restored:
-		if err != nil {
-			t.Fatal(err)
+	table := w.guests.table()
+	taps := mapElement(w.guest.Name, fromChain(w.guest.Name))
+	for _, part := range []struct {
+		name   string
+		remove func() error
+	}{
+		{"the rules", func() error { c.FlushTable(table); return nil }},
+		{"what all share", func() error { c.FlushChain(&nftables.Chain{Table: table, Name: chainIngress}); return nil }},
+		{"a check", func() error {
+			c.FlushChain(&nftables.Chain{Table: table, Name: chainName("ip", w.guest.Name)})
+			return nil
+		}},
+		{"the map's element", func() error { return c.SetDeleteElements(verdictMap(table, mapFrom), taps) }},
+		{"everything", func() error { c.FlushRuleset(); return nil }},
+	} {
+		if err := errors.Join(part.remove(), c.Flush()); err != nil {
+			t.Fatalf("%s: %v", part.name, err)
 		}
-	case <-time.After(time.Second + settleTime):
-		t.Fatal("not restored")
+		select {
+		case err := <-restored:
+			if err != nil {
+				t.Fatalf("%s: %v", part.name, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: not restored", part.name)
+		}
+		w.expect("IPv4 from the right address, after "+part.name, from("10.9.0.5"), true)
+		w.expect("IPv4 with another's, after "+part.name, from("10.9.0.66"), false)
 	}
-	w.expect("IPv4 with another's IP", ether(nextMAC, guestMAC, etherIPv4, ip4("10.9.0.66", "10.9.0.2", unix.IPPROTO_UDP, udp(1, 2)...)...), false)
-	w.expect("IPv4 from the right address", ether(nextMAC, guestMAC, etherIPv4, ip4("10.9.0.5", "10.9.0.2", unix.IPPROTO_UDP, udp(1, 2)...)...), true)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
+	w.set("<filterref filter='clean-traffic'/>") // a change of virtd's own
+	select {
+	case <-restored:
+		t.Error("virtd's own change counts as a loss")
+	case <-time.After(2 * settleTime):
 	}
 }

@@ -1,9 +1,10 @@
 package firewall
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
-	"fmt"
-	"strings"
+	"maps"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -12,19 +13,37 @@ import (
 	"virtd/virterr"
 )
 
-// TableName is the name of virtd's tables: of family inet for networks, of family bridge for guests.
-const TableName = "virtd"
+// Tables are those of one virtd: of family inet for its networks, of family bridge for its guests, both of this name. Others on
+// the same host have tables of other names. The zero value is that of the system's virtd.
+type Tables string
 
-// Apply replaces the table by the rules of these networks, in the network namespace of the calling thread. Without networks
-// there is no table.
-func Apply(networks []Network) error {
+// tablesName is the name of the tables of the system's virtd, and how those of others begin.
+const tablesName = "virtd"
+
+// TablesOf returns the tables of the virtd whose directory for what runs is dir.
+func TablesOf(dir string) Tables {
+	sum := sha256.Sum256([]byte(dir))
+	return Tables(tablesName + "-" + hex.EncodeToString(sum[:4]))
+}
+
+// Name is the name of both tables.
+func (t Tables) Name() string {
+	if t == "" {
+		return tablesName
+	}
+	return string(t)
+}
+
+// Apply replaces the table of networks by the rules of the given ones, in the network namespace of the calling thread. Without
+// networks there is no table.
+func (t Tables) Apply(networks []Network) error {
 	c, err := dial()
 	if err != nil {
 		return failed("open the packet filter", err)
 	}
-	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
+	table := t.of(nftables.TableFamilyINet)
 	if len(networks) == 0 {
-		if there, err := present(c, nftables.TableFamilyINet); err != nil || !there {
+		if there, err := t.present(c, nftables.TableFamilyINet); err != nil || !there {
 			return err
 		}
 	}
@@ -34,10 +53,80 @@ func Apply(networks []Network) error {
 		build(c, table, rules(networks))
 	}
 	if err := c.Flush(); err != nil {
-		return failed("replace table inet "+TableName, err)
+		return failed("replace table inet "+t.Name(), err)
 	}
 	return nil
 }
+
+func (t Tables) of(family nftables.TableFamily) *nftables.Table {
+	return &nftables.Table{Name: t.Name(), Family: family}
+}
+
+// Applied reports whether the table has the rules of these networks and no others, by their number in each chain.
+func (t Tables) Applied(networks []Network) (bool, error) {
+	have, err := t.count(nftables.TableFamilyINet)
+	if err != nil {
+		return false, err
+	}
+	want := map[string]int{}
+	if len(networks) > 0 {
+		for _, r := range rules(networks) {
+			want[r.chain]++
+		}
+	}
+	return maps.Equal(have, want), nil
+}
+
+// count returns the number of rules in each chain that has some.
+func (t Tables) count(family nftables.TableFamily) (map[string]int, error) {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, failed("open the packet filter", err)
+	}
+	defer c.Close()
+	_ = c.SetReadBuffer(bufferSize)
+	name, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(t.Name() + "\x00")}})
+	if err != nil {
+		return nil, failed("list the rules of the packet filter", err)
+	}
+	list, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, name...),
+	})
+	if err != nil {
+		return nil, failed("list the rules of the packet filter", err)
+	}
+	out := map[string]int{}
+	for _, m := range list {
+		if table, chain, ok := ruleOf(m); ok && table == t.Name() { // old kernels tell all
+			out[chain]++
+		}
+	}
+	return out, nil
+}
+
+// ruleOf reads where a rule is.
+func ruleOf(m netlink.Message) (table, chain string, ok bool) {
+	if len(m.Data) < nfgenmsgSize {
+		return "", "", false
+	}
+	attrs, err := netlink.NewAttributeDecoder(m.Data[nfgenmsgSize:])
+	if err != nil {
+		return "", "", false
+	}
+	for attrs.Next() {
+		switch attrs.Type() {
+		case unix.NFTA_RULE_TABLE:
+			table = attrs.String()
+		case unix.NFTA_RULE_CHAIN:
+			chain = attrs.String()
+		}
+	}
+	return table, chain, attrs.Err() == nil
+}
+
+// nfgenmsgSize is the size in bytes of what comes before the attributes of a message: family, version and resource.
+const nfgenmsgSize = 4
 
 // bufferSize is that of the sockets, in bytes: a change of many networks is one message with all rules, and the kernel answers
 // each of them before anybody reads.
@@ -79,46 +168,4 @@ func failed(what string, err error) error {
 		hint = " (load the kernel modules nf_tables, nft_masq, nft_reject_inet and nft_ct)"
 	}
 	return virterr.NewFrom(virterr.FromNetwork, virterr.SystemError, "Unable to %s: %w%s", what, err, hint)
-}
-
-// Obstacle is a chain of somebody else that drops what it does not know.
-type Obstacle struct {
-	Table string // as nft writes it: ip filter
-	Chain string
-	Hook  string // forward or input
-}
-
-// String says what is in the way and what helps.
-func (o Obstacle) String() string {
-	what, fix := "packets between guests and the world", "iifname \"virbr*\" accept; nft insert rule %s %s oifname \"virbr*\" accept"
-	if o.Hook == "input" {
-		what, fix = "guests' questions for addresses and names", "iifname \"virbr*\" udp dport { 53, 67 } accept"
-	}
-	at := []any{o.Table, o.Chain, o.Table, o.Chain}
-	return fmt.Sprintf("chain %s of table %s drops %s unless a rule there accepts them: nft insert rule %s %s "+fix,
-		append([]any{o.Chain, o.Table, what}, at[:2+strings.Count(fix, "%s")]...)...)
-}
-
-// Obstacles returns the chains of other tables that drop packets by default.
-func Obstacles() ([]Obstacle, error) {
-	c, err := dial()
-	if err != nil {
-		return nil, failed("open the packet filter", err)
-	}
-	chains, err := c.ListChains()
-	if err != nil {
-		return nil, failed("list the chains of the packet filter", err)
-	}
-	var out []Obstacle
-	for _, ch := range chains {
-		if ch.Hooknum == nil || ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop || ch.Table.Name == TableName {
-			continue
-		}
-		family := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6"}[ch.Table.Family]
-		hook := map[nftables.ChainHook]string{*nftables.ChainHookForward: "forward", *nftables.ChainHookInput: "input"}[*ch.Hooknum]
-		if family != "" && hook != "" {
-			out = append(out, Obstacle{Table: family + " " + ch.Table.Name, Chain: ch.Name, Hook: hook})
-		}
-	}
-	return out, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/google/uuid"
@@ -249,6 +250,35 @@ func (f *Fake) Filter(list []network.Spec) error {
 		f.filter = append(f.filter, s.Name)
 	}
 	return nil
+}
+
+// Filtered implements network.Host.
+func (f *Fake) Filtered(list []network.Spec) (bool, error) {
+	err := f.enter("Filtered", "")
+	defer f.mu.Unlock()
+	var names []string
+	for _, s := range list {
+		names = append(names, s.Name)
+	}
+	slices.Sort(names)
+	return slices.Equal(slices.Sorted(slices.Values(f.filter)), names), err
+}
+
+// LoseFilter takes the rules of all networks away, as somebody does who flushes the host's packet filter.
+func (f *Fake) LoseFilter() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.filter = nil
+}
+
+// LoseLink takes a link away.
+func (f *Fake) LoseLink(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.links, name)
+	delete(f.up, name)
+	delete(f.shapes, name)
+	f.plugs = slices.DeleteFunc(f.plugs, func(p string) bool { return strings.HasPrefix(p, name+" has ") })
 }
 
 // Serve implements network.Host.

@@ -24,6 +24,7 @@ type Kernel struct {
 	// MdevAttrs are the attributes of mediated devices, as Build takes them.
 	MdevAttrs string
 	Events    func(action, path string) // told of mediated devices that come and go; nil: nobody listens
+	Before    func(file, value string)  // called before each write, and may write: another program that is faster
 
 	mu      sync.Mutex
 	written []string
@@ -40,6 +41,9 @@ func (k *Kernel) Written() []string {
 
 // Write is one write to a file of sysfs.
 func (k *Kernel) Write(file, value string) error {
+	if k.Before != nil {
+		k.Before(file, value)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	rel, err := filepath.Rel(k.Root, file)
@@ -163,6 +167,9 @@ func (k *Kernel) functions(pf, value string) error {
 		text := fmt.Sprintf("@ %s\nsubsystem -> bus/pci\nphysfn -> %s\n%s\n@ %s\nvirtfn%d -> %s\n", at, rel, description, rel, i, at)
 		if err := build(k.Root, text); err != nil {
 			return err
+		}
+		if probing, err := os.ReadFile(filepath.Join(pf, "sriov_drivers_autoprobe")); err == nil && strings.TrimSpace(string(probing)) == "1" {
+			_ = k.probe(address) // a driver that fails leaves it without one
 		}
 	}
 	return os.WriteFile(filepath.Join(pf, "sriov_numvfs"), []byte(value+"\n"), 0o644)

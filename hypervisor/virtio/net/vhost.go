@@ -21,14 +21,14 @@ type kernelPair interface {
 	Close() error
 }
 
-// Names of who moves packets, as libvirt has them for <driver name=>.
+// Names of who moves packets, as libvirt has them for <driver name=>. A vhost-user back end has none.
 const (
 	BackendKernel = "vhost"
 	BackendEngine = "qemu"
 )
 
-// Backend tells who moves the packets while the link is up ("" for a vhost-user back end), and when that is not who was asked
-// for, why. Safe for concurrent use.
+// Backend tells who moves the packets while the link is up, and when that is not who was asked for, why. Safe for concurrent
+// use.
 func (d *Device) Backend() (name string, refused error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -36,10 +36,10 @@ func (d *Device) Backend() (name string, refused error) {
 }
 
 func (d *Device) backendName() string {
-	if d.cfg.User != nil {
-		return "" // another process: libvirt has no name for it
-	}
-	if len(d.cfg.Vhosts) == 0 || d.refused != nil {
+	switch {
+	case d.user != nil:
+		return ""
+	case len(d.cfg.Vhosts) == 0 || d.refused != nil:
 		return BackendEngine
 	}
 	return BackendKernel

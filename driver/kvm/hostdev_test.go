@@ -1,0 +1,48 @@
+package kvm
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"virtd/domain"
+	"virtd/nodedev"
+)
+
+// What an interface of type hostdev says about its function is what the card is told; the rest is left as it is.
+func TestPlanFunction(t *testing.T) {
+	text, err := os.ReadFile(domainDocuments + "hostdev.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const nic = "<interface type='hostdev'"
+	if strings.Count(string(text), nic) != 1 {
+		t.Fatal("the document has another number of functions than one")
+	}
+	for attribute, want := range map[string]bool{"": false, " trustGuestRxFilters='no'": false, " trustGuestRxFilters='yes'": true} {
+		def, err := domain.Parse(strings.Replace(string(text), nic, nic+attribute, 1), domain.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		live, err := def.Start(1, planHost{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, resources, err := Plan(live, facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var told []*nodedev.FunctionConfig
+		for _, r := range resources {
+			if r.Hostdev != nil && r.Hostdev.Function != nil {
+				told = append(told, r.Hostdev.Function)
+			}
+		}
+		if len(told) != 1 || told[0].MAC == "" || told[0].VLAN == nil || told[0].SpoofChk != nil || told[0].MaxRate != nil {
+			t.Fatalf("%q: the card is told %+v", attribute, told)
+		}
+		if trust := told[0].Trust; (trust != nil) != want || want && !*trust {
+			t.Errorf("%q: trust is told: %v", attribute, trust != nil)
+		}
+	}
+}

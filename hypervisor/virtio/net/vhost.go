@@ -27,8 +27,8 @@ const (
 	BackendEngine = "qemu"
 )
 
-// Backend tells who moves the packets while the link is up ("" for a vhost-user back end), and when that is not who was asked
-// for, why. Safe for concurrent use.
+// Backend tells who moves the packets while the link is up, and when that is not who was asked for, why. Safe for concurrent
+// use.
 func (d *Device) Backend() (name string, refused error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

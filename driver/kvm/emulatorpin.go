@@ -52,10 +52,16 @@ func (i *instance) otherThreads() (tids []int) {
 	if len(i.vhosts()) == 0 {
 		return tids
 	}
+	// named by the thread that made it the engine's
+	owned := map[string]bool{fmt.Sprintf("vhost-%d", i.rec.PID): true}
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", i.rec.PID)) // none: it has ended
+	for _, task := range tasks {
+		owned["vhost-"+task.Name()] = true
+	}
 	names, _ := filepath.Glob("/proc/[0-9]*/comm") // fails for a bad pattern only
 	for _, name := range names {
 		comm, err := os.ReadFile(name)
-		if err != nil || strings.TrimSpace(string(comm)) != fmt.Sprintf("vhost-%d", i.rec.PID) {
+		if err != nil || !owned[strings.TrimSpace(string(comm))] {
 			continue
 		}
 		dir := filepath.Dir(name)

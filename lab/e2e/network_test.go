@@ -125,8 +125,9 @@ func checkQueueThreads(t *testing.T, h *host, name string, queues int) {
 			t.Errorf("no thread %q among\n%s", want, threads)
 		}
 	}
-	// vhost's are threads of the process from Linux 6.4 on, and processes of the kernel's before
-	all := fmt.Sprintf("grep -slx vhost-%[1]d /proc/[0-9]*/comm /proc/%[1]d/task/*/comm || true", pid)
+	// vhost's are threads of the process from Linux 6.4 on, and processes of the kernel's before; they are named by the thread
+	// that made them the engine's
+	all := fmt.Sprintf("for t in /proc/%[1]d/task/*; do grep -slx vhost-${t##*/} /proc/[0-9]*/comm /proc/%[1]d/task/*/comm; done || true", pid)
 	if got := len(strings.Fields(h.sh(all))); got != queues {
 		t.Errorf("%d threads of vhost for %d queues", got, queues)
 	}

@@ -129,14 +129,14 @@ echo "down $(fetch $to)"
 push $to && echo "up"
 busybox nc -ll -p 22 -e sh -c 'read x; echo hello from the guest' &
 echo "traffic done"
-sleep 600
+while sleep 1; do ping -c 1 -W 1 $router >/dev/null 2>&1; done # as real ones, it says something now and then: a new passt learns who it is
 `, s.port, s.size>>20, server)
 }
 
 // forwarded asks the guest by a port of the host.
 func (h *host) forwarded(port int) {
 	h.t.Helper()
-	h.until(30*time.Second, "answer of the guest by the host's port", func() bool {
+	h.until(90*time.Second, "answer of the guest by the host's port", func() bool {
 		conn, err := net.DialTimeout("tcp4", "127.0.0.1:"+strconv.Itoa(port), 5*time.Second)
 		if err != nil {
 			return false

@@ -36,7 +36,7 @@ modules_for() {
   k=$(kernel_dir "$v")
   shift
   for m in "$@"; do
-    "$LAB/bin/modprobe" -d "$k" -S "$(ls "$k/lib/modules")" --show-depends "$m" 2>/dev/null || true
+    "$LAB/bin/modprobe" -d "$k" -S "$(ls "$k/lib/modules")" --show-depends "$m" || die "kernel $v has no module $m"
   done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }'
 }
 

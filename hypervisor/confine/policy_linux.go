@@ -45,6 +45,7 @@ func policy(pid int) seccomp.Policy {
 		{Name: "tgkill", Conditions: seccomp.ArgumentConditions{equal(0, uint64(pid))}},
 		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags)}},
 		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags|unix.CLONE_SETTLS)}}, // without cgo
+		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags|unix.CLONE_SETTLS|unix.CLONE_PARENT_SETTID|unix.CLONE_CHILD_CLEARTID)}}, // glibc's
 		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, unix.PR_SET_NAME)}},
 		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, prSetVMA)}},
 	}
@@ -58,6 +59,8 @@ func policy(pid int) seccomp.Policy {
 		DefaultAction: seccomp.ActionErrno,
 		Syscalls: []seccomp.SyscallGroup{
 			{Action: seccomp.ActionKillProcess, Names: []string{"execve", "execveat", "ptrace", "process_vm_readv", "process_vm_writev"}},
+			// The C library, which programs have that are built for the race detector, falls back to clone then and only then.
+			{Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: []string{"clone3"}},
 			{Action: seccomp.ActionAllow, Names: append(append([]string(nil), runtimeCalls...), ioCalls...)},
 			// Last, with ioctl at the end: the assembler does not load the call's number again after it has
 			// looked at arguments.

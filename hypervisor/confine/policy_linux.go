@@ -44,7 +44,7 @@ func policy(pid int) seccomp.Policy {
 		{Name: "mprotect", Conditions: seccomp.ArgumentConditions{notSet(2, unix.PROT_EXEC)}},
 		{Name: "tgkill", Conditions: seccomp.ArgumentConditions{equal(0, uint64(pid))}},
 		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags)}},
-		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags|unix.CLONE_SETTLS)}}, // without cgo
+		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags|unix.CLONE_SETTLS)}},                                                    // without cgo
 		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags|unix.CLONE_SETTLS|unix.CLONE_PARENT_SETTID|unix.CLONE_CHILD_CLEARTID)}}, // glibc's
 		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, unix.PR_SET_NAME)}},
 		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, prSetVMA)}},

@@ -50,7 +50,10 @@ func (b *mdevBed) open() {
 		b.Close()
 	}
 	source := newFakeSource()
-	b.kernel.Events = func(action, path string) { source.messages <- Uevent{action, path} }
+	b.kernel.Events = func(action, path string) {
+		source.messages <- Uevent{action, path}
+		source.messages <- Uevent{"change", "devices/of/nobody"} // is taken when the first was handled, so that no test depends on who is faster
+	}
 	b.cfg.Listen = func() (Source, error) { return source, nil }
 	m, err := Open(b.cfg)
 	if err != nil {

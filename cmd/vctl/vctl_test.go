@@ -40,6 +40,7 @@ type bed struct {
 	nets    *network.Manager
 	netHost *networktest.Fake
 	bridges fakeBridges
+	devices *nodedev.Manager
 }
 
 func newBed(t *testing.T) *bed {
@@ -73,6 +74,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.devices = devices
 	pools, err := storage.Open(storage.Config{State: filepath.Join(b.dir, "state/storage"), Run: filepath.Join(b.dir, "run/storage"), Log: log,
 		Host: b.storageHost()})
 	if err != nil {

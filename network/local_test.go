@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	const inside = "VIRTD_TEST_NAMESPACE"
+	if os.Getenv(inside) != "" {
+		lookAtLoopback()
+	}
 	if os.Getenv(inside) != "" || os.Geteuid() != 0 {
 		os.Exit(m.Run())
 	}
@@ -52,6 +55,24 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	os.Exit(0)
+}
+
+// lookAtLoopback has Go find out which families of addresses there are, which it does once in a process, where both are. Its
+// first look could be that of a thread in a namespace without any.
+func lookAtLoopback() {
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err == nil {
+		var l net.Listener
+		if l, err = net.Listen("tcp6", "[::1]:0"); err == nil {
+			err = l.Close()
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the tests' namespace has no IPv6 loopback:", err)
+	}
 }
 
 // localHost is the real host, within the tests' namespace.

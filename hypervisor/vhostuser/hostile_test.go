@@ -197,7 +197,12 @@ func TestDeathAnywhere(t *testing.T) {
 			virtiotest.Eventually(t, "it serves or dies", func() bool { return gone() || back.Enabled() == 1 })
 			f.Stop()
 			f.start(t)
-			virtiotest.Eventually(t, "it serves or dies", func() bool { return gone() || back.Enabled() == 1 })
+			serves := func() bool { // and there is no request under way that may be its last
+				before := count.Load()
+				time.Sleep(200 * time.Millisecond)
+				return back.Enabled() == 1 && count.Load() == before && before < n
+			}
+			virtiotest.Eventually(t, "it serves or dies", func() bool { return gone() || serves() })
 			if !gone() { // it got to the end of all requests there are
 				if n < 15 {
 					t.Errorf("a back end was to die at request %d and did not", n)

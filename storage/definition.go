@@ -64,15 +64,16 @@ func parsePool(text string) (*definition, error) {
 	if err := onlyWords(root, poolWords); err != nil {
 		return nil, err
 	}
-	d := &definition{kind: kind, name: root.Child("name").Trimmed(), perms: noPermissions()}
-	if d.name == "" && kind == kindLogical { // as libvirt has it
-		d.name = root.Child("source", "name").Trimmed()
+	named := root.Child("name")
+	if named.Trimmed() == "" && kind == kindLogical { // as libvirt has it
+		named = root.Child("source", "name")
 	}
+	d := &definition{kind: kind, name: named.Trimmed(), perms: noPermissions()}
 	if d.name == "" {
 		return nil, malformed(root, "missing pool source name element")
 	}
 	if strings.ContainsAny(d.name, "/\n") || d.name == "." || d.name == ".." {
-		return nil, malformed(root.Child("name"), "name %s cannot contain '/'", d.name)
+		return nil, malformed(named, "name %s cannot contain '/'", d.name)
 	}
 	if d.uuid, err = readUUID(root.Child("uuid")); err != nil {
 		return nil, err

@@ -153,7 +153,7 @@ fuzz_stream() {
 fuzz_target() {
   local out try
   for try in 1 2 3; do
-    out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-3s}" -parallel 1 "$1" 2>&1) && break
+    out=$(go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-5s}" -parallel 1 "$1" 2>&1) && break
     if [ $try = 3 ] || grep -qE 'Failing input written|^panic:|fatal error:' <<<"$out" ||
       ! grep -qE '^ *context deadline exceeded$' <<<"$out"; then
       echo "$out"

@@ -136,7 +136,7 @@ while sleep 1; do ping -c 1 -W 1 $router >/dev/null 2>&1; done # as real ones, i
 // forwarded asks the guest by a port of the host.
 func (h *host) forwarded(port int) {
 	h.t.Helper()
-	h.until(90*time.Second, "answer of the guest by the host's port", func() bool {
+	h.until(30*time.Second, "answer of the guest by the host's port", func() bool {
 		conn, err := net.DialTimeout("tcp4", "127.0.0.1:"+strconv.Itoa(port), 5*time.Second)
 		if err != nil {
 			return false

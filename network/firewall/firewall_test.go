@@ -218,7 +218,7 @@ func TestWatch(t *testing.T) {
 			if whole, werr := mine.Applied(networks); err != nil || werr != nil || !whole {
 				t.Errorf("%s: after the repair %v, %v, %v", name, whole, err, werr)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Second + settleTime):
 			t.Errorf("%s: no repair", name)
 		}
 	}

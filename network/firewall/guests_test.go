@@ -375,7 +375,7 @@ func TestGuestsRestored(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", part.name, err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Second + settleTime):
 			t.Fatalf("%s: not restored", part.name)
 		}
 		w.expect("IPv4 from the right address, after "+part.name, from("10.9.0.5"), true)

@@ -26,16 +26,15 @@ ping -c 1 -W 10 10.95.0.1 >/dev/null && echo "own address ok"
 ip addr add 10.95.0.99/24 dev eth0
 ping -c 2 -W 2 -I 10.95.0.99 10.95.0.1 >/dev/null || echo "stolen address stopped"
 timed() { a=${EPOCHREALTIME/./}; "${@:2}"; b=${EPOCHREALTIME/./}; echo "$1 $(( (b-a)/1000 )) ms"; }
-get() { exec 5<>/dev/tcp/10.95.0.1/%[1]d; echo get >&5; cat <&5 | wc -c; exec 5<&-; }
-put() { exec 5<>/dev/tcp/10.95.0.1/%[1]d; { echo put; dd if=/dev/zero bs=64k count=%[2]d 2>/dev/null; } >&5; exec 5<&-; }
-timed down get
-timed up put
+%[2]s
+timed down fetch 10.95.0.1
+timed up push 10.95.0.1
 echo "transfers done"
 exec 5<>/dev/tcp/10.95.0.1/%[1]d; echo wait >&5; read -r x <&5 || true
 ping -c 1 -W 5 -I 10.95.0.99 10.95.0.1 >/dev/null && echo "any address now"
 echo "all said"
 sleep 600
-`, s.port, size>>16)
+`, s.port, s.shell())
 	name := h.define(guest{name: "limits", kernel: k, memory: 512, args: "lab.net=eth0:10.95.0.2/24",
 		initrd: labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": script}),
 		devices: fmt.Sprintf(`<interface type='bridge'><mac address='52:54:00:95:00:02'/><source bridge='virtdbr2'/><model type='virtio'/>

@@ -92,11 +92,7 @@ func TestLabMacvtap(t *testing.T) {
 			t.Errorf("no %q on the console:\n%s", want, tail(out, 3000))
 		}
 	}
-	for n, got := range s.pushed() {
-		if got != s.size {
-			t.Errorf("upload %d had %d bytes, want %d", n, got, s.size)
-		}
-	}
+	s.checkPushed(t, 2)
 	taps := h.checkMacvtaps(name)
 	h.expect(name, "address changed", 60*time.Second)
 	h.until(20*time.Second, "new address on the macvtap", func() bool {
@@ -131,8 +127,7 @@ func TestLabMacvtap(t *testing.T) {
 func macvtapScript(s *fileServer) string {
 	return fmt.Sprintf(`
 echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore
-fetch() { exec 5<>/dev/tcp/$1/%[1]d; echo get >&5; sha256sum <&5; exec 5<&-; }
-push() { exec 5<>/dev/tcp/$1/%[1]d; { echo put; dd if=/dev/zero bs=1M count=%[2]d 2>/dev/null; } >&5; exec 5<&-; }
+%s
 for n in 1 2; do
   e=eth$((n-1))
   ethtool -L $e combined 2
@@ -152,7 +147,7 @@ echo "hotplugged ping ok"
 until [ "$(cat /sys/class/net/eth0/carrier)$(cat /sys/class/net/eth1/carrier)" = 00 ]; do sleep 0.2; done
 echo "cables pulled"
 sleep 600
-`, s.port, s.size>>20)
+`, s.shell())
 }
 
 // checkMacvtaps compares what virsh tells about the macvtaps of the domain, and returns their names.

@@ -7,6 +7,7 @@ import (
 	"math/rand"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,8 +67,7 @@ for e in eth0 eth1; do
 done
 ping -c 3 -i 0.3 -W 5 10.91.0.1 && echo "eth0 ping ok"
 ping -c 3 -i 0.3 -W 5 10.92.0.1 && echo "eth1 ping ok"
-fetch() { exec 5<>/dev/tcp/$1/%[2]d; echo get >&5; sha256sum <&5; exec 5<&-; }
-push() { exec 5<>/dev/tcp/$1/%[2]d; { echo put; dd if=/dev/zero bs=1M count=%[3]d 2>/dev/null; } >&5; exec 5<&-; }
+%[3]s
 for n in 1 2; do
   echo "eth$((n-1)) down $(fetch 10.9$n.0.1)"
   push 10.9$n.0.1 && echo "eth$((n-1)) up"
@@ -82,7 +82,7 @@ grep -E 'virtio[0-9]+-(input|output)' /proc/interrupts
 for e in eth0 eth1; do echo "$e is $(basename $(readlink /sys/class/net/$e/device))"; done
 echo "traffic done"
 exec 5<>/dev/tcp/10.91.0.1/%[2]d; echo wait >&5; read -r x <&5 || true
-`, queues, s.port, s.size>>20)
+`, queues, s.port, s.shell())
 }
 
 // checkInterfaces compares what virsh tells about the cards of a running domain.
@@ -188,11 +188,7 @@ func checkNetworkOutput(t *testing.T, h *host, name string, queues int, s *fileS
 			}
 		}
 	}
-	for n, got := range s.pushed() {
-		if got != s.size {
-			t.Errorf("upload %d had %d bytes, want %d", n, got, s.size)
-		}
-	}
+	s.checkPushed(t, 2)
 }
 
 func sumOf(numbers string) (sum int) {
@@ -267,13 +263,6 @@ func (s *fileServer) serve(c net.Conn) {
 			return
 		case "put":
 			sink := &zeroes{}
-			io.Copy(sink, c)
-			s.mu.Lock()
-			s.puts = append(s.puts, sink.n)
-			s.mu.Unlock()
-			return
-		case "take": // a whole file, and says so: who sends it need not close first
-			sink := &zeroes{}
 			io.CopyN(sink, c, s.size)
 			s.mu.Lock()
 			s.puts = append(s.puts, sink.n)
@@ -299,13 +288,23 @@ func (s *fileServer) release() {
 	s.gate = make(chan struct{})
 }
 
-// pushed returns the lengths of what was taken, and forgets them.
-func (s *fileServer) pushed() []int64 {
+// shell is for a guest's bash: "fetch HOST" prints the checksum of the file, "push HOST" sends another one of its size and waits
+// until it has arrived, as a guest can end with what it sent still in its buffers.
+func (s *fileServer) shell() string {
+	return fmt.Sprintf(`fetch() { exec 5<>/dev/tcp/$1/%[1]d; echo get >&5; sha256sum <&5; exec 5<&-; }
+push() { exec 5<>/dev/tcp/$1/%[1]d; { echo put; head -c %[2]d /dev/zero; } >&5; read -r x <&5; exec 5<&-; [ "$x" = taken ]; }`, s.port, s.size)
+}
+
+// checkPushed: since it was last asked, that many files of the server's size came, whole.
+func (s *fileServer) checkPushed(t *testing.T, files int) {
+	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := s.puts
+	want := slices.Repeat([]int64{s.size}, files)
+	if !slices.Equal(s.puts, want) {
+		t.Errorf("came from the guest: %v bytes, want %v", s.puts, want)
+	}
 	s.puts = nil
-	return p
 }
 
 // zeroes counts bytes up to the first that is not zero.

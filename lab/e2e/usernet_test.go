@@ -88,11 +88,7 @@ func (h *host) userNetwork(s *fileServer, process, server string) {
 			h.t.Errorf("no %q on the console:\n%s", want, tail(out, 3000))
 		}
 	}
-	for _, got := range s.pushed() {
-		if got != s.size {
-			h.t.Errorf("the upload had %d bytes, want %d", got, s.size)
-		}
-	}
+	s.checkPushed(h.t, 1)
 	h.forwarded(forward)
 	stats := h.virsh("domifstat", name, "52:54:00:77:00:01")
 	if got := field(h.t, stats, `rx_bytes (\d+)`); int64(got) < s.size {
@@ -121,16 +117,15 @@ func (h *host) userNetwork(s *fileServer, process, server string) {
 func userScript(s *fileServer, server string) string {
 	return fmt.Sprintf(`
 ip -4 -o addr show dev eth0
-fetch() { exec 5<>/dev/tcp/$1/%[1]d; echo get >&5; sha256sum <&5; exec 5<&-; }
-push() { exec 5<>/dev/tcp/$1/%[1]d; { echo take; dd if=/dev/zero bs=1M count=%[2]d 2>/dev/null; } >&5; read -r x <&5; exec 5<&-; [ "$x" = taken ]; }
+%[1]s
 router=$(ip route | sed -n 's/^default via \([0-9.]*\).*/\1/p')
-to=%[3]s; [ "$to" = 10.0.2.2 ] || to=$router
+to=%[2]s; [ "$to" = 10.0.2.2 ] || to=$router
 echo "down $(fetch $to)"
 push $to && echo "up"
 busybox nc -ll -p 22 -e sh -c 'read x; echo hello from the guest' &
 echo "traffic done"
 while sleep 1; do ping -c 1 -W 1 $router >/dev/null 2>&1; done # as real ones, it says something now and then: a new passt learns who it is
-`, s.port, s.size>>20, server)
+`, s.shell(), server)
 }
 
 // forwarded asks the guest by a port of the host.

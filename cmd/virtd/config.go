@@ -39,6 +39,8 @@ type config struct {
 	TCP  tcpConfig
 	Auth authConfig
 
+	OpenFirewalls bool // packet filters of others let networks through
+
 	UIDBase, UIDCount int
 	ConsoleLogMax     int64
 	DrainTime         time.Duration // for calls under way when the daemon is told to stop
@@ -101,6 +103,7 @@ var settings = map[string]func(*config, string) error{
 	"keepalive_count":      number(1, 1000, func(c *config) *int { return &c.KeepaliveCount }),
 	"engine_uid_base":      number(1, 1<<31-1, func(c *config) *int { return &c.UIDBase }),
 	"engine_uid_count":     number(1, 1<<20, func(c *config) *int { return &c.UIDCount }),
+	"open_foreign_firewalls": onOff(func(c *config) *bool { return &c.OpenFirewalls }),
 	"console_log_max": func(c *config, v string) error {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 0 {

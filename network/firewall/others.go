@@ -42,33 +42,15 @@ func (t Tables) open(bridges []string) ([]string, error) {
 	}
 	var done []string
 	for _, at := range list {
-		want := map[string]rule{}
+		var want []rule
 		if at.opens() {
-			for _, r := range openings(at.hook(), at.chain.Table.Family, bridges) {
-				want[t.commentOf(r)] = r
-			}
+			want = openings(at.hook(), at.chain.Table.Family, bridges)
 		}
-		for _, r := range at.rules {
-			text := comment(r)
-			if !strings.HasPrefix(text, t.Name()+": ") {
-				continue
-			}
-			if _, wanted := want[text]; wanted {
-				delete(want, text)
-				continue
-			}
-			r.Table, r.Chain = at.chain.Table, at.chain
-			if err := c.DelRule(r); err != nil {
-				return nil, failed("remove a rule from "+at.String(), err)
-			}
-			done = append(done, fmt.Sprintf("removed from %s: %s", at, strings.TrimPrefix(text, t.Name()+": ")))
+		changes, err := t.openChain(c, at, want)
+		if err != nil {
+			return nil, err
 		}
-		for text, r := range want {
-			c.InsertRule(&nftables.Rule{
-				Table: at.chain.Table, Chain: at.chain, Exprs: r.exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, text),
-			})
-			done = append(done, fmt.Sprintf("added to %s: %s", at, r.text))
-		}
+		done = append(done, changes...)
 	}
 	if len(done) == 0 {
 		return nil, nil
@@ -76,7 +58,42 @@ func (t Tables) open(bridges []string) ([]string, error) {
 	if err := c.Flush(); err != nil {
 		return nil, failed("change rules for networks in packet filters of others", err)
 	}
-	slices.Sort(done)
+	return done, nil
+}
+
+// openChain has exactly these rules of virtd in a chain with the next flush, and says what that changes. Of two that are the same
+// the second goes.
+func (t Tables) openChain(c *nftables.Conn, at *foreignChain, want []rule) (done []string, err error) {
+	missing := map[string]bool{}
+	for _, r := range want {
+		missing[t.commentOf(r)] = true
+	}
+	for _, r := range at.rules {
+		text := comment(r)
+		what, mine := strings.CutPrefix(text, t.Name()+": ")
+		if !mine {
+			continue
+		}
+		if missing[text] {
+			delete(missing, text)
+			continue
+		}
+		r.Table, r.Chain = at.chain.Table, at.chain
+		if err := c.DelRule(r); err != nil {
+			return nil, failed("remove a rule from "+at.String(), err)
+		}
+		done = append(done, fmt.Sprintf("removed from %s: %s", at, what))
+	}
+	for _, r := range slices.Backward(want) { // each becomes the first
+		text := t.commentOf(r)
+		if !missing[text] {
+			continue
+		}
+		c.InsertRule(&nftables.Rule{
+			Table: at.chain.Table, Chain: at.chain, Exprs: r.exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, text),
+		})
+		done = append(done, fmt.Sprintf("added to %s: %s", at, r.text))
+	}
 	return done, nil
 }
 
@@ -141,7 +158,9 @@ func (f *foreignChain) String() string {
 	return "chain " + f.chain.Name + " of table " + f.table()
 }
 
-func (f *foreignChain) table() string { return families[f.chain.Table.Family] + " " + f.chain.Table.Name }
+func (f *foreignChain) table() string {
+	return families[f.chain.Table.Family] + " " + f.chain.Table.Name
+}
 
 // hook is where packets get to the chain, "" if they do not.
 func (f *foreignChain) hook() string {

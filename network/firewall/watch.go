@@ -73,7 +73,9 @@ func listen(events *netlink.Conn, matters func(netlink.Message) bool, noticed ch
 }
 
 // nftMessage is the type of a message of nftables.
-func nftMessage(kind netlink.HeaderType) netlink.HeaderType { return unix.NFNL_SUBSYS_NFTABLES<<8 | kind }
+func nftMessage(kind netlink.HeaderType) netlink.HeaderType {
+	return unix.NFNL_SUBSYS_NFTABLES<<8 | kind
+}
 
 // removes reports whether a message tells of something that went out of the table.
 func (t Tables) removes(m netlink.Message, family nftables.TableFamily) bool {

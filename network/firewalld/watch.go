@@ -31,7 +31,7 @@ func (z *Zones) watch(ctx context.Context, changed func()) {
 	defer conn.Close()
 	signals := make(chan *dbus.Signal, 16)
 	conn.Signal(signals)
-	err = conn.AddMatchSignalContext(ctx, dbus.WithMatchInterface(busName), dbus.WithMatchMember("Reloaded"))
+	err = conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(busName), dbus.WithMatchInterface(busName), dbus.WithMatchMember("Reloaded"))
 	if err == nil {
 		err = conn.AddMatchSignalContext(ctx, dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchInterface("org.freedesktop.DBus"),
 			dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, busName))

@@ -113,7 +113,7 @@ func (z *Zones) put(d *daemon, bridge, zone string, now map[string]string) (done
 	}
 	if err := d.call("addInterface", nil, zone, bridge); err != nil {
 		delete(now, bridge)
-		return "", failed(err, "put bridge '%s' into zone '%s'", bridge, zone)
+		return "", errors.Join(failed(err, "put bridge '%s' into zone '%s'", bridge, zone), z.write(now))
 	}
 	return fmt.Sprintf("bridge %s put into zone %s", bridge, zone), nil
 }

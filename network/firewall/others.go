@@ -9,6 +9,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
@@ -100,10 +101,25 @@ func (t Tables) openChain(c *nftables.Conn, at *foreignChain, want []rule) (done
 // commentOf is the comment of a rule: whose it is, and what it does. Bridges' names keep it within the 128 bytes that nft shows.
 func (t Tables) commentOf(r rule) string { return t.Name() + ": " + r.text }
 
-// comment reads a rule's, "" where it has none.
+// comment reads a rule's, "" where it has none. After iptables-save and iptables-restore it is one of iptables.
 func comment(r *nftables.Rule) string {
+	for _, e := range r.Exprs {
+		if text, says := xtComment(e); says {
+			return text
+		}
+	}
 	text, _ := userdata.GetString(r.UserData, userdata.TypeComment)
 	return text
+}
+
+// xtComment reads iptables' match of that name, which every packet meets.
+func xtComment(e expr.Any) (text string, says bool) {
+	if m, is := e.(*expr.Match); is {
+		if c, is := m.Info.(*xt.Comment); is {
+			return string(*c), true
+		}
+	}
+	return "", false
 }
 
 // openings are the rules for a chain of somebody else. They are of the forms that iptables-nft can show and save, which gives up a
@@ -229,6 +245,9 @@ func goesTo(list []*nftables.Rule, chain string) bool {
 // verdictOf is that of a rule which every packet meets, nil for rules with conditions or without a verdict.
 func verdictOf(r *nftables.Rule) (verdict *expr.Verdict) {
 	for _, e := range r.Exprs {
+		if _, says := xtComment(e); says {
+			continue
+		}
 		switch e := e.(type) {
 		case *expr.Counter, *expr.Log:
 		case *expr.Verdict:

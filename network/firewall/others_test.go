@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
 )
 
 // base adds a chain of somebody else at a hook.
@@ -136,6 +139,38 @@ func TestOpenDocker(t *testing.T) {
 	c.DelTable(user.Table)
 	flush(t, c)
 	opened(t, "", 0, "virbr0")
+}
+
+// TestOpenSaved: rules that went through iptables-save and iptables-restore, which make their comments a match of iptables, are
+// known again, and so is Docker's jump with a comment.
+func TestOpenSaved(t *testing.T) {
+	c := inNamespace(t)
+	says := func(text string) *expr.Match {
+		info := xt.Comment(text)
+		return &expr.Match{Name: "comment", Info: &info}
+	}
+	table := c.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
+	user := c.AddChain(&nftables.Chain{Name: dockerUser, Table: table})
+	forward := base(c, table, "FORWARD", nftables.ChainHookForward, nftables.ChainPolicyDrop)
+	add := func(ch *nftables.Chain, r rule) { c.AddRule(&nftables.Rule{Table: table, Chain: ch, Exprs: r.exprs}) }
+	add(forward, inChain("").add("", says("Docker's"), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictJump, Chain: dockerUser}))
+	for _, b := range []string{"virbr0", "stale0"} {
+		add(user, inChain("").in(b).add("", says("virtd: iifname "+b+" accept")).counter().verdict("accept"))
+		add(user, inChain("").out(b).add("", says("virtd: oifname "+b+" accept")).counter().verdict("accept"))
+	}
+	if err := c.Flush(); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		t.Skip("needs iptables' matches in nftables (CONFIG_NFT_COMPAT, CONFIG_NETFILTER_XT_MATCH_COMMENT)")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	opened(t, "", 2, "virbr0")
+	if got, want := ruleset(t, c), "ip filter DOCKER-USER:\n  virtd: iifname virbr0 accept\n  virtd: oifname virbr0 accept\n"; !strings.HasPrefix(got, want) {
+		t.Errorf("got\n%s", got)
+	}
+	opened(t, "", 2)
+	if list, err := c.GetRules(table, user); err != nil || len(list) != 0 {
+		t.Errorf("%d rules are left, %v", len(list), err)
+	}
 }
 
 // TestOpenDropping: chains that drop at the hooks get rules of what virtd's networks need there; those that accept, those of

@@ -139,10 +139,11 @@ func (l *Local) address(s Spec) error {
 	return l.forward(s.Name, four, six)
 }
 
-// bridgeSettings keeps the host from taking part in the guests' IPv6: it takes no router's word there, and has no address
-// where the network has none. A kernel without IPv6 has nothing to set.
+// bridgeSettings keeps the host from taking part in the guests' IPv6: it takes no router's word there, no guest's that an address
+// of the bridge is taken, which would silence its advertisements, and has no address where the network has none. A kernel
+// without IPv6 has nothing to set.
 func (l *Local) bridgeSettings(bridge string, six bool) {
-	values := map[string]string{"accept_ra": "0", "autoconf": "0", "disable_ipv6": "1"}
+	values := map[string]string{"accept_ra": "0", "accept_dad": "0", "autoconf": "0", "disable_ipv6": "1"}
 	if six {
 		values["disable_ipv6"] = "0"
 	}

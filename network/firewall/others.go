@@ -22,17 +22,18 @@ const dockerUser = "DOCKER-USER"
 // there stay, those of other bridges go, and rules of others are neither changed nor moved. It returns what it did, a line each,
 // nothing when all was as it should be. Without bridges it takes back all of its rules. firewalld's chains are left to package
 // firewalld.
-func (t Tables) Open(bridges []string) ([]string, error) {
+func (t Tables) Open(bridges []string) (done []string, err error) {
 	const tries = 3 // of who flushes or restarts at this moment
 	for n := 1; ; n++ {
-		done, err := t.open(bridges)
+		more, err := t.open(bridges)
+		done = append(done, more...)
 		if n == tries || !errors.Is(err, unix.ENOENT) {
 			return done, err
 		}
 	}
 }
 
-func (t Tables) open(bridges []string) ([]string, error) {
+func (t Tables) open(bridges []string) (done []string, err error) {
 	c, err := dial()
 	if err != nil {
 		return nil, failed("open the packet filter", err)
@@ -41,25 +42,23 @@ func (t Tables) open(bridges []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var done []string
-	for _, at := range list {
+	var errs []error
+	for _, at := range list { // each alone: a table that only its owner may change keeps no other closed
 		var want []rule
 		if at.opens() {
 			want = openings(at.hook(), at.chain.Table.Family, bridges)
 		}
 		changes, err := t.openChain(c, at, want)
+		if err == nil && len(changes) > 0 {
+			err = c.Flush()
+		}
 		if err != nil {
-			return nil, err
+			errs = append(errs, failed("change rules for networks in "+at.String(), err))
+			continue
 		}
 		done = append(done, changes...)
 	}
-	if len(done) == 0 {
-		return nil, nil
-	}
-	if err := c.Flush(); err != nil {
-		return nil, failed("change rules for networks in packet filters of others", err)
-	}
-	return done, nil
+	return done, errors.Join(errs...)
 }
 
 // openChain has exactly these rules of virtd in a chain with the next flush, and says what that changes. Of two that are the same
@@ -81,7 +80,7 @@ func (t Tables) openChain(c *nftables.Conn, at *foreignChain, want []rule) (done
 		}
 		r.Table, r.Chain = at.chain.Table, at.chain
 		if err := c.DelRule(r); err != nil {
-			return nil, failed("remove a rule from "+at.String(), err)
+			return nil, fmt.Errorf("remove a rule: %w", err)
 		}
 		done = append(done, fmt.Sprintf("removed from %s: %s", at, what))
 	}

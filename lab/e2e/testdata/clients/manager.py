@@ -2,9 +2,12 @@
 its XML, and another guest from an image with a kernel. Arguments: the guest, an image, a kernel, an initrd, kernel
 arguments."""
 import atexit
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import libvirt
@@ -14,8 +17,22 @@ guest, image, kernel, initrd, cmdline = sys.argv[1:]
 conn = libvirt.open("qemu:///system")
 dom = conn.lookupByName(guest)
 
-program = subprocess.Popen(["virt-manager", "--no-fork", "--connect", "qemu:///system"])
-atexit.register(program.kill)
+program = subprocess.Popen(["virt-manager", "--no-fork", "--connect", "qemu:///system", "--debug"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           env=dict(os.environ, PYTHONFAULTHANDLER="1", LC_ALL="C.UTF-8"))
+log = []
+threading.Thread(target=lambda: log.extend(program.stdout), daemon=True).start()
+
+
+def ending():
+    """Tells where virt-manager is, which prints the stacks of its threads when it is aborted."""
+    print("virt-manager", "runs" if program.poll() is None else f"ended with {program.poll()}")
+    program.send_signal(signal.SIGABRT)
+    program.wait()
+    time.sleep(1)
+    print(b"".join(log[-100:]).decode(errors="replace"))
+
+
+atexit.register(ending)
 screen = Widget()
 main = screen.find("frame", "Virtual Machine Manager")
 

@@ -43,11 +43,7 @@ func (o Obstacle) String() string {
 // Obstacles returns the chains of other tables that drop packets by default: by their policy, as Docker's, or by a last rule that
 // every packet meets, as firewalld's. Those that a virtd opened are not in the way.
 func Obstacles() ([]Obstacle, error) {
-	c, err := dial()
-	if err != nil {
-		return nil, failed("open the packet filter", err)
-	}
-	list, err := foreignChains(c)
+	_, list, err := foreignChains()
 	if err != nil {
 		return nil, err
 	}

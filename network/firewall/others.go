@@ -34,11 +34,7 @@ func (t Tables) Open(bridges []string) (done []string, err error) {
 }
 
 func (t Tables) open(bridges []string) (done []string, err error) {
-	c, err := dial()
-	if err != nil {
-		return nil, failed("open the packet filter", err)
-	}
-	list, err := foreignChains(c)
+	c, list, err := foreignChains()
 	if err != nil {
 		return nil, err
 	}
@@ -201,13 +197,16 @@ func (f *foreignChain) opens() bool {
 
 var families = map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6"}
 
-// foreignChains returns the chains of others at the hooks, and Docker's for rules of others, with their rules.
-func foreignChains(c *nftables.Conn) ([]*foreignChain, error) {
+// foreignChains returns the chains of others at the hooks, and Docker's for rules of others, with their rules, and what can
+// change them.
+func foreignChains() (c *nftables.Conn, out []*foreignChain, err error) {
+	if c, err = dial(); err != nil {
+		return nil, nil, failed("open the packet filter", err)
+	}
 	chains, err := c.ListChains()
 	if err != nil {
-		return nil, failed("list the chains of the packet filter", err)
+		return nil, nil, failed("list the chains of the packet filter", err)
 	}
-	var out []*foreignChain
 	users := map[string]*foreignChain{} // by table
 	for _, ch := range chains {
 		f := &foreignChain{chain: ch}
@@ -217,7 +216,7 @@ func foreignChains(c *nftables.Conn) ([]*foreignChain, error) {
 		if f.rules, err = c.GetRules(ch.Table, ch); errors.Is(err, unix.ENOENT) {
 			continue // it is gone since
 		} else if err != nil {
-			return nil, failed("list the rules of the packet filter", err)
+			return nil, nil, failed("list the rules of the packet filter", err)
 		}
 		f.drops = ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop || endsInDrop(f.rules)
 		if ch.Name == dockerUser {
@@ -230,7 +229,7 @@ func foreignChains(c *nftables.Conn) ([]*foreignChain, error) {
 			f.user, user.base = user, f
 		}
 	}
-	return out, nil
+	return c, out, nil
 }
 
 // goesTo reports whether one of the rules leads every packet to a chain.

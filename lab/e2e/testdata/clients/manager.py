@@ -20,11 +20,15 @@ dom = conn.lookupByName(guest)
 program = subprocess.Popen(["virt-manager", "--no-fork", "--connect", "qemu:///system", "--debug"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                            env=dict(os.environ, PYTHONFAULTHANDLER="1", LC_ALL="C.UTF-8"))
 log = []
+tour_over = False
 threading.Thread(target=lambda: log.extend(program.stdout), daemon=True).start()
 
 
 def ending():
-    """Tells where virt-manager is, which prints the stacks of its threads when it is aborted."""
+    """Ends virt-manager. If the tour is not over, tells where it is: it prints the stacks of its threads when it is aborted."""
+    if tour_over:
+        program.kill()
+        return
     print("virt-manager", "runs" if program.poll() is None else f"ended with {program.poll()}")
     program.send_signal(signal.SIGABRT)
     program.wait()
@@ -149,3 +153,4 @@ win.find("menu", "Consoles").press()
 win.find("radio menu item", "Serial 1").press()
 answers(win)
 screenshot("made")
+tour_over = True

@@ -130,7 +130,8 @@ func (d *Daemon) networkPortSetParameters(ctx context.Context, _ *rpc.Call, a *l
 	return nil, dom.SetInterfaceBandwidth(ctx, p.MAC, &b.In, &b.Out, manager.AffectLive)
 }
 
-// networkPortGetParameters tells the rates of a port, in the directions that have some.
+// networkPortGetParameters tells the rates of a port, 0 for none. libvirt leaves out directions that have none; but its clients
+// in Python set only what they were told of.
 func (d *Daemon) networkPortGetParameters(_ context.Context, _ *rpc.Call, a *libvirt.NetworkPortGetParametersArgs) (*libvirt.NetworkPortGetParametersRet, error) {
 	if err := noFlags(a.Flags, "virNetworkPortGetParameters"); err != nil {
 		return nil, err
@@ -141,9 +142,7 @@ func (d *Daemon) networkPortGetParameters(_ context.Context, _ *rpc.Call, a *lib
 	}
 	ret, limits := &libvirt.NetworkPortGetParametersRet{}, p.Limits
 	for _, r := range rates(&limits.In, &limits.Out) {
-		if r.in && p.Limits.In != (portconf.Rate{}) || !r.in && p.Limits.Out != (portconf.Rate{}) {
-			ret.Params = append(ret.Params, uintParam(r.name, uint32(*r.to)))
-		}
+		ret.Params = append(ret.Params, uintParam(r.name, uint32(*r.to)))
 	}
 	ret.Nparams = int32(len(ret.Params))
 	return ret, nil

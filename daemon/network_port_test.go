@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -106,5 +107,22 @@ func TestNetworkPortSchemas(t *testing.T) {
 		if err := l.NetworkDestroy(n); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestDocumentedPort: the document that docs/networks.md shows makes a port.
+func TestDocumentedPort(t *testing.T) {
+	page, err := os.ReadFile("../docs/networks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := regexp.MustCompile(`(?s)<networkport>.*?</networkport>`).FindString(string(page))
+	l := newTestbed(t).libvirt(t)
+	n, err := l.NetworkCreateXML("<network><name>limited</name><forward/><bandwidth><inbound average='1000'/></bandwidth></network>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if port, err := l.NetworkPortCreateXML(n, document, 0); err != nil || port.UUID == (libvirt.UUID{}) {
+		t.Errorf("%v, %v", port, err)
 	}
 }

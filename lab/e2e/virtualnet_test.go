@@ -21,9 +21,14 @@ const (
 <bandwidth><inbound average='1000000'/></bandwidth>
 <ip address='10.94.0.1' prefix='24'><dhcp><range start='10.94.0.50' end='10.94.0.99'/>
 <host mac='52:54:00:94:00:01' ip='10.94.0.11'/><host mac='52:54:00:94:00:02' ip='10.94.0.12'/></dhcp></ip></network>`
-	clientPort = `<networkport><uuid>99999999-2222-4333-8444-000000000001</uuid><owner><name>appliance</name><uuid>aaaaaaaa-2222-4333-8444-000000000001</uuid></owner>
-<mac address='52:54:00:94:00:09'/><bandwidth><inbound floor='2000'/></bandwidth></networkport>`
+	labPortID = "99999999-2222-4333-8444-000000000001"
 )
+
+// labPort is the document of a client's port.
+func labPort(mac, inside string) string {
+	return "<networkport><uuid>" + labPortID + "</uuid><owner><name>appliance</name><uuid>aaaaaaaa-2222-4333-8444-000000000001</uuid></owner>" +
+		"<mac address='" + mac + "'/>" + inside + "</networkport>"
+}
 
 // onLabNets is a guest with a card on each network, the first guest's served by the engine, the second's by vhost-net.
 func (h *host) onLabNets(k labtest.GuestKernel, i int, script string) string {
@@ -82,7 +87,7 @@ exec sleep 600
 `)
 	h.vctl("start", two)
 	h.expect(two, "two is there", 200*time.Second)
-	h.virsh("net-port-create", "iso", h.file("port.xml", clientPort), "--validate")
+	h.virsh("net-port-create", "iso", h.file("port.xml", labPort("52:54:00:94:00:09", "<bandwidth><inbound floor='2000'/></bandwidth>")), "--validate")
 	h.vctl("start", one)
 	h.expect(one, "all said", 280*time.Second)
 	h.stopDaemon(syscall.SIGKILL)
@@ -126,12 +131,11 @@ exec sleep 600
 func (h *host) clientPort() {
 	h.t.Helper()
 	floor := func() bool { return strings.Contains(h.sh("tc class show dev labiso0"), "htb 1:3 ") }
-	const id = "99999999-2222-4333-8444-000000000001"
-	if got := h.virsh("net-port-dumpxml", "iso", id); !strings.Contains(got, "<plug type='network' bridge='labiso0'/>") || !floor() {
+	if got := h.virsh("net-port-dumpxml", "iso", labPortID); !strings.Contains(got, "<plug type='network' bridge='labiso0'/>") || !floor() {
 		h.t.Errorf("the client's port, with a floor %v:\n%s", floor(), got)
 	}
-	h.virsh("net-port-delete", "iso", id)
-	if got := h.virsh("net-port-list", "iso"); strings.Contains(got, id) || floor() {
+	h.virsh("net-port-delete", "iso", labPortID)
+	if got := h.virsh("net-port-list", "iso"); strings.Contains(got, labPortID) || floor() {
 		h.t.Errorf("after the client's port was removed, with a floor %v:\n%s", floor(), got)
 	}
 }

@@ -152,7 +152,7 @@ func (n *Net) startQueue(r *running, i uint32, q *virtio.Queue, errorFD int) err
 	if err := n.drv.state(n.fd, reqSetVringNum, &vringState{i, uint32(q.Size())}); err != nil {
 		return fmt.Errorf("set size %d: %w", q.Size(), err)
 	}
-	if err := n.drv.state(n.fd, reqSetVringBase, &vringState{i, uint32(q.Base())}); err != nil {
+	if err := n.drv.state(n.fd, reqSetVringBase, &vringState{i, q.Base()}); err != nil {
 		return fmt.Errorf("set base %d: %w", q.Base(), err)
 	}
 	if err := n.setAddr(r, i, q); err != nil {
@@ -234,7 +234,7 @@ func (n *Net) Stop() error {
 		base := vringState{index: uint32(i)}
 		err := n.drv.state(n.fd, reqGetVringBase, &base)
 		if err == nil {
-			q.SetBase(uint16(base.num))
+			q.SetBase(base.num)
 		} else if first == nil {
 			first = fmt.Errorf("vhost-net: queue %d: read base: %w", q.Index(), err)
 		}

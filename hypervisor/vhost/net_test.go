@@ -286,7 +286,7 @@ func TestLabKernel(t *testing.T) {
 		if err := n.Stop(); err != nil {
 			t.Fatal(err)
 		}
-		if s.TX.Base() != uint16(round+1) {
+		if s.TX.Base() != uint32(round+1) {
 			t.Errorf("round %d: transmit base %d", round, s.TX.Base())
 		}
 		if bits := s.Memory.TakeDirty(0); bits[in/4096/64]>>(in/4096%64)&1 == 0 {

@@ -141,7 +141,7 @@ func (b *Backend) stopRings() {
 		return
 	}
 	for i, q := range r.queues {
-		q.SetBase(bases[i])
+		q.SetBase(uint32(bases[i]))
 	}
 	for _, f := range r.follows {
 		f.stop()

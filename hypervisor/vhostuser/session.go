@@ -162,7 +162,7 @@ func (s *session) startQueue(mem *memory.Memory, q *virtio.Queue, kick int) erro
 	if err := s.set(setVringNum, vringState(i, uint32(q.Size()))); err != nil {
 		return err
 	}
-	if err := s.set(setVringBase, vringState(i, uint32(q.Base()))); err != nil {
+	if err := s.set(setVringBase, vringState(i, q.Base())); err != nil {
 		return err
 	}
 	if err := s.set(setVringAddr, vringAddr(i, desc, used, avail)); err != nil {

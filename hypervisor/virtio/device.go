@@ -70,6 +70,7 @@ const (
 	FeatureEventIdx       uint64 = 1 << 29 // VIRTIO_F_EVENT_IDX
 	FeatureVersion1       uint64 = 1 << 32 // VIRTIO_F_VERSION_1
 	FeatureAccessPlatform uint64 = 1 << 33 // VIRTIO_F_ACCESS_PLATFORM
+	FeatureRingPacked     uint64 = 1 << 34 // VIRTIO_F_RING_PACKED
 	FeatureRingReset      uint64 = 1 << 40 // VIRTIO_F_RING_RESET
 )
 

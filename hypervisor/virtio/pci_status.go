@@ -59,7 +59,7 @@ func (t *PCI) writeStatus(v uint8) {
 type life struct{ ended atomic.Bool }
 
 // activate makes the queues and starts the device. bases continues queues at saved positions. The caller holds mu.
-func (t *PCI) activate(bases []uint16) error {
+func (t *PCI) activate(bases []uint32) error {
 	queues := make([]*Queue, len(t.queues))
 	if !t.msix.Enabled() {
 		if err := t.startPump(); err != nil {

@@ -365,7 +365,7 @@ func TestSaveRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bases := []uint16{}
+	bases := []uint32{}
 	for _, q := range f.tr.Env.Queues {
 		bases = append(bases, q.Base())
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -112,27 +113,37 @@ func run(h host, names []string) (missed int, err error) {
 		if len(names) > 0 && !contains(names, b.name) {
 			continue
 		}
-		results, err := b.run(h)
-		if err != nil {
-			return missed, fmt.Errorf("%s: %w", b.name, err)
-		}
-		r := ab.Report{Machine: machine(), Revision: os.Getenv("BENCH_REVISION"), Date: time.Now().UTC().Format(time.RFC3339),
-			Peer: b.peer(h), Results: results}
-		if err := save(filepath.Join(h.out, b.name+".json"), r); err != nil {
-			return missed, err
-		}
-		if err := r.WriteTable(os.Stdout); err != nil {
-			return missed, err
-		}
-		if b.more != nil {
-			if err := b.more(os.Stdout, results); err != nil {
-				return missed, err
+		results, failed := b.run(h)
+		if len(results) > 0 { // those of the rounds before a guest died are not thrown away
+			n, err := report(h, b, results)
+			if err = errors.Join(failed, err); err != nil {
+				return missed, fmt.Errorf("%s: %w", b.name, err)
 			}
+			missed += n
+		} else if failed != nil {
+			return missed, fmt.Errorf("%s: %w", b.name, failed)
 		}
-		fmt.Println()
-		missed += r.Missed()
 	}
 	return missed, nil
+}
+
+// report saves and prints what a benchmark found, and returns how many bounds were missed.
+func report(h host, b benchmark, results []ab.Result) (missed int, err error) {
+	r := ab.Report{Machine: machine(), Revision: os.Getenv("BENCH_REVISION"), Date: time.Now().UTC().Format(time.RFC3339),
+		Peer: b.peer(h), Results: results}
+	if err := save(filepath.Join(h.out, b.name+".json"), r); err != nil {
+		return 0, err
+	}
+	if err := r.WriteTable(os.Stdout); err != nil {
+		return 0, err
+	}
+	if b.more != nil {
+		if err := b.more(os.Stdout, results); err != nil {
+			return 0, err
+		}
+	}
+	fmt.Println()
+	return r.Missed(), nil
 }
 
 func save(name string, r ab.Report) error {

@@ -197,11 +197,14 @@ func (m *Machine) openBoot() error {
 }
 
 // Start confines the process, loads the guest, or restores it from Config.Incoming, and lets it run, unless Config.Paused.
-// Call it once.
+// Call it once. A machine that cannot be loaded has ended when Start returns: a client's Resume, which waits for Start, must
+// not find one that was never loaded.
 func (m *Machine) Start() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.load(); err != nil {
+		err = fmt.Errorf("start the machine: %w", err)
+		m.end(ExitError, err.Error())
 		return err
 	}
 	m.board.start()

@@ -336,6 +336,12 @@ func TestRestoreRefuses(t *testing.T) {
 			if err := b.Start(); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want %q", err, c.want)
 			}
+			if err := b.Resume(); !errors.Is(err, ErrEnded) { // as a client may that has waited for Start
+				t.Errorf("what was never loaded resumes with %v", err)
+			}
+			if r := b.Record(); r.Reason != ExitError || !strings.Contains(r.Detail, c.want) {
+				t.Errorf("exit record %+v", r)
+			}
 			if exits := b.runner.cpus()[0].exits.Load(); exits != 0 {
 				t.Errorf("the guest ran: %d exits", exits)
 			}

@@ -38,9 +38,10 @@ func (m *Manager) resume() {
 		m.replug(n)
 	}
 	if len(all) == 0 {
-		return // and touch nothing of the host
+		m.openOthers(nil) // what the last virtd opened is closed
+		return            // and nothing else of the host is touched
 	}
-	if err := m.cfg.Host.Filter(all); err != nil {
+	if err := m.filter(all); err != nil {
 		m.log.Error("cannot set the packet filter of the active networks", "error", err)
 	}
 }
@@ -58,7 +59,7 @@ func (m *Manager) bringUp(n *Network, s Spec) error {
 	}
 	err := n.shape(s)
 	if err == nil {
-		err = m.cfg.Host.Filter(append(m.activeSpecs(s.UUID), s))
+		err = m.filter(append(m.activeSpecs(s.UUID), s))
 	}
 	if err == nil {
 		err = m.cfg.Host.Serve(s)
@@ -77,7 +78,7 @@ func (m *Manager) takeDown(s Spec) error {
 		}
 		return m.cfg.Host.HostLinkDown(s)
 	}
-	return errors.Join(m.cfg.Host.StopServing(s.UUID), m.cfg.Host.Filter(m.activeSpecs(s.UUID)), m.cfg.Host.Down(s))
+	return errors.Join(m.cfg.Host.StopServing(s.UUID), m.filter(m.activeSpecs(s.UUID)), m.cfg.Host.Down(s))
 }
 
 // activeSpecs returns the active networks except one.

@@ -1,6 +1,8 @@
 package network_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -8,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,11 +39,11 @@ func TestLabDHCPClients(t *testing.T) {
 	}{
 		{"busybox", `udhcpc -i eth0 -n -q -f -t 20 -T 1 -x hostname:busybox -s ` + clientScript(t, dir), false},
 		{"isc", `
-printf 'send host-name "isc"; send fqdn.fqdn "isc"; send dhcp6.fqdn "isc";\n' >$DIR/isc.conf
-dhclient -4 -1 -d -cf $DIR/isc.conf -lf $DIR/4.leases -pf $DIR/4.pid -sf ` + clientScript(t, dir) + ` eth0 2>$DIR/isc4.log & four=$!
-dhclient -6 -1 -d -cf $DIR/isc.conf -lf $DIR/6.leases -pf $DIR/6.pid -sf ` + clientScript(t, dir) + ` eth0 2>$DIR/isc6.log & six=$!
-for i in $(seq 120); do [ "$(grep -c . $DIR/isc.said 2>/dev/null)" = 2 ] && break; sleep 0.5; done
-kill -9 $four $six; wait; cat $DIR/isc?.log`, true},
+printf 'send host-name "isc"; send fqdn.fqdn "isc";\n' >$DIR/isc.conf
+for v in 4 6; do
+  dhclient -$v -1 -d -cf $DIR/isc.conf -lf $DIR/$v.leases -pf $DIR/$v.pid -sf ` + clientScript(t, dir) + ` eth0 &
+done
+until [ "$(grep -c . $DIR/isc.said)" = 2 ]; do sleep 0.5; done 2>/dev/null`, true},
 		{"networkd", `
 grep -q ^systemd-network: /etc/passwd || echo systemd-network:x:998:998::/:/bin/false >>/etc/passwd
 grep -q ^systemd-network: /etc/group || echo systemd-network:x:998: >>/etc/group
@@ -51,11 +54,10 @@ mount -t sysfs -o ro sysfs /sys # read-only: there is no udev to wait for
 mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd
 mkdir -p /run/systemd/network /run/systemd/netif
 printf "[Match]\nName=eth0\n[Network]\nDHCP=yes\nIPv6AcceptRA=yes\n[DHCPv4]\nHostname=networkd\nClientIdentifier=mac\n[DHCPv6]\nHostname=networkd\n" >/run/systemd/network/eth0.network
-exec ` + networkd + `' >$DIR/networkd.log 2>&1 & pid=$!
-for i in $(seq 120); do [ "$(ip -o addr show dev eth0 scope global | grep -c dynamic)" = 2 ] && break; sleep 0.5; done
+exec ` + networkd + `' &
+until [ "$(ip -o addr show dev eth0 scope global | grep -c dynamic)" = 2 ]; do sleep 0.5; done
 ip -o addr show dev eth0 scope global | awk '{ print ($3 == "inet" ? "4" : "6"), $4 }' >$DIR/networkd.said
-ip route show default | sed -n 's/.*via \([^ ]*\).*/route \1/p' >>$DIR/networkd.said
-kill -9 $pid; wait; cat $DIR/networkd.log`, true},
+ip route show default | sed -n 's/.*via \([^ ]*\).*/route \1/p' >>$DIR/networkd.said`, true},
 	} {
 		if testing.Short() && i > 0 {
 			break // the full run has all
@@ -64,7 +66,8 @@ kill -9 $pid; wait; cat $DIR/networkd.log`, true},
 			mac := fmt.Sprintf("52:54:00:00:89:%02x", i)
 			g := plug(t, m, host, "clients", c.name, mac)
 			g.run(t, waitLinkLocal)
-			out := g.shell(t, "DIR="+dir+" NAME="+c.name, c.script)
+			ok(t, os.WriteFile(filepath.Join(dir, "name"), []byte(c.name), 0o644))
+			out := g.shell(t, dir, c.script)
 			said, err := os.ReadFile(filepath.Join(dir, c.name+".said"))
 			if err != nil || !strings.Contains(string(said), "4 10.89.0.") || strings.Contains(string(said), "6 fd89::1") != c.six || !strings.Contains(string(said), "10.89.0.1") {
 				t.Errorf("got %q, %v\n%s", said, err, out)
@@ -88,16 +91,31 @@ exit 0
 	return path
 }
 
-// shell runs a script in the guest and returns what it printed.
-func (g *guest) shell(t *testing.T, env, script string) string {
+// shell runs a script in the guest, for two minutes at most, and ends whatever the script has started. It returns what all of
+// them printed; whether they did what they should is for the caller to see.
+func (g *guest) shell(t *testing.T, dir, script string) string {
 	t.Helper()
-	var out []byte
+	log, err := os.CreateTemp(dir, "client") // a file: programs that stay would keep a pipe open
+	ok(t, err)
+	defer log.Close()
 	g.run(t, func() error {
-		cmd := exec.Command("bash", "-c", "echo $NAME >$DIR/name\n"+script)
-		cmd.Env = append(os.Environ(), strings.Fields(env)...)
-		out, _ = cmd.CombinedOutput() // what it should have done is looked at
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "bash", "-c", script)
+		cmd.Env = append(os.Environ(), "DIR="+dir)
+		cmd.Stdout, cmd.Stderr = log, log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+		if err := cmd.Run(); err != nil {
+			fmt.Fprintf(log, "the script: %v\n", err)
+		}
+		if err := cmd.Cancel(); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
 		return nil
 	})
+	out, err := os.ReadFile(log.Name())
+	ok(t, err)
 	return string(out)
 }
 

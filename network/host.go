@@ -31,6 +31,8 @@ type Host interface {
 	Filter(list []Spec) error
 	// Filtered reports whether the rules are those of exactly the given networks.
 	Filtered(list []Spec) (bool, error)
+	// OpenOthers has the packet filters of others let the given networks through, and no others, where the host is set up so.
+	OpenOthers(list []Spec) error
 	// Serve starts what leases addresses and answers DNS on the network, or tells it of a change.
 	Serve(s Spec) error
 	// StopServing ends it.
@@ -64,6 +66,7 @@ type Spec struct {
 	Mode Mode
 
 	Bridge     string
+	Zone       string // of firewalld, where the host is set up to use it; "" for the host's choice
 	STP        bool
 	Delay      int // seconds
 	MTU        int // bytes; 0: the kernel's
@@ -96,7 +99,7 @@ type SpecRoute struct {
 // spec is the definition as the host has to have it.
 func (d *definition) spec() Spec {
 	s := Spec{
-		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac, Limits: d.limits,
+		UUID: d.uuid, Name: d.name, Mode: d.forward.mode, Bridge: d.bridge, Zone: d.zone(), STP: d.stp, Delay: d.delay, MTU: d.mtu, MAC: d.mac, Limits: d.limits,
 		Device: d.forward.dev, NATIPv6: d.forward.ipv6, NATSources: d.forward.sources, NATPorts: d.forward.ports,
 		IPv6: d.doc.Root.Attr("ipv6") == "yes",
 	}
@@ -125,6 +128,14 @@ func (d *definition) spec() Spec {
 		}
 	}
 	return s
+}
+
+// zone is firewalld's that the document names.
+func (d *definition) zone() string {
+	if b := d.doc.Root.Child("bridge"); b != nil {
+		return b.Attr("zone")
+	}
+	return ""
 }
 
 // resolver is what the network's resolver knows. An isolated network asks nobody else, as in libvirt: its guests shall not

@@ -15,6 +15,7 @@ import (
 	"virtd/network/bridge"
 	"virtd/network/dhcp"
 	"virtd/network/firewall"
+	"virtd/network/firewalld"
 	"virtd/network/portconf"
 	"virtd/network/services"
 	"virtd/nodedev"
@@ -28,6 +29,9 @@ type Local struct {
 	Log      *slog.Logger
 	Tables   firewall.Tables // of this virtd
 	Hostdevs Hostdevs        // nil: this virtd can take no devices from the host
+
+	Open  bool             // packet filters of others are opened for networks
+	Zones *firewalld.Zones // nil: firewalld is not asked
 
 	told sync.Map // obstacles that the log has had
 }
@@ -135,10 +139,11 @@ func (l *Local) address(s Spec) error {
 	return l.forward(s.Name, four, six)
 }
 
-// bridgeSettings keeps the host from taking part in the guests' IPv6: it takes no router's word there, and has no address
-// where the network has none. A kernel without IPv6 has nothing to set.
+// bridgeSettings keeps the host from taking part in the guests' IPv6: it takes no router's word there, no guest's that an address
+// of the bridge is taken, which would silence its advertisements, and has no address where the network has none. A kernel
+// without IPv6 has nothing to set.
 func (l *Local) bridgeSettings(bridge string, six bool) {
-	values := map[string]string{"accept_ra": "0", "autoconf": "0", "disable_ipv6": "1"}
+	values := map[string]string{"accept_ra": "0", "accept_dad": "0", "autoconf": "0", "disable_ipv6": "1"}
 	if six {
 		values["disable_ipv6"] = "0"
 	}
@@ -176,26 +181,8 @@ func filtered(list []Spec) []firewall.Network {
 // Filtered implements Host.
 func (l *Local) Filtered(list []Spec) (bool, error) { return l.Tables.Applied(filtered(list)) }
 
-// Filter implements Host. What will be in the way is said in the log, once.
-func (l *Local) Filter(list []Spec) error {
-	networks := filtered(list)
-	if err := l.Tables.Apply(networks); err != nil {
-		return err
-	}
-	if len(networks) == 0 {
-		return nil
-	}
-	obstacles, err := firewall.Obstacles()
-	if err != nil {
-		l.Log.Warn("cannot tell whether other packet filters are in the way of networks", "error", err)
-	}
-	for _, o := range obstacles {
-		if _, said := l.told.LoadOrStore(o, true); !said {
-			l.Log.Warn("another packet filter is in the way of networks", "problem", o.String())
-		}
-	}
-	return nil
-}
+// Filter implements Host.
+func (l *Local) Filter(list []Spec) error { return l.Tables.Apply(filtered(list)) }
 
 // Serve implements Host.
 func (l *Local) Serve(s Spec) error {

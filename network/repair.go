@@ -20,7 +20,7 @@ func (m *Manager) Repair() error {
 		return err
 	}
 	m.log.Warn("somebody took rules of networks out of the packet filter; they are made again")
-	return m.cfg.Host.Filter(list)
+	return m.filter(list)
 }
 
 // RepairBridges makes the bridges of active networks again that somebody removed, with the taps of domains on them. Those that

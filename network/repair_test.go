@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,33 +105,36 @@ func TestPingThroughRestart(t *testing.T) {
 		t.Fatal(o.err)
 	}
 	stop := make(chan bool)
-	lost := one.async(func() (string, error) { return count(world, stop) })
+	var answered atomic.Int64
+	lost := one.async(func() (string, error) { return count(world, &answered, stop) })
 	for range 3 {
+		for before, end := answered.Load(), time.Now().Add(10*time.Second); answered.Load() == before && time.Now().Before(end); {
+			time.Sleep(time.Millisecond) // a restart can be over before a request was sent
+		}
 		host.Services.Close() // what a killed virtd leaves is what its successor finds: nothing is ended in order
 		host = localHost(t, dir)
 		m = openManager(t, host, dir)
 	}
 	close(stop)
-	if o := <-lost; o.err != nil || o.seen == "0" {
-		t.Errorf("%s echo requests were answered; %v", o.seen, o.err)
+	if o := <-lost; o.err != nil || answered.Load() < 3 {
+		t.Errorf("%d echo requests were answered; %v", answered.Load(), o.err)
 	}
 	n, err := m.LookupByName("kept")
 	ok(t, err)
 	ok(t, n.Destroy())
 }
 
-// count sends an echo request every 20 ms until stop, each once, and returns how many were answered; one that was not is an error.
-func count(to netip.Addr, stop <-chan bool) (string, error) {
-	n := 0
+// count sends an echo request every 20 ms until stop, each once, and counts those that were answered; one that was not is an error.
+func count(to netip.Addr, answered *atomic.Int64, stop <-chan bool) (string, error) {
 	for {
 		select {
 		case <-stop:
-			return fmt.Sprint(n), nil
+			return "", nil
 		case <-time.After(20 * time.Millisecond):
 		}
 		if err := pingOnce(to, 10*time.Second); err != nil {
-			return fmt.Sprint(n), fmt.Errorf("after %d: %w", n, err)
+			return "", fmt.Errorf("after %d: %w", answered.Load(), err)
 		}
-		n++
+		answered.Add(1)
 	}
 }

@@ -41,7 +41,8 @@ type Pair struct {
 	Ours, Peer Sampler
 }
 
-// Compare takes rounds samples of both sides, alternately. It stops at the first error, saying whose it was.
+// Compare takes rounds samples of both sides, alternately. It stops at the first error, saying whose it was; the results are
+// those of the rounds before, if there was one.
 func Compare(rounds int, measures []Measure, ours, peer Sampler) ([]Result, error) {
 	return CompareAll(rounds, Pair{measures, ours, peer})
 }
@@ -60,11 +61,23 @@ func CompareAll(rounds int, pairs ...Pair) ([]Result, error) {
 	for round := range rounds {
 		for i, p := range pairs {
 			if err := p.sample(results[first[i]:first[i]+len(p.Measures)], round%2 == 1); err != nil {
-				return nil, fmt.Errorf("round %d: %w", round+1, err)
+				return whole(results, round), fmt.Errorf("round %d: %w", round+1, err)
 			}
 		}
 	}
 	return results, nil
+}
+
+// whole keeps the samples of that many rounds.
+func whole(results []Result, rounds int) []Result {
+	if rounds == 0 {
+		return nil
+	}
+	for i := range results {
+		r := &results[i]
+		r.Ours, r.Peer = r.Ours[:min(rounds, len(r.Ours))], r.Peer[:min(rounds, len(r.Peer))]
+	}
+	return results
 }
 
 // sample adds a value of each side to the pair's results.

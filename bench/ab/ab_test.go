@@ -3,6 +3,7 @@ package ab
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +77,22 @@ func TestCompareErrors(t *testing.T) {
 		if _, err := Compare(2, []Measure{{Name: "m"}}, c.ours, c.peer); err == nil || err.Error() != c.want {
 			t.Errorf("error %v, want %s", err, c.want)
 		}
+	}
+}
+
+// What the rounds before an error found is there, and nothing of the one that it ended.
+func TestCompareEndsEarly(t *testing.T) {
+	n := 0
+	dies := func() ([]float64, error) {
+		if n++; n == 3 {
+			return nil, errors.New("triple fault")
+		}
+		return []float64{float64(n)}, nil
+	}
+	ok := func() ([]float64, error) { return []float64{9}, nil }
+	got, err := Compare(5, []Measure{{Name: "m"}}, ok, dies)
+	if err == nil || len(got) != 1 || !slices.Equal(got[0].Ours, []float64{9, 9}) || !slices.Equal(got[0].Peer, []float64{1, 2}) {
+		t.Errorf("results %v, error %v", got, err)
 	}
 }
 

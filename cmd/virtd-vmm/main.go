@@ -135,8 +135,6 @@ func runMachine(c *hypervisor.Config, files map[hypervisor.FileName]int) hypervi
 		defer server.Close()
 	}
 	if err := m.Start(); err != nil {
-		err = fmt.Errorf("start the machine: %w", err)
-		m.Stop(hypervisor.ExitError, err.Error()) // a client may wait for the vCPUs
 		return failed(err)
 	}
 	debug.FreeOSMemory()

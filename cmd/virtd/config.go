@@ -39,6 +39,8 @@ type config struct {
 	TCP  tcpConfig
 	Auth authConfig
 
+	OpenFirewalls bool // packet filters of others let networks through
+
 	UIDBase, UIDCount int
 	ConsoleLogMax     int64
 	DrainTime         time.Duration // for calls under way when the daemon is told to stop
@@ -84,23 +86,24 @@ func defaults(session bool, env func(string) string, home string) (config, error
 
 // settings are the names in the configuration file. Where libvirtd.conf has the same setting the name is the same.
 var settings = map[string]func(*config, string) error{
-	"state_dir":            text(func(c *config) *string { return &c.StateDir }),
-	"images_dir":           text(func(c *config) *string { return &c.ImagesDir }),
-	"run_dir":              text(func(c *config) *string { return &c.RunDir }),
-	"log_dir":              text(func(c *config) *string { return &c.LogDir }),
-	"unix_sock_dir":        text(func(c *config) *string { return &c.SocketDir }),
-	"unix_sock_group":      text(func(c *config) *string { return &c.SocketGroup }),
-	"unix_sock_rw_perms":   mode(func(c *config) *fs.FileMode { return &c.SocketMode }),
-	"unix_sock_ro_perms":   mode(func(c *config) *fs.FileMode { return &c.SocketROMode }),
-	"emulator":             text(func(c *config) *string { return &c.Emulator }),
-	"log_level":            text(func(c *config) *string { return &c.LogLevel }),
-	"max_clients":          number(1, 1<<20, func(c *config) *int { return &c.MaxClients }),
-	"max_clients_per_user": number(1, 1<<20, func(c *config) *int { return &c.MaxPerUser }),
-	"max_client_requests":  number(1, 1000, func(c *config) *int { return &c.ParallelCalls }),
-	"keepalive_interval":   number(-1, 3600, func(c *config) *int { return &c.KeepaliveInterval }),
-	"keepalive_count":      number(1, 1000, func(c *config) *int { return &c.KeepaliveCount }),
-	"engine_uid_base":      number(1, 1<<31-1, func(c *config) *int { return &c.UIDBase }),
-	"engine_uid_count":     number(1, 1<<20, func(c *config) *int { return &c.UIDCount }),
+	"state_dir":              text(func(c *config) *string { return &c.StateDir }),
+	"images_dir":             text(func(c *config) *string { return &c.ImagesDir }),
+	"run_dir":                text(func(c *config) *string { return &c.RunDir }),
+	"log_dir":                text(func(c *config) *string { return &c.LogDir }),
+	"unix_sock_dir":          text(func(c *config) *string { return &c.SocketDir }),
+	"unix_sock_group":        text(func(c *config) *string { return &c.SocketGroup }),
+	"unix_sock_rw_perms":     mode(func(c *config) *fs.FileMode { return &c.SocketMode }),
+	"unix_sock_ro_perms":     mode(func(c *config) *fs.FileMode { return &c.SocketROMode }),
+	"emulator":               text(func(c *config) *string { return &c.Emulator }),
+	"log_level":              text(func(c *config) *string { return &c.LogLevel }),
+	"max_clients":            number(1, 1<<20, func(c *config) *int { return &c.MaxClients }),
+	"max_clients_per_user":   number(1, 1<<20, func(c *config) *int { return &c.MaxPerUser }),
+	"max_client_requests":    number(1, 1000, func(c *config) *int { return &c.ParallelCalls }),
+	"keepalive_interval":     number(-1, 3600, func(c *config) *int { return &c.KeepaliveInterval }),
+	"keepalive_count":        number(1, 1000, func(c *config) *int { return &c.KeepaliveCount }),
+	"engine_uid_base":        number(1, 1<<31-1, func(c *config) *int { return &c.UIDBase }),
+	"engine_uid_count":       number(1, 1<<20, func(c *config) *int { return &c.UIDCount }),
+	"open_foreign_firewalls": onOff(func(c *config) *bool { return &c.OpenFirewalls }),
 	"console_log_max": func(c *config, v string) error {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 0 {

@@ -32,12 +32,14 @@ unix_sock_rw_perms = 0770
 max_clients=7
 emulator = "/opt/x y/vmm"
 state_dir = /srv/virtd # bare
+open_foreign_firewalls = 1
 `), "f")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := systemDefaults(t)
 	want.SocketGroup, want.SocketMode, want.MaxClients, want.Emulator, want.StateDir = "wheel", 0o770, 7, "/opt/x y/vmm", "/srv/virtd"
+	want.OpenFirewalls = true
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)
 	}
@@ -53,6 +55,7 @@ func TestBadConfig(t *testing.T) {
 		"unix_sock_rw_perms = 1777":        "f:1: unix_sock_rw_perms: '1777' is not an octal file mode such as 0770",
 		`unix_sock_group = "x`:             "f:1: unix_sock_group: the closing quote is missing",
 		`unix_sock_group = "x" y`:          "f:1: unix_sock_group: 'y' follows the value",
+		"open_foreign_firewalls = yes?":    "f:1: open_foreign_firewalls: 'yes?' is neither 0 nor 1",
 		"console_log_max = -1":             "f:1: console_log_max: '-1' is not a size in bytes",
 		"keepalive_interval = 99999999999": "f:1: keepalive_interval: '99999999999' is not a number from -1 to 3600",
 	} {

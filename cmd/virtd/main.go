@@ -82,6 +82,7 @@ var options = []option{
 	{"socket-mode", "MODE", "permissions of the socket for managing (0666)", settings["unix_sock_rw_perms"]},
 	{"socket-ro-mode", "MODE", "permissions of the socket for looking (0666)", settings["unix_sock_ro_perms"]},
 	{"emulator", "FILE", "the engine (virtd-vmm beside virtd, else in /usr/libexec/virtd)", settings["emulator"]},
+	{"open-foreign-firewalls", "0|1", "let networks through Docker's, firewalld's and other packet filters (0)", settings["open_foreign_firewalls"]},
 	{"log-level", "LEVEL", "debug, info, warn or error (info)", settings["log_level"]},
 }
 

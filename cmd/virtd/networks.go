@@ -13,6 +13,7 @@ import (
 	"virtd/network"
 	"virtd/network/bridge"
 	"virtd/network/firewall"
+	"virtd/network/firewalld"
 	"virtd/network/services"
 	"virtd/network/usernet"
 	"virtd/nodedev"
@@ -32,9 +33,12 @@ func openNetworks(cfg config, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*ne
 	if err != nil {
 		return nil, nil, err
 	}
-	host := &network.Local{Links: &bridge.Host{}, Services: children, Tables: tables(cfg), Log: log}
+	host := &network.Local{Links: &bridge.Host{}, Services: children, Tables: tables(cfg), Log: log, Open: cfg.OpenFirewalls}
 	if hostdevs != nil { // a nil pointer in an interface is not nil
 		host.Hostdevs = hostdevs
+	}
+	if !cfg.Session { // firewalld asks others for root's password
+		host.Zones = &firewalld.Zones{Record: filepath.Join(cfg.RunDir, "firewalld.json")}
 	}
 	networks, err := network.Open(network.Config{State: state, Run: run, Host: host, Log: log})
 	if err != nil {
@@ -48,7 +52,26 @@ func openNetworks(cfg config, hostdevs *nodedev.Hostdevs, log *slog.Logger) (*ne
 	}
 	networks.Autostart()
 	stop := keepTable(tables(cfg), nftables.TableFamilyINet, "packet filter of networks", networks.Repair, log)
-	return networks, func() { stop(); networks.Close(); children.Close() }, nil
+	stopOthers := func() {}
+	if cfg.OpenFirewalls {
+		stopOthers = watchOthers(host.Zones, networks.OpenOthers, log)
+	}
+	return networks, func() { stop(); stopOthers(); networks.Close(); children.Close() }, nil
+}
+
+// watchOthers has the packet filters of others opened again when they changed. stop ends that and waits for it.
+func watchOthers(zones *firewalld.Zones, open func(), log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if err := firewall.WatchOthers(ctx, open); err != nil {
+			log.Warn("packet filters of others are not watched: what they take away comes back when a network starts or virtd is restarted", "error", err)
+		}
+	})
+	if zones != nil {
+		watching.Go(func() { zones.Watch(ctx, open) })
+	}
+	return func() { cancel(); watching.Wait() }
 }
 
 // openUserNets is what starts the processes behind interfaces of type user. virtd-usernet is where the engine is.

@@ -23,7 +23,7 @@ func TestLabBadInput(t *testing.T) {
 		devices: disk(image, "vda", "") + tapNIC("virtdbr2", "virtdtap0")})
 	h.vctl("start", "--paused", holder)
 	good := h.image("good.img", 8)
-	before := h.census()
+	before := h.settled()
 
 	missing := k
 	missing.Image = h.path("no/such/vmlinuz")
@@ -57,9 +57,7 @@ func TestLabBadInput(t *testing.T) {
 		}
 		h.state(name, "shut off (")
 		h.vctl("undefine", name)
-		if after := h.census(); after != before {
-			t.Fatalf("%s left something behind. Before:\n%s\nafter:\n%s", name, before, after)
-		}
+		h.leavesNothing(before, name)
 	}
 	for _, c := range []struct{ action, want string }{
 		{"start", "already running"}, {"resume", "domain is already running"},

@@ -28,6 +28,7 @@ func TestLabVirtManager(t *testing.T) {
 	name := c.define(guest{name: "guest", kernel: k, console: "<serial type='pty'/>"})
 	image := c.image("made.img", 8)
 	c.bridge("virtdbr0", "10.91.0.1/24")
+	c.virsh("net-start", "default") // or virt-manager asks, and answers nobody's questions about its widgets until that is answered
 	c.write("root/.config/glib-2.0/settings/keyfile", `[org/virt-manager/virt-manager]
 xmleditor-enabled=true
 
@@ -139,6 +140,7 @@ func startClients(t *testing.T) *clients {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.images() // what is mounted later is not seen in the root of the clients
 	rw := h.path("clients-rw")
 	t.Cleanup(func() { exec.Command("umount", "-R", "-l", c.root).Run() })
 	h.sh(`set -e; root=` + c.root + ` rw=` + rw + `
@@ -149,7 +151,7 @@ mount -t tmpfs run $root/run; mount -t tmpfs tmp $root/tmp
 mkdir -p $root/run/libvirt $root/scripts $root` + h.dir + `
 mount --bind ` + h.path("sock") + ` $root/run/libvirt
 mount --bind ` + scripts + ` $root/scripts
-mount --bind ` + h.dir + ` $root` + h.dir)
+mount --rbind ` + h.dir + ` $root` + h.dir)
 	return c
 }
 

@@ -37,11 +37,17 @@ func TestLabUserNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Rename(away, program) })
-	t.Run("own", func(t *testing.T) { h.t = t; h.userNetwork(s, "virtd-usernet", "10.0.2.2") })
+	t.Run("own", func(t *testing.T) { h.t = t; h.userNetwork(s, "virtd-usernet", ownServer) })
 	h.t = t
 	h.vctl("define", h.file("six.xml", guest{name: "six", kernel: labtest.Kernel("6.1"), devices: "<interface type='user'><ip address='fd00::9'/></interface>"}.xml(h)))
 	h.refuses("an IPv6 address needs passt, which is not installed", "vctl", "start", "six")
 }
+
+// ownServer is the host's address in the network that virtd's own process makes.
+const ownServer = "10.0.2.2"
+
+// connectionReset is what the guest says when a download ended before it was whole.
+const connectionReset = "the connection was reset"
 
 // kvmUser is somebody who may use /dev/kvm and nothing else.
 func kvmUser(t *testing.T) *syscall.Credential {
@@ -91,6 +97,14 @@ func (h *host) userNetwork(s *fileServer, process, server string) {
 	s.checkPushed(h.t, 1)
 	h.forwarded(forward)
 	stats := h.virsh("domifstat", name, "52:54:00:77:00:01")
+	if strings.Contains(out, connectionReset) { // see userScript: then the engine has lost nothing, at least
+		h.t.Log(process, "reset a connection")
+		for _, counter := range []string{"rx_errs", "rx_drop", "tx_errs", "tx_drop"} {
+			if n := field(h.t, stats, counter+` (\d+)`); n != 0 {
+				h.t.Errorf("%s is %d after a connection was reset:\n%s", counter, n, stats)
+			}
+		}
+	}
 	if got := field(h.t, stats, `rx_bytes (\d+)`); int64(got) < s.size {
 		h.t.Errorf("domifstat:\n%s", stats)
 	}
@@ -115,17 +129,24 @@ func (h *host) userNetwork(s *fileServer, process, server string) {
 }
 
 func userScript(s *fileServer, server string) string {
+	// passt, in the version of Debian 12, reset one download in fourteen on a slow machine; why is not known. The connection after
+	// it worked. Our own process has no second try.
+	tries := 3
+	if server == ownServer {
+		tries = 1
+	}
 	return fmt.Sprintf(`
 ip -4 -o addr show dev eth0
 %[1]s
 router=$(ip route | sed -n 's/^default via \([0-9.]*\).*/\1/p')
-to=%[2]s; [ "$to" = 10.0.2.2 ] || to=$router
-echo "down $(fetch $to)"
+to=%[2]s; [ "$to" = %[4]s ] || to=$router
+for i in $(seq %[3]d); do x=$(fetch $to); [ -z "$x" ] || break; echo "%[5]s"; done
+echo "down $x"
 push $to && echo "up"
 busybox nc -ll -p 22 -e sh -c 'read x; echo hello from the guest' &
 echo "traffic done"
 while sleep 1; do ping -c 1 -W 1 $router >/dev/null 2>&1; done # as real ones, it says something now and then: a new passt learns who it is
-`, s.shell(), server)
+`, s.shell(), server, tries, ownServer, connectionReset)
 }
 
 // forwarded asks the guest by a port of the host.

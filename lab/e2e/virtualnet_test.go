@@ -68,9 +68,12 @@ for a in 10.93.0.12 10.94.0.12; do ping -c 2 -W 5 $a && echo "$a ping ok"; done
 exec 5<>/dev/tcp/192.0.2.2/80; read -r x <&5; echo "world: $x"
 ip route add 198.51.100.2/32 via 10.94.0.1
 timeout 10 bash -c 'exec 5<>/dev/tcp/198.51.100.2/80' && echo "a way out of the isolated network"
+six=/proc/sys/net/ipv6/conf/eth0/disable_ipv6; echo 1 >$six; echo 0 >$six # the DHCP client's script took all addresses away
+for i in $(seq 60); do six=$(ip -6 -o addr show dev eth0 scope global -tentative); [ -z "$six" ] || break; sleep 0.5; done
+echo "six: $six"
+ping -c 2 -W 5 fd93::1 && echo "host ping six ok"
 echo "all said"
 ping -c 50 -i 0.3 -W 10 192.0.2.2 | tail -3
-ip -6 -o addr show dev eth0
 echo "pinged"
 exec sleep 600
 `)
@@ -86,7 +89,7 @@ exec sleep 600
 	h.expect(one, "pinged", 100*time.Second)
 	said := h.output(one)
 	for _, want := range []string{"inet 10.93.0.11/", "inet 10.94.0.11/", "host ping ok", "Address: 10.93.0.1", "Address: 10.93.0.12", "10.93.0.12 ping ok", "10.94.0.12 ping ok",
-		"world: seen as 192.0.2.1", "50 packets transmitted, 50 received"} {
+		"world: seen as 192.0.2.1", "inet6 fd93::", "host ping six ok", "50 packets transmitted, 50 received"} {
 		if !strings.Contains(strings.ReplaceAll(said, "Address 1:", "Address:"), want) {
 			t.Errorf("the guest did not say %q:\n%s", want, tail(said, 3000))
 		}

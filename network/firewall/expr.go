@@ -93,9 +93,18 @@ func (r rule) protocol(p byte) rule {
 	if p == 0 {
 		return r
 	}
-	return r.add("l4proto "+map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[p],
+	return r.add("l4proto "+map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_ICMPV6: "ipv6-icmp"}[p],
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal([]byte{p}))
 }
+
+// dport is the destination of a transport with ports, of which TCP and UDP have that at the same place (RFC 9293, RFC 768).
+func (r rule) dport(p uint16) rule {
+	return r.add(fmt.Sprintf("dport %d", p), &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		equal(binary.BigEndian.AppendUint16(nil, p)))
+}
+
+// counter counts packets, for whoever looks at the rule.
+func (r rule) counter() rule { return r.add("", &expr.Counter{}) }
 
 func (r rule) verdict(v string) rule {
 	kind := map[string]expr.VerdictKind{"accept": expr.VerdictAccept, "return": expr.VerdictReturn, "drop": expr.VerdictDrop}[v]

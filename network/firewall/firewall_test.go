@@ -147,7 +147,7 @@ func TestApplyMany(t *testing.T) {
 }
 
 // watching runs a watch in the test's namespace until the test ends, and returns once it listens.
-func watching(t *testing.T, family nftables.TableFamily, changed func()) {
+func watching(t *testing.T, watch func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, ready := make(chan error, 1), make(chan bool)
@@ -162,7 +162,7 @@ func watching(t *testing.T, family nftables.TableFamily, changed func()) {
 			return
 		}
 		close(ready)
-		ended <- Tables("").Watch(ctx, family, changed)
+		ended <- watch(ctx)
 	}()
 	select {
 	case <-ready:
@@ -183,10 +183,12 @@ func TestWatch(t *testing.T) {
 	c := inNamespace(t)
 	mine := Tables("")
 	repaired := make(chan error, 10)
-	watching(t, nftables.TableFamilyINet, func() {
-		if whole, err := mine.Applied(networks); err != nil || !whole {
-			repaired <- errors.Join(err, mine.Apply(networks))
-		}
+	watching(t, func(ctx context.Context) error {
+		return mine.Watch(ctx, nftables.TableFamilyINet, func() {
+			if whole, err := mine.Applied(networks); err != nil || !whole {
+				repaired <- errors.Join(err, mine.Apply(networks))
+			}
+		})
 	})
 	for range 3 {
 		if err := mine.Apply(networks); err != nil {

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -343,10 +344,12 @@ func TestGuestsRestored(t *testing.T) {
 	}
 	w.expect("the first address", from("10.9.0.5"), true)
 	restored := make(chan error, 10)
-	watching(t, nftables.TableFamilyBridge, func() {
-		if made, err := w.guests.Repair(); made > 0 || err != nil {
-			restored <- err
-		}
+	watching(t, func(ctx context.Context) error {
+		return Tables("").Watch(ctx, nftables.TableFamilyBridge, func() {
+			if made, err := w.guests.Repair(); made > 0 || err != nil {
+				restored <- err
+			}
+		})
 	})
 	c, err := nftables.New()
 	if err != nil {

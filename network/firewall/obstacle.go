@@ -18,51 +18,39 @@ type Obstacle struct {
 // The table of firewalld, whose rules come back to what firewalld knows whenever that is reloaded.
 const firewalldTable = "inet firewalld"
 
+// Firewalld reports whether the chain is firewalld's.
+func (o Obstacle) Firewalld() bool { return o.Table == firewalldTable }
+
+// option is what has virtd do what Obstacle's String recommends.
+const option = "; open_foreign_firewalls = 1 in virtd.conf has virtd do that"
+
 // String says what is in the way and what helps.
 func (o Obstacle) String() string {
 	what, rules := "packets between guests and the world", []string{`iifname "virbr*" accept`, `oifname "virbr*" accept`}
-	if o.Hook == "input" {
-		what, rules = "guests' questions for addresses and names", []string{`iifname "virbr*" udp dport { 53, 67, 547 } accept`}
+	if o.Hook == hookInput {
+		what, rules = "guests' questions for addresses and names", []string{`iifname "virbr*" udp dport { 53, 67, 547 } accept`, `iifname "virbr*" tcp dport 53 accept`}
 	}
-	if o.Table == firewalldTable {
+	if o.Firewalld() {
 		return fmt.Sprintf("chain %s of firewalld drops %s unless their bridge is in a zone that accepts them: "+
-			"firewall-cmd --permanent --zone=trusted --add-interface=virbr0, for each bridge, and firewall-cmd --reload", o.Chain, what)
+			"firewall-cmd --permanent --zone=trusted --add-interface=virbr0, for each bridge, and firewall-cmd --reload%s", o.Chain, what, option)
 	}
 	for i, r := range rules {
 		rules[i] = fmt.Sprintf("nft insert rule %s %s %s", o.Table, o.Chain, r)
 	}
-	return fmt.Sprintf("chain %s of table %s drops %s unless a rule there accepts them: %s", o.Chain, o.Table, what, strings.Join(rules, "; "))
+	return fmt.Sprintf("chain %s of table %s drops %s unless a rule there accepts them: %s%s", o.Chain, o.Table, what, strings.Join(rules, "; "), option)
 }
 
 // Obstacles returns the chains of other tables that drop packets by default: by their policy, as Docker's, or by a last rule that
-// every packet meets, as firewalld's.
+// every packet meets, as firewalld's. Those that a virtd opened are not in the way.
 func Obstacles() ([]Obstacle, error) {
-	c, err := dial()
+	_, list, err := foreignChains()
 	if err != nil {
-		return nil, failed("open the packet filter", err)
-	}
-	chains, err := c.ListChains()
-	if err != nil {
-		return nil, failed("list the chains of the packet filter", err)
+		return nil, err
 	}
 	var out []Obstacle
-	for _, ch := range chains {
-		family := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6"}[ch.Table.Family]
-		if ch.Hooknum == nil || family == "" || virtds(ch.Table.Name) {
-			continue
-		}
-		hook := map[nftables.ChainHook]string{*nftables.ChainHookForward: "forward", *nftables.ChainHookInput: "input"}[*ch.Hooknum]
-		if hook == "" {
-			continue
-		}
-		drops := ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop
-		if !drops {
-			if drops, err = endsInDrop(c, ch); err != nil {
-				return nil, failed("list the rules of the packet filter", err)
-			}
-		}
-		if drops {
-			out = append(out, Obstacle{Table: family + " " + ch.Table.Name, Chain: ch.Name, Hook: hook})
+	for _, f := range list {
+		if f.chain.Hooknum != nil && f.drops && !f.opened() {
+			out = append(out, Obstacle{Table: f.table(), Chain: f.chain.Name, Hook: f.hook()})
 		}
 	}
 	return out, nil
@@ -73,11 +61,10 @@ func virtds(table string) bool {
 	return table == tablesName || strings.HasPrefix(table, tablesName+"-")
 }
 
-// endsInDrop reports whether the chain's last rule drops or rejects whatever comes to it.
-func endsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
-	list, err := c.GetRules(ch.Table, ch)
-	if err != nil || len(list) == 0 {
-		return false, err
+// endsInDrop reports whether the last of a chain's rules drops or rejects whatever comes to it.
+func endsInDrop(list []*nftables.Rule) bool {
+	if len(list) == 0 {
+		return false
 	}
 	decided := false
 	for _, e := range list[len(list)-1].Exprs {
@@ -88,8 +75,8 @@ func endsInDrop(c *nftables.Conn, ch *nftables.Chain) (bool, error) {
 		case *expr.Verdict:
 			decided = e.Kind == expr.VerdictDrop
 		default:
-			return false, nil // a condition
+			return false // a condition
 		}
 	}
-	return decided, nil
+	return decided
 }

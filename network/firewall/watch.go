@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,14 +19,23 @@ const settleTime = 200 * time.Millisecond
 // ends. That may have been virtd itself: changed has to see what is there. Watch returns early when the kernel gives no notice of
 // changes. The socket is its own: the library's monitor cannot be asked for one table.
 func (t Tables) Watch(ctx context.Context, family nftables.TableFamily, changed func()) error {
+	return watch(ctx, func(m netlink.Message) bool { return t.removes(m, family) }, changed)
+}
+
+// WatchOthers calls changed soon after the tables of others got or lost chains or rules, until ctx ends, as Watch does. That may have
+// been virtd's own change.
+func WatchOthers(ctx context.Context, changed func()) error { return watch(ctx, others, changed) }
+
+// watch calls changed after messages that matter.
+func watch(ctx context.Context, matters func(netlink.Message) bool, changed func()) error {
 	events, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
 	if err != nil {
 		return failed("watch the packet filter", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	removed, ended := make(chan bool, 1), make(chan error, 1)
+	noticed, ended := make(chan bool, 1), make(chan error, 1)
 	var listening sync.WaitGroup
-	listening.Go(func() { ended <- t.listen(events, family, removed) })
+	listening.Go(func() { ended <- listen(events, matters, noticed) })
 	defer func() { cancel(); events.Close(); listening.Wait() }()
 	for {
 		select {
@@ -33,7 +43,7 @@ func (t Tables) Watch(ctx context.Context, family nftables.TableFamily, changed 
 			return nil
 		case err := <-ended:
 			return failed("watch the packet filter", err)
-		case <-removed:
+		case <-noticed:
 		}
 		select {
 		case <-ctx.Done():
@@ -44,33 +54,47 @@ func (t Tables) Watch(ctx context.Context, family nftables.TableFamily, changed 
 	}
 }
 
-// listen signals removals until the socket is closed. It is never late: who is told looks at the table, so one signal stands for
-// all that are waiting.
-func (t Tables) listen(events *netlink.Conn, family nftables.TableFamily, removed chan<- bool) error {
+// listen signals messages that matter until the socket is closed. It is never late: who is told looks at what is there, so one
+// signal stands for all that are waiting.
+func listen(events *netlink.Conn, matters func(netlink.Message) bool, noticed chan<- bool) error {
 	for {
 		list, err := events.Receive()
 		if err != nil && !errors.Is(err, unix.ENOBUFS) { // that is more changes than the socket holds: any may be among them
 			return err
 		}
-		if err == nil && !t.removes(list, family) {
+		if err == nil && !slices.ContainsFunc(list, matters) {
 			continue
 		}
 		select {
-		case removed <- true:
+		case noticed <- true:
 		default:
 		}
 	}
 }
 
-// removes reports whether one of the messages tells of something that went out of the table.
-func (t Tables) removes(list []netlink.Message, family nftables.TableFamily) bool {
-	for _, m := range list {
-		switch m.Header.Type {
-		case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELTABLE, unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELCHAIN,
-			unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELRULE, unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELSET,
-			unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELSETELEM:
-			if tableOf(m, family) == t.Name() {
-				return true
+// nftMessage is the type of a message of nftables.
+func nftMessage(kind netlink.HeaderType) netlink.HeaderType {
+	return unix.NFNL_SUBSYS_NFTABLES<<8 | kind
+}
+
+// removes reports whether a message tells of something that went out of the table.
+func (t Tables) removes(m netlink.Message, family nftables.TableFamily) bool {
+	switch m.Header.Type {
+	case nftMessage(unix.NFT_MSG_DELTABLE), nftMessage(unix.NFT_MSG_DELCHAIN), nftMessage(unix.NFT_MSG_DELRULE),
+		nftMessage(unix.NFT_MSG_DELSET), nftMessage(unix.NFT_MSG_DELSETELEM):
+		return tableOf(m, family) == t.Name()
+	}
+	return false
+}
+
+// others reports whether a message tells of chains or rules of somebody else, in the families in which networks can be dropped.
+func others(m netlink.Message) bool {
+	switch m.Header.Type {
+	case nftMessage(unix.NFT_MSG_DELTABLE), nftMessage(unix.NFT_MSG_NEWCHAIN), nftMessage(unix.NFT_MSG_DELCHAIN),
+		nftMessage(unix.NFT_MSG_NEWRULE), nftMessage(unix.NFT_MSG_DELRULE):
+		for family := range families {
+			if table := tableOf(m, family); table != "" {
+				return !virtds(table)
 			}
 		}
 	}

@@ -23,6 +23,7 @@ type Fake struct {
 	up     map[string]network.Spec // by bridge
 	served map[uuid.UUID]network.Spec
 	filter []string
+	opened []string
 	plugs  []string
 	shapes map[string]string // by bridge
 	leases map[uuid.UUID][]dhcp.Lease
@@ -250,6 +251,27 @@ func (f *Fake) Filter(list []network.Spec) error {
 		f.filter = append(f.filter, s.Name)
 	}
 	return nil
+}
+
+// OpenOthers implements network.Host.
+func (f *Fake) OpenOthers(list []network.Spec) error {
+	err := f.enter("OpenOthers", "")
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	f.opened = nil
+	for _, s := range list {
+		f.opened = append(f.opened, s.Name)
+	}
+	return nil
+}
+
+// Opened returns the names of the networks that the packet filters of others let through.
+func (f *Fake) Opened() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(slices.Values(f.opened))
 }
 
 // Filtered implements network.Host.

@@ -81,8 +81,12 @@ func (c *child) serveRA() error {
 	var last time.Time
 	for {
 		if now := time.Now(); !now.Before(next) {
-			c.advertise()
 			last, next = now, now.Add(advertiseEvery)
+			if err := c.advertise(); err != nil {
+				// the bridge has no port yet, or its own address is not usable yet: guests that start now wait for it
+				c.log.printf("router advertisement: %v", err)
+				next = now.Add(solicitedEvery)
+			}
 		}
 		if err := c.ra.SetReadDeadline(next); err != nil {
 			return err
@@ -104,11 +108,10 @@ func (c *child) serveRA() error {
 	}
 }
 
-func (c *child) advertise() {
+func (c *child) advertise() error {
 	c.mu.Lock()
 	msg := advertisement(c.cfg)
 	c.mu.Unlock()
-	if _, err := c.ra.WriteToIP(msg, &net.IPAddr{IP: allNodes.AsSlice()}); err != nil {
-		c.log.printf("router advertisement: %v", err)
-	}
+	_, err := c.ra.WriteToIP(msg, &net.IPAddr{IP: allNodes.AsSlice()})
+	return err
 }

@@ -2,9 +2,12 @@
 its XML, and another guest from an image with a kernel. Arguments: the guest, an image, a kernel, an initrd, kernel
 arguments."""
 import atexit
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import libvirt
@@ -14,8 +17,26 @@ guest, image, kernel, initrd, cmdline = sys.argv[1:]
 conn = libvirt.open("qemu:///system")
 dom = conn.lookupByName(guest)
 
-program = subprocess.Popen(["virt-manager", "--no-fork", "--connect", "qemu:///system"])
-atexit.register(program.kill)
+program = subprocess.Popen(["virt-manager", "--no-fork", "--connect", "qemu:///system", "--debug"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           env=dict(os.environ, PYTHONFAULTHANDLER="1", LC_ALL="C.UTF-8"))
+log = []
+tour_over = False
+threading.Thread(target=lambda: log.extend(program.stdout), daemon=True).start()
+
+
+def ending():
+    """Ends virt-manager. If the tour is not over, tells where it is: it prints the stacks of its threads when it is aborted."""
+    if tour_over:
+        program.kill()
+        return
+    print("virt-manager", "runs" if program.poll() is None else f"ended with {program.poll()}")
+    program.send_signal(signal.SIGABRT)
+    program.wait()
+    time.sleep(1)
+    print(b"".join(log[-100:]).decode(errors="replace"))
+
+
+atexit.register(ending)
 screen = Widget()
 main = screen.find("frame", "Virtual Machine Manager")
 
@@ -96,7 +117,17 @@ new.find("push button", "Forward").click()
 new.find("text", "import-entry").text = image
 system = new.find("text", "oslist-entry").focus()
 system.text = "generic linux 2022"
-screen.find("table cell", "Generic Linux 2022.*").activate()
+
+
+def chosen():
+    """What is typed opens a list a moment later, and the entry says what was chosen from it. Forward refuses what is only typed."""
+    cell = screen.has("table cell", "Generic Linux 2022.*")
+    if cell:
+        cell.activate()
+    return system.text.startswith("Generic Linux 2022")
+
+
+until("the operating system", chosen)
 new.find("push button", "Forward").click()
 new.find("label", "CPUs:")
 memory = new.find("spin button", "Memory.*|")
@@ -122,3 +153,4 @@ win.find("menu", "Consoles").press()
 win.find("radio menu item", "Serial 1").press()
 answers(win)
 screenshot("made")
+tour_over = True

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -138,6 +139,31 @@ func TestStartStop(t *testing.T) {
 	}
 	if err := n.Stop(); err != nil || len(drv.take()) != 0 {
 		t.Errorf("second stop: %v", err)
+	}
+}
+
+// TestPacked: both positions of a packed ring go to a kernel that has packed rings, and come back.
+func TestPacked(t *testing.T) {
+	drv := &fakeDriver{features: allFeatures, base: 0x00070007}
+	n, err := open(drv, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, _ := setup(t, virtio.FeatureRingPacked)
+	if err := n.Start(s); err != nil {
+		t.Fatal(err)
+	}
+	calls := drv.take()
+	for _, want := range []string{"0x4008af00 0x500000000", fmt.Sprintf("0x4008af12 0=%d", 0x80008000)} {
+		if !slices.Contains(calls, want) {
+			t.Errorf("no %s in %q", want, calls)
+		}
+	}
+	if err := n.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if s.RX.Base() != 0x00070007 {
+		t.Errorf("base %#x after stop", s.RX.Base())
 	}
 }
 

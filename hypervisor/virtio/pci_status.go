@@ -191,6 +191,9 @@ func (t *PCI) Resume() {
 	switch {
 	case t.deferred:
 		t.deferred = false
+		if t.needsReset.Load() && t.accepted&FeatureRingPacked != 0 {
+			return // where its packed rings stand may not be known
+		}
 		if err := t.activate(t.bases); err != nil {
 			t.fail(fmt.Errorf("start after restore: %w", err))
 		}

@@ -136,6 +136,19 @@ func (d *Device) ID() virtio.DeviceID { return virtio.IDNet }
 // Features implements virtio.Device.
 func (d *Device) Features() uint64 { return d.features }
 
+// ServesPacked reports whether who moves the packets takes packed virtqueues.
+func (d *Device) ServesPacked() bool {
+	if d.user != nil && d.user.Features()&virtio.FeatureRingPacked == 0 {
+		return false
+	}
+	for _, n := range d.vhosts {
+		if n.Features()&virtio.FeatureRingPacked == 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // QueueSizes implements virtio.Device: receive and transmit queues take turns, the control queue is last (virtio 1.2,
 // 5.1.2).
 func (d *Device) QueueSizes() []uint16 {

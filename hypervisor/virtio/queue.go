@@ -140,7 +140,7 @@ func (q *Queue) packedParts() [3]part {
 // Index is the virtqueue index.
 func (q *Queue) Index() int { return q.cfg.Index }
 
-// Size is the number of entries.
+// Size is the number of entries, of a split ring a power of two.
 func (q *Queue) Size() uint16 { return q.cfg.Size }
 
 // KickFD is the non-blocking eventfd that the driver's doorbell signals. The transport owns it. It may be signalled
@@ -150,10 +150,10 @@ func (q *Queue) KickFD() int { return q.cfg.KickFD }
 // CallFD is an eventfd that raises the queue's interrupt, for back ends in the kernel. The transport owns it.
 func (q *Queue) CallFD() int { return q.cfg.CallFD }
 
-// Rings returns the guest addresses of the descriptor table and the available and used rings.
+// Rings returns the guest addresses of the three parts, as QueueConfig has them.
 func (q *Queue) Rings() (desc, avail, used uint64) { return q.cfg.Desc, q.cfg.Avail, q.cfg.Used }
 
-// Features returns the features that the driver accepted.
+// Features returns the features that the driver accepted; FeatureRingPacked says which kind of ring the queue has.
 func (q *Queue) Features() uint64 { return q.cfg.Features }
 
 // Base is where the queue stands, as vhost has it in a vring base: of a split ring the index of the next available entry

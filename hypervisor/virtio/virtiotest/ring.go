@@ -41,8 +41,8 @@ func NewMemory(t testing.TB, size uint64) *memory.Memory {
 }
 
 // Ring is the driver's end of a virtqueue of Size entries in Mem: a packed one where Features say so, of which Desc is the
-// descriptor ring, Avail the driver's and Used the device's event suppression structure. Its methods panic where the ring is not in RAM; a test
-// that wants hostile contents writes them with the raw methods or to memory directly.
+// descriptor ring, Avail the driver's and Used the device's event suppression structure. Its methods panic where the ring is
+// not in RAM; a test that wants hostile contents writes them with the raw methods or to memory directly.
 type Ring struct {
 	Mem               *memory.Memory
 	Size              uint16
@@ -197,7 +197,8 @@ func (r *Ring) SetNoInterrupt(on bool) {
 // SetUsedEvent asks for an interrupt when the used index passes v.
 func (r *Ring) SetUsedEvent(v uint16) { r.put16(r.Avail+4+2*uint64(r.Size), v) }
 
-// Add makes one chain of bufs available and returns its head, with a packed ring the identifier of its buffer. It panics when the ring is full.
+// Add makes one chain of bufs available and returns its head, with a packed ring the identifier of its buffer. It panics when
+// the ring is full.
 func (r *Ring) Add(bufs ...Buf) uint16 {
 	if r.Packed() {
 		return r.addPackedBufs(bufs)

@@ -10,7 +10,6 @@ import (
 
 	"virtd/hypervisor"
 	"virtd/hypervisor/virtio"
-	"virtd/lab/labtest"
 	"virtd/network/bridge"
 	"virtd/network/bridge/bridgetest"
 	"virtd/virterr"
@@ -58,17 +57,4 @@ func descriptors(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(list)
-}
-
-// TestLabOpenVhostNetPacked asks the kernel's vhost-net. Should a kernel come that has packed virtqueues, they are offered there.
-func TestLabOpenVhostNetPacked(t *testing.T) {
-	labtest.Need(t, labtest.VhostNet)
-	d := &Driver{cfg: Config{Links: &bridge.Host{}}}
-	files, err := d.openVhostNet(vhostResource(true))
-	for _, f := range files {
-		f.Close()
-	}
-	if !virterr.Is(err, virterr.ConfigUnsupported) || !strings.Contains(err.Error(), "use <driver name='qemu' packed='on'/>") {
-		t.Errorf("%d files, %v", len(files), err)
-	}
 }

@@ -343,3 +343,17 @@ func receive(t *testing.T, mem *memory.Memory, rx *virtiotest.Ring, tap *taptest
 		tap.Send(want)
 	}
 }
+
+// TestLabKernelFeatures: Debian's kernels tell what they have before anybody owns the descriptor, and have no packed rings.
+func TestLabKernelFeatures(t *testing.T) {
+	labtest.Need(t, labtest.VhostNet)
+	fd, err := unix.Open("/dev/vhost-net", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	features, err := KernelFeatures(fd)
+	if err != nil || features&virtio.FeatureVersion1 == 0 || features&virtio.FeatureRingPacked != 0 {
+		t.Errorf("features %#x, %v", features, err)
+	}
+}

@@ -51,8 +51,8 @@ type Setup struct {
 	Queues   []*virtio.Queue // that the back end serves, by index; nil where the driver has none
 	Enabled  int             // how many of Queues are in use, from the first on; SetEnabled changes it
 	// Lost is called, from any goroutine, when nobody can serve the queues on before the driver starts the device anew: a back
-	// end is gone, and where it stood in a packed ring cannot be read from there. It must not call Backend, and
-	// may be nil for split rings.
+	// end is gone, and where it stood in a packed ring cannot be read from there. It must not call Backend, and may be nil for
+	// split rings.
 	Lost func(error)
 }
 

@@ -138,7 +138,7 @@ func (d *device) free() {
 
 // servesPacked reports whether the queues of a device can have packed rings, which matters where others serve them.
 func (m *Machine) servesPacked(id string, dev virtio.Device) bool {
-	if d, others := dev.(interface{ ServesPacked() bool }); others && !d.ServesPacked() {
+	if d, ok := dev.(virtio.PackedServer); ok && !d.ServesPacked() {
 		m.host.Logf("%s: who serves its queues has no packed virtqueues; the driver gets split ones", id)
 		return false
 	}

@@ -120,7 +120,9 @@ func (d *Block) Features() uint64 {
 	return f
 }
 
-// ServesPacked reports whether the back end takes packed virtqueues.
+var _ virtio.PackedServer = (*Block)(nil)
+
+// ServesPacked implements virtio.PackedServer.
 func (d *Block) ServesPacked() bool { return d.backend.Features()&virtio.FeatureRingPacked != 0 }
 
 // QueueSizes implements virtio.Device.

@@ -52,6 +52,12 @@ type Device interface {
 	Restore(state []byte) error
 }
 
+// PackedServer is a Device whose queues others may serve, for whom packed rings are not a matter of course.
+type PackedServer interface {
+	// ServesPacked reports whether who serves the queues takes packed rings; else PCIConfig.Packed must be false.
+	ServesPacked() bool
+}
+
 // Env is what an active device works with.
 type Env struct {
 	Memory   *memory.Memory

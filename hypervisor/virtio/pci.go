@@ -65,7 +65,7 @@ type PCIConfig struct {
 	// AccessPlatform offers VIRTIO_F_ACCESS_PLATFORM and refuses a driver without it. There is no IOMMU in front of the
 	// device, so the addresses that the driver gives are the guest's own all the same.
 	AccessPlatform bool
-	// Packed offers packed rings, VIRTIO_F_RING_PACKED. The device's queues are all served by Queue then.
+	// Packed offers packed rings, VIRTIO_F_RING_PACKED. Whoever serves the device's queues must take them: see PackedServer.
 	Packed bool
 	// PagePerVQ gives each doorbell a page of its own, so that a driver can map one and not the others.
 	PagePerVQ bool

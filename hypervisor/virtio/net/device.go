@@ -48,7 +48,10 @@ type backend interface {
 	poke(i int)
 }
 
-var _ virtio.Device = (*Device)(nil)
+var (
+	_ virtio.Device       = (*Device)(nil)
+	_ virtio.PackedServer = (*Device)(nil)
+)
 
 // New checks cfg against the host and makes the device. On error the descriptors stay the caller's, but for those of a
 // vhost-user back end, which are closed.
@@ -136,7 +139,7 @@ func (d *Device) ID() virtio.DeviceID { return virtio.IDNet }
 // Features implements virtio.Device.
 func (d *Device) Features() uint64 { return d.features }
 
-// ServesPacked reports whether who moves the packets takes packed virtqueues.
+// ServesPacked implements virtio.PackedServer.
 func (d *Device) ServesPacked() bool {
 	if d.user != nil && d.user.Features()&virtio.FeatureRingPacked == 0 {
 		return false

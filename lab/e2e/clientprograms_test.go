@@ -37,6 +37,9 @@ enable-disk-poll=true
 enable-net-poll=true
 enable-memory-poll=true
 update-interval=1
+
+[org/virt-manager/virt-manager/console]
+autoconnect=false
 `)
 	display := c.announced("Xvfb", "-displayfd", "3", "-screen", "0", "1280x900x24", "-nolisten", "tcp", "-noreset")
 	c.env = append(c.env, "DISPLAY=:"+display, "GSETTINGS_BACKEND=keyfile", "GDK_BACKEND=x11", "LIBGL_ALWAYS_SOFTWARE=1")

@@ -184,8 +184,13 @@ lab_package() {
   : "${pass:=0}" "${fail:=1}"
   [ $rc = 0 ] || [ "$fail" -gt 0 ] || fail=1
   PASSED=$((PASSED + pass)) FAILED=$((FAILED + fail))
-  [ "$fail" = 0 ] || tail -80 "$log"
+  [ "$fail" = 0 ] || { tail -80 "$log"; reasons "$log"; }
   say "lab: $p $*: $pass passed, $fail failed"
+}
+
+# reasons LOG: what tests said that failed, without the logs that they printed then.
+reasons() {
+  awk '/^ *--- FAIL:/ || /_test\.go:[0-9]+: / && !/_test\.go:[0-9]+: --- / || /^panic: /' "$1" | tail -40
 }
 
 # lab: the lab tests of every package, short, the tests that need KVM, and the demo as an ordinary user. Two workers take
@@ -217,7 +222,9 @@ lab_jobs() {
     echo "lab/e2e ^($(grep -ohE '^func TestLab[A-Za-z0-9_]+' lab/e2e/*_test.go | sed 's/^func //' | grep -vE "$LAB_FULL_ONLY" |
       awk -v part=$part 'NR % 4 == part' | paste -sd'|'))\$"
   done
-  lab_packages | grep -vE '^(lab/e2e|hypervisor/virtio/blk)$' # TestLabDisks has its cache modes
+  # TestLabDisks has the cache modes of blk. What is short and needs no choice of tests shares a boot.
+  lab_packages | grep -E '^(cmd/virtd-vmm|hypervisor/virtio/net)$'
+  lab_packages | grep -vE '^(cmd/virtd-vmm|hypervisor/virtio/(blk|net)|lab/e2e)$' | paste -sd,
   echo kvm
   echo demo-unprivileged
 }

@@ -189,9 +189,9 @@ func (b *testbed) step(t *testing.T, s step) string {
 	}
 	out, err := b.runVirsh(args, editor)
 	if err != nil && err.Error() == "signal: killed" && strings.HasPrefix(out, "error: Failed to ") && slices.Contains([]string{"dump", "save", "managedsave"}, fields[2]) {
-		// virtd has refused: virsh says so. A thread of virsh makes these calls and quits the main loop; what comes before the main
-		// thread is in the loop seems to be lost, and virsh does not end. The call did nothing, and is made again. A virtd that does
-		// not answer is not excused: then virsh has said nothing.
+		// virtd has refused: virsh says so, and does not end, as its main loop was not there yet when the answer came, for all that
+		// virtd waited (see onWatched). The call did nothing, and is made again. A virtd that does not answer is not excused: then
+		// virsh has said nothing.
 		out, err = b.runVirsh(args, editor)
 	}
 	text := strings.TrimRight(strings.ReplaceAll(out, b.dir, "$DIR"), "\n") + "\n\n"

@@ -27,7 +27,8 @@ type worker struct {
 	tx    *transmitter // likewise
 	stats *counters
 
-	epoll, wake int // descriptors of the worker
+	epoll, wake int  // descriptors of the worker
+	listening   bool // packets of the tap wake the worker
 	stopping    atomic.Bool
 	poked       atomic.Bool
 	done        chan struct{}
@@ -80,16 +81,40 @@ func (w *worker) watch(rxq, txq *virtio.Queue) (err error) {
 	if txq != nil {
 		members = append(members, struct{ tag, fd int }{tagTx, txq.KickFD()})
 	}
+	w.listening = true
 	for _, m := range members {
-		ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(m.tag)}
-		if m.tag == tagTap && w.tap.stream != nil {
-			ev.Events |= unix.EPOLLOUT // it takes bytes again
-		}
-		if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, m.fd, &ev); err != nil {
-			return fmt.Errorf("watch descriptor %d: %w", m.fd, err)
+		if err := w.control(unix.EPOLL_CTL_ADD, m.tag, m.fd); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// control adds a member to the epoll set, or changes what is waited for.
+func (w *worker) control(op, tag, fd int) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(tag)}
+	if tag == tagTap {
+		if !w.listening {
+			ev.Events &^= unix.EPOLLIN
+		}
+		if w.tap.stream != nil {
+			ev.Events |= unix.EPOLLOUT // it takes bytes again
+		}
+	}
+	if err := unix.EpollCtl(w.epoll, op, fd, &ev); err != nil {
+		return fmt.Errorf("watch descriptor %d: %w", fd, err)
+	}
+	return nil
+}
+
+// listen has packets of the tap wake the worker, or not while it could do nothing with them: each would. Those that came
+// meanwhile wake it then.
+func (w *worker) listen() error {
+	if w.rx == nil || w.listening == !w.starved {
+		return nil
+	}
+	w.listening = !w.starved
+	return w.control(unix.EPOLL_CTL_MOD, tagTap, w.tap.fd)
 }
 
 func (w *worker) close() {
@@ -155,6 +180,9 @@ func (w *worker) loop() error {
 		if more || w.arm() {
 			continue
 		}
+		if err := w.listen(); err != nil {
+			return err
+		}
 		n, err := unix.EpollWait(w.epoll, events[:], -1)
 		if err != nil && err != unix.EINTR {
 			return fmt.Errorf("wait for packets: %w", err)
@@ -191,6 +219,7 @@ func (w *worker) pass() (more bool, err error) {
 	result := rxDrained
 	switch {
 	case drop:
+		w.starved = false // packets go without buffers
 		result = w.rx.discard(rxBudget, &s)
 	case !w.starved:
 		if result, err = w.rx.receive(rxBudget, &s); err != nil {

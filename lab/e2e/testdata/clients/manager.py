@@ -45,9 +45,10 @@ def row(pattern):
     return main.find("table cell", pattern)
 
 
-def answers(win):
-    """The shell behind a console computes something."""
+def answers(win, choose=lambda: None):
+    """The shell behind a console computes something. choose brings the console to the front."""
     def probe():
+        choose()
         terminal = win.find("terminal", "Serial Terminal")
         terminal.focus().type("echo typed-$((40+2))")
         terminal.press("key", "Return")
@@ -56,6 +57,7 @@ def answers(win):
             if "typed-42" in terminal.text:
                 return True
             time.sleep(0.2)
+        print("  no answer in:", terminal.text[-300:])
     until("the shell's answer", probe)
 
 
@@ -148,9 +150,15 @@ custom.find("push button", "Begin Installation").click()
 custom.gone()  # the guest's own window has the same title
 row("made\nRunning")
 win = screen.find("frame", "made on QEMU/KVM.*").front()
-win.find("menu", "View").press()
-win.find("menu", "Consoles").press()
-win.find("radio menu item", "Serial 1").press()
-answers(win)
+
+
+def serial():
+    """virt-manager comes back to the page of the graphics, which no one provides, after a while: choose ours again."""
+    win.find("menu", "View").press()
+    win.find("menu", "Consoles").press()
+    win.find("radio menu item", "Serial 1").press()
+
+
+answers(win, serial)
 screenshot("made")
 tour_over = True

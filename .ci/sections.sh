@@ -240,7 +240,7 @@ lab_worker() {
     demo-unprivileged) check demo-unprivileged demo/unprivileged.sh ;;
     # the end-to-end tests show the rest with virtd around the engine; the full run has all
     cmd/virtd-vmm) lab_package "$folder" -run '^TestLab(Shell|Panic)$' -short ;;
-    hypervisor/virtio/net) lab_package "$folder" -run '^TestLab(Vhost|TransferQueues)$' -short ;;
+    hypervisor/virtio/net) lab_package "$folder" -run '^TestLab(Vhost|TransferQueues|TransferPacked)$' -short ;;
     *) LAB_PART=$1 lab_package "$folder" ${regexp:+-run "$regexp"} -short ;;
     esac
   done

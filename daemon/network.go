@@ -37,7 +37,8 @@ func (d *Daemon) registerNetworks(reg *rpc.Registry) {
 	on(reg, rpc.ProcNetworkSetAutostart, d.networkSetAutostart)
 	on(reg, rpc.ProcNetworkIsActive, d.networkIsActive)
 	on(reg, rpc.ProcNetworkIsPersistent, d.networkIsPersistent)
-	d.registerNetworkUse(reg)
+	on(reg, rpc.ProcNetworkGetDhcpLeases, d.networkGetDHCPLeases)
+	d.registerNetworkPorts(reg)
 }
 
 // network finds the network that a call is about.

@@ -30,6 +30,20 @@ const networkXML = `<network>
 </network>
 `
 
+// portXML is the port of a client.
+const portXML = `<networkport>
+  <uuid>99999999-2222-4333-8444-000000000001</uuid>
+  <owner>
+    <name>appliance</name>
+    <uuid>aaaaaaaa-2222-4333-8444-000000000001</uuid>
+  </owner>
+  <mac address='52:54:00:00:01:01'/>
+  <bandwidth>
+    <inbound average='10' floor='200'/>
+  </bandwidth>
+</networkport>
+`
+
 // writeNetworks puts documents of networks and of a domain on one into the testbed's directory. The guest has had its lease
 // for as long as the network is there.
 func (b *testbed) writeNetworks(t testing.TB) {
@@ -40,6 +54,11 @@ func (b *testbed) writeNetworks(t testing.TB) {
 	b.write(t, "net-bridge.xml", "<network><name>host</name><forward mode='bridge'/><bridge name='br0'/></network>\n")
 	b.write(t, "net-virtualport.xml", "<network><name>tap</name><forward mode='bridge'/><bridge name='br0'/><virtualport type='openvswitch'/></network>\n")
 	b.write(t, "net-brief.xml", "<network><name>brief</name><uuid>55555555-4444-4555-8666-777777777777</uuid></network>\n")
+	b.write(t, "net-limited.xml", "<network><name>limited</name><forward/><bandwidth><inbound average='1000'/></bandwidth></network>\n")
+	b.write(t, "port.xml", portXML)
+	b.write(t, "port-anonymous.xml", strings.Replace(portXML, "  <uuid>99999999-2222-4333-8444-000000000001</uuid>\n", "", 1))
+	b.write(t, "port-plugged.xml", strings.Replace(portXML, "</networkport>", "<plug type='network' bridge='virbr0'/></networkport>", 1))
+	b.write(t, "port-greedy.xml", strings.Replace(strings.Replace(portXML, "0001</uuid>", "0002</uuid>", 1), "200", "900", 1))
 	demo, err := os.ReadFile(filepath.Join(b.dir, "demo.xml"))
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +151,7 @@ func TestNetworkPortParameters(t *testing.T) {
 	for _, p := range params {
 		got += fmt.Sprintf("%s=%v ", p.Field, p.Value.I)
 	}
-	if want := "inbound.average=1000 inbound.peak=5000 inbound.burst=64 inbound.floor=0 "; got != want {
+	if want := "inbound.average=1000 inbound.peak=5000 inbound.burst=64 inbound.floor=0 outbound.average=0 outbound.peak=0 outbound.burst=0 "; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	ports[0].UUID[0]++

@@ -7,24 +7,11 @@ import (
 	"strings"
 
 	libvirt "github.com/digitalocean/go-libvirt"
-	"github.com/google/uuid"
 
 	"virtd/domain/manager"
-	"virtd/network"
 	"virtd/network/dhcp"
-	"virtd/network/portconf"
 	"virtd/rpc"
 )
-
-// registerNetworkUse adds the procedures about the guests on a network. Ports come and go with domains, so there are none for
-// clients to make, change or delete ports by; rates change by virDomainSetInterfaceParameters.
-func (d *Daemon) registerNetworkUse(reg *rpc.Registry) {
-	on(reg, rpc.ProcNetworkGetDhcpLeases, d.networkGetDHCPLeases)
-	on(reg, rpc.ProcNetworkListAllPorts, d.networkListAllPorts)
-	on(reg, rpc.ProcNetworkPortLookupByUUID, d.networkPortLookupByUUID)
-	on(reg, rpc.ProcNetworkPortGetXMLDesc, d.networkPortGetXMLDesc)
-	on(reg, rpc.ProcNetworkPortGetParameters, d.networkPortGetParameters)
-}
 
 func (d *Daemon) networkGetDHCPLeases(_ context.Context, _ *rpc.Call, a *libvirt.NetworkGetDhcpLeasesArgs) (*libvirt.NetworkGetDhcpLeasesRet, error) {
 	if err := noFlags(a.Flags, "virNetworkGetDHCPLeases"); err != nil {
@@ -76,75 +63,6 @@ func wireLease(bridge string, l dhcp.Lease) libvirt.NetworkDhcpLease {
 		out.Clientid = libvirt.OptString{l.ClientID}
 	}
 	return out
-}
-
-func (d *Daemon) networkListAllPorts(_ context.Context, _ *rpc.Call, a *libvirt.NetworkListAllPortsArgs) (*libvirt.NetworkListAllPortsRet, error) {
-	if err := noFlags(a.Flags, "virNetworkListAllPorts"); err != nil {
-		return nil, err
-	}
-	n, err := d.network(a.OptNetwork)
-	if err != nil {
-		return nil, err
-	}
-	ports, err := n.Ports()
-	if err != nil {
-		return nil, err
-	}
-	ret := &libvirt.NetworkListAllPortsRet{Ret: uint32(len(ports))}
-	if a.NeedResults != 0 {
-		for _, p := range ports {
-			ret.Ports = append(ret.Ports, libvirt.NetworkPort{Net: wireNetwork(n), UUID: libvirt.UUID(p.UUID)})
-		}
-	}
-	return ret, nil
-}
-
-// port finds the port that a call is about.
-func (d *Daemon) port(ref libvirt.Network, id libvirt.UUID) (*network.Network, *network.Port, error) {
-	n, err := d.network(ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	p, err := n.Port(uuid.UUID(id))
-	return n, p, err
-}
-
-func (d *Daemon) networkPortLookupByUUID(_ context.Context, _ *rpc.Call, a *libvirt.NetworkPortLookupByUUIDArgs) (*libvirt.NetworkPortLookupByUUIDRet, error) {
-	n, p, err := d.port(a.OptNetwork, a.UUID)
-	if err != nil {
-		return nil, err
-	}
-	return &libvirt.NetworkPortLookupByUUIDRet{Port: libvirt.NetworkPort{Net: wireNetwork(n), UUID: libvirt.UUID(p.UUID)}}, nil
-}
-
-func (d *Daemon) networkPortGetXMLDesc(_ context.Context, _ *rpc.Call, a *libvirt.NetworkPortGetXMLDescArgs) (*libvirt.NetworkPortGetXMLDescRet, error) {
-	if err := noFlags(a.Flags, "virNetworkPortGetXMLDesc"); err != nil {
-		return nil, err
-	}
-	_, p, err := d.port(a.Port.Net, a.Port.UUID)
-	if err != nil {
-		return nil, err
-	}
-	return &libvirt.NetworkPortGetXMLDescRet{XML: p.XML()}, nil
-}
-
-// networkPortGetParameters tells the rates of a port, in the directions that have some.
-func (d *Daemon) networkPortGetParameters(_ context.Context, _ *rpc.Call, a *libvirt.NetworkPortGetParametersArgs) (*libvirt.NetworkPortGetParametersRet, error) {
-	if err := noFlags(a.Flags, "virNetworkPortGetParameters"); err != nil {
-		return nil, err
-	}
-	_, p, err := d.port(a.Port.Net, a.Port.UUID)
-	if err != nil {
-		return nil, err
-	}
-	ret, limits := &libvirt.NetworkPortGetParametersRet{}, p.Limits
-	for _, r := range rates(&limits.In, &limits.Out) {
-		if r.in && p.Limits.In != (portconf.Rate{}) || !r.in && p.Limits.Out != (portconf.Rate{}) {
-			ret.Params = append(ret.Params, uintParam(r.name, uint32(*r.to)))
-		}
-	}
-	ret.Nparams = int32(len(ret.Params))
-	return ret, nil
 }
 
 // leasedAddresses answers where a domain's interfaces are by what their networks lease.

@@ -1,8 +1,11 @@
 package domain
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 
+	"virtd/domain/xmltree"
 	"virtd/virterr"
 )
 
@@ -50,19 +53,27 @@ func (d *Definition) CheckSameMachine(other *Definition) error {
 		return differ("domain OS type", other.Machine(), d.Machine())
 	}
 	was, is := d.guestDevices(), other.guestDevices()
-	if !slices.Equal(was, is) {
-		return virterr.New(virterr.ConfigUnsupported, "Target domain devices %v do not match source %v", is, was)
+	if names, others := slices.Sorted(maps.Keys(was)), slices.Sorted(maps.Keys(is)); !slices.Equal(names, others) {
+		return virterr.New(virterr.ConfigUnsupported, "Target domain devices %v do not match source %v", others, names)
+	}
+	for name, dev := range was {
+		if before, now := packedOption(dev), packedOption(is[name]); before != now {
+			return virterr.New(virterr.ConfigUnsupported, "Target device packed option '%s' does not match source '%s': %s", now, before, name)
+		}
 	}
 	return nil
 }
 
-// guestDevices lists the devices that a guest sees, by kind and PCI address.
-func (d *Definition) guestDevices() (list []string) {
+// packedOption is what virtqueues a device offers.
+func packedOption(dev *xmltree.Node) string { return cmp.Or(dev.Child("driver").Attr("packed"), "off") }
+
+// guestDevices are the devices that a guest sees, by kind and PCI address.
+func (d *Definition) guestDevices() map[string]*xmltree.Node {
+	devices := map[string]*xmltree.Node{}
 	for _, dev := range d.doc.Root.Child("devices").Elements() {
 		if a := dev.Child("address"); a.Attr("type") == "pci" {
-			list = append(list, dev.Name.Local+" at "+a.Attr("bus")+":"+a.Attr("slot")+"."+a.Attr("function"))
+			devices[dev.Name.Local+" at "+a.Attr("bus")+":"+a.Attr("slot")+"."+a.Attr("function")] = dev
 		}
 	}
-	slices.Sort(list)
-	return list
+	return devices
 }

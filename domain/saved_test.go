@@ -106,3 +106,34 @@ func TestCheckSameMachine(t *testing.T) {
 		}
 	}
 }
+
+// A guest's driver has chosen its virtqueues, so what a device offers stays.
+func TestCheckSameMachinePacked(t *testing.T) {
+	live := running(t)
+	was := live.Saved()
+	on := strings.Replace(was, "<driver name='vhost'", "<driver name='vhost' packed='on'", 1)
+	off := strings.Replace(was, "<driver name='vhost'", "<driver name='vhost' packed='off'", 1)
+	if on == was {
+		t.Fatalf("no driver in\n%s", was)
+	}
+	for _, c := range []struct{ is, was, want string }{
+		{on, was, "Target device packed option 'on' does not match source 'off': interface at "},
+		{was, on, "Target device packed option 'off' does not match source 'on': interface at "},
+		{off, was, ""}, {was, off, ""}, {on, on, ""},
+	} {
+		before, err := ParseSaved(c.was, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, err := ParseSaved(c.is, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch err := before.CheckSameMachine(now); {
+		case c.want == "" && err != nil:
+			t.Error(err)
+		case c.want != "" && (!virterr.Is(err, virterr.ConfigUnsupported) || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+}

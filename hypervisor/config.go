@@ -174,6 +174,7 @@ type Console struct {
 	ID      string     `json:"id"`
 	Address PCIAddress `json:"address"`
 	Chardev Chardev    `json:"chardev"`
+	Transport
 }
 
 // Disk is a virtio block device.
@@ -196,6 +197,7 @@ type Disk struct {
 	LogicalBlock int            `json:"logicalBlock,omitempty"` // bytes; 0 is 512
 	PhysBlock    int            `json:"physBlock,omitempty"`
 	Throttle     *Throttle      `json:"throttle,omitempty"` // nil: no limits
+	Transport
 }
 
 // Throttle limits a disk's requests.
@@ -227,6 +229,7 @@ type VhostUserDisk struct {
 	VhostUser VhostUser  `json:"vhostUser"`
 	Queues    int        `json:"queues,omitempty"`    // 0 is one for each vCPU, as far as the process serves them, at most 16
 	QueueSize int        `json:"queueSize,omitempty"` // entries, power of two from 4 to 1024; 0 is 128
+	Transport
 }
 
 // NIC is a virtio network device.
@@ -265,6 +268,9 @@ type Transport struct {
 	PagePerVQ bool `json:"pagePerVQ,omitempty"`
 	// NoIOEventFD leaves doorbells to the vCPU threads.
 	NoIOEventFD bool `json:"noIOEventFD,omitempty"`
+	// Packed offers VIRTIO_F_RING_PACKED: the driver may choose packed virtqueues in place of split ones. Where another process
+	// or the kernel serves the queues, it is offered if they serve packed ones.
+	Packed bool `json:"packed,omitempty"`
 }
 
 // Balloon is the virtio memory balloon.
@@ -275,6 +281,7 @@ type Balloon struct {
 	StatsPeriod   int        `json:"statsPeriod,omitempty"` // seconds, 0 is on demand only
 	DeflateOnOOM  bool       `json:"deflateOnOOM,omitempty"`
 	FreeReporting bool       `json:"freePageReporting,omitempty"`
+	Transport
 }
 
 // RNG is a virtio entropy device.
@@ -285,12 +292,14 @@ type RNG struct {
 	// RateBytes each RatePeriod milliseconds limit what the guest can draw; 0 is no limit.
 	RateBytes  uint64 `json:"rateBytes,omitempty"`
 	RatePeriod uint64 `json:"ratePeriod,omitempty"`
+	Transport
 }
 
 // Keyboard is a virtio input device that is a keyboard.
 type Keyboard struct {
 	ID      string     `json:"id"`
 	Address PCIAddress `json:"address"`
+	Transport
 }
 
 // Hostdev is a PCI function of the host, given to the guest through VFIO. With one the balloon gives nothing back to the

@@ -93,12 +93,7 @@ func (m *Machine) makeDevices() error {
 
 // add puts a virtio device behind the PCI transport at its address. It owns the device from then on: when it fails, release
 // was called.
-func (m *Machine) add(id string, at PCIAddress, dev virtio.Device, release func()) error {
-	return m.addOn(Transport{}, id, at, dev, release)
-}
-
-// addOn is add with wishes of the transport.
-func (m *Machine) addOn(w Transport, id string, at PCIAddress, dev virtio.Device, release func()) error {
+func (m *Machine) add(w Transport, id string, at PCIAddress, dev virtio.Device, release func()) error {
 	t, err := m.transport(w, id, at, dev)
 	if err != nil {
 		if release != nil {
@@ -141,9 +136,18 @@ func (d *device) free() {
 	}
 }
 
+// servesPacked reports whether the queues of a device can have packed rings, which matters where others serve them.
+func (m *Machine) servesPacked(id string, dev virtio.Device) bool {
+	if d, ok := dev.(virtio.PackedServer); ok && !d.ServesPacked() {
+		m.host.Logf("%s: who serves its queues has no packed virtqueues; the driver gets split ones", id)
+		return false
+	}
+	return true
+}
+
 func (m *Machine) transport(w Transport, id string, at PCIAddress, dev virtio.Device) (*virtio.PCI, error) {
 	cfg := virtio.PCIConfig{Name: id, Device: dev, Memory: m.mem, Interrupts: m.irq, Logf: m.host.Logf,
-		AccessPlatform: w.AccessPlatform, PagePerVQ: w.PagePerVQ}
+		AccessPlatform: w.AccessPlatform, PagePerVQ: w.PagePerVQ, Packed: w.Packed && m.servesPacked(id, dev)}
 	if !w.NoIOEventFD {
 		cfg.Doorbells = irq.NewDoorbells(m.vm)
 	}

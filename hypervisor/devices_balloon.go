@@ -32,7 +32,7 @@ func (m *Machine) makeBalloon(c *Balloon) error {
 	}
 	m.devices.balloon = dev
 	m.devices.statsPeriod.Store(int64(c.StatsPeriod))
-	return m.add(c.ID, c.Address, dev, nil)
+	return m.add(c.Transport, c.ID, c.Address, dev, nil)
 }
 
 var errNoBalloon = fmt.Errorf("No balloon device has been activated%w", quietly(monitor.ErrNotActive))

@@ -38,7 +38,7 @@ func (m *Machine) makeDisk(c *Disk) error {
 	if err != nil {
 		return err
 	}
-	err = m.add(c.ID, c.Address, dev, func() {
+	err = m.add(c.Transport, c.ID, c.Address, dev, func() {
 		if err := dev.Close(); err != nil {
 			m.host.Logf("disk %s: %v", c.ID, err)
 		}

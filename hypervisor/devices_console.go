@@ -18,5 +18,5 @@ func (m *Machine) makeConsole(c *Console) error {
 	}
 	dev := virtioconsole.New(port, virtioconsole.Config{Name: c.ID})
 	m.devices.consoles = append(m.devices.consoles, console{c.ID, dev, port})
-	return m.add(c.ID, c.Address, dev, func() { port.Close() })
+	return m.add(c.Transport, c.ID, c.Address, dev, func() { port.Close() })
 }

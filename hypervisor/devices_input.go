@@ -10,7 +10,7 @@ import (
 
 func (m *Machine) makeKeyboard(c *Keyboard) error {
 	dev := input.New(input.Config{Name: c.ID})
-	if err := m.add(c.ID, c.Address, dev, nil); err != nil {
+	if err := m.add(c.Transport, c.ID, c.Address, dev, nil); err != nil {
 		return err
 	}
 	m.devices.keyboards = append(m.devices.keyboards, dev)

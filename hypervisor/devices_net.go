@@ -44,7 +44,7 @@ func (m *Machine) makeNIC(c *NIC) error {
 		}
 		return err
 	}
-	if err := m.addOn(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
+	if err := m.add(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
 		return err
 	}
 	m.devices.mu.Lock()

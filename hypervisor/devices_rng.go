@@ -18,5 +18,5 @@ func (m *Machine) makeRNG(c *RNG) error {
 	if err != nil {
 		return err
 	}
-	return m.add(c.ID, c.Address, dev, func() { dev.Close() })
+	return m.add(c.Transport, c.ID, c.Address, dev, func() { dev.Close() })
 }

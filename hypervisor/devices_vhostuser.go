@@ -43,7 +43,7 @@ func (m *Machine) makeVhostUserDisk(c *VhostUserDisk) error {
 	if err != nil {
 		return err
 	}
-	if err := m.add(c.ID, c.Address, dev, dev.Close); err != nil {
+	if err := m.add(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
 		return err
 	}
 	m.devices.mu.Lock()

@@ -134,7 +134,7 @@ func (m *Manager) pick(d *definition, from []string) (string, error) {
 		}
 		load[p.Dev]++
 		if p.Mode == string(ModePassthrough) {
-			exclusive[p.Dev] = p.Owner.Name
+			exclusive[p.Dev] = p.holder()
 		}
 	}
 	best := ""
@@ -159,7 +159,7 @@ func (m *Manager) holders(devs []string) string {
 	for _, dev := range devs {
 		for _, p := range m.ports {
 			if p.Dev == dev {
-				out = append(out, dev+" is with domain '"+p.Owner.Name+"'")
+				out = append(out, dev+" is with "+p.holder())
 				break
 			}
 		}

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"net"
 	"slices"
 
@@ -39,7 +40,8 @@ func (n *Network) reserve(p *Port) error {
 		what, limit = "peak", whole.Peak
 	}
 	if sum > limit {
-		return failure(virterr.OperationInvalid, "Cannot plug '%s' interface into '%s' because it would overcommit '%s' on network '%s'", p.MAC, n.def.bridge, what, n.def.name)
+		return failure(virterr.OperationInvalid, "Cannot plug '%s' interface into '%s' because new combined inbound floor=%d would overcommit %s=%d on network '%s'",
+			p.MAC, n.def.bridge, sum, what, limit, n.def.name)
 	}
 	if p.Class != 0 && !taken[p.Class] {
 		return nil
@@ -86,37 +88,45 @@ func (n *Network) reshape() error {
 	return n.shape(s)
 }
 
-// Limit gives a port other rates. Those of its tap are the domain's to set.
+// Limit gives a port other rates. Those of its tap are for whoever has it to set. When the bridge does not take them, the port
+// has what it had.
 func (m *Manager) Limit(id uuid.UUID, b portconf.Bandwidth) error {
-	n, err := m.limit(id, b)
+	n, had, err := m.limit(id, b)
 	if err != nil || n == nil {
 		return err
 	}
-	return n.reshape()
+	if err := n.reshape(); err != nil {
+		_, _, back := m.limit(id, had)
+		return errors.Join(err, back)
+	}
+	return nil
 }
 
-// limit notes the rates, and returns the network whose bridge has to change, or nil.
-func (m *Manager) limit(id uuid.UUID, b portconf.Bandwidth) (*Network, error) {
+// limit notes the rates, and returns those that the port had, and the network whose bridge has to change, or nil.
+func (m *Manager) limit(id uuid.UUID, b portconf.Bandwidth) (n *Network, had portconf.Bandwidth, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.ports[id]
 	if p == nil {
-		return nil, failure(virterr.NoNetworkPort, "Network port with UUID %s does not exist", id)
+		return nil, had, failure(virterr.NoNetworkPort, "Network port with UUID %s does not exist", id)
+	}
+	if b.Limited() && p.plugKind() != plugNetwork && p.plugKind() != plugBridge {
+		return nil, had, failure(virterr.ConfigUnsupported, "bandwidth settings are not supported for port %s: its plug is of type '%s'", id, p.plugKind())
 	}
 	now := *p
 	now.Limits = b
-	n := m.networks[p.Network]
+	n = m.networks[p.Network]
 	if n != nil {
 		if err := n.reserve(&now); err != nil {
-			return nil, err
+			return nil, had, err
 		}
 	}
 	if err := m.records.savePort(&now); err != nil {
-		return nil, err
+		return nil, had, err
 	}
 	m.ports[id] = &now
 	if p.Limits.In.Floor == b.In.Floor {
-		return nil, nil
+		return nil, p.Limits, nil
 	}
-	return n, nil
+	return n, p.Limits, nil
 }

@@ -139,7 +139,10 @@ func (m *Manager) connectFunction(n *Network, req Request) (*Port, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := m.freeFunction(d, list)
+	f, given, err := req.wish.function(n, list)
+	if err == nil && !given {
+		f, err = m.freeFunction(d, list)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +155,7 @@ func (m *Manager) freeFunction(d *definition, list []portconf.Function) (portcon
 	m.mu.Lock()
 	for _, p := range m.ports {
 		if p.Function != "" {
-			owner[p.Function] = p.Owner.Name
+			owner[p.Function] = p.holder()
 		}
 	}
 	m.mu.Unlock()
@@ -160,7 +163,7 @@ func (m *Manager) freeFunction(d *definition, list []portconf.Function) (portcon
 	given := true // to ports, all of them
 	for _, f := range list {
 		if name, taken := owner[f.String()]; taken {
-			why = append(why, f.String()+" is with domain '"+name+"'")
+			why = append(why, f.String()+" is with "+name)
 			continue
 		}
 		err := m.cfg.Host.FunctionFree(f, d.forward.managed)
@@ -218,7 +221,7 @@ func listFunctions(forward *xmltree.Node, pool []portconf.Function, ports []*Por
 
 // functionPlug is how a port's document shows the function.
 func (p *Port) functionPlug() *xmltree.Node {
-	plug := xmltree.New("plug", "type", "hostdev-pci", "managed", map[bool]string{true: "yes", false: "no"}[p.Managed])
+	plug := xmltree.New("plug", "type", plugHostdev, "managed", map[bool]string{true: "yes", false: "no"}[p.Managed])
 	plug.Append(xmltree.New("driver", "name", "vfio"))
 	if f, err := portconf.ParseFunction(p.Function); err == nil {
 		f.Write(plug.Append(xmltree.New("address")))

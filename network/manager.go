@@ -99,6 +99,9 @@ func (m *Manager) load() error {
 	}
 	for _, p := range ports {
 		m.ports[p.UUID] = p
+		if n := m.networks[p.Network]; p.Client && (n == nil || !n.active) { // the last virtd was killed while it stopped the network
+			m.dropOrphan(p)
+		}
 	}
 	return nil
 }

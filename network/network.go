@@ -177,7 +177,8 @@ func (n *Network) activate(d *definition) error {
 	return nil
 }
 
-// Destroy stops the network. Domains on it keep their taps, which come back to its bridge when it is started again.
+// Destroy stops the network. Domains on it keep their taps, which come back to its bridge when it is started again. Ports that
+// clients made are gone.
 func (n *Network) Destroy() error {
 	n.m.change.Lock()
 	defer n.m.change.Unlock()
@@ -197,6 +198,7 @@ func (n *Network) Destroy() error {
 	n.m.mu.Lock()
 	defer n.m.mu.Unlock()
 	n.active = false
+	n.dropClientPorts()
 	n.emit(Stopped)
 	if !n.persistent {
 		n.m.remove(n)

@@ -12,11 +12,12 @@ import (
 	"virtd/virterr"
 )
 
-// Port is one interface of a running domain on a network. It is immutable.
+// Port is one interface on a network: of a running domain, or one that a client made. It is immutable.
 type Port struct {
 	UUID     uuid.UUID `json:"uuid"`
 	Network  uuid.UUID `json:"network"`
 	Owner    Owner     `json:"owner"`
+	Client   bool      `json:"client,omitempty"` // a client made it, plugs it itself, and removes it
 	MAC      string    `json:"mac"`
 	Group    string    `json:"group,omitempty"` // portgroup
 	Bridge   string    `json:"bridge"`
@@ -34,7 +35,7 @@ type Port struct {
 	Class  uint16             `json:"class,omitempty"` // of the bridge, for a floor
 }
 
-// Owner is the domain that a port belongs to.
+// Owner is the domain that a port belongs to. That of a client's port is what the client says, and may be none of virtd's.
 type Owner struct {
 	Name string    `json:"name"`
 	UUID uuid.UUID `json:"uuid"`
@@ -49,6 +50,8 @@ type Request struct {
 	Isolated bool   // also where the network does not isolate its ports
 	VLAN     portconf.VLAN
 	Limits   portconf.Bandwidth
+
+	wish *wish // of a client's port
 }
 
 // Connect makes a port on a network, which it starts where that is inactive.
@@ -63,10 +66,18 @@ func (m *Manager) Connect(req Request) (*Port, error) {
 		}
 		m.log.Info("a network was started because a domain needs it", "network", req.Network, "domain", req.Owner.Name)
 	}
+	return m.attach(n, req)
+}
+
+// attach makes a port where its network has room for it.
+func (m *Manager) attach(n *Network, req Request) (*Port, error) {
 	if n.ofFunctions() {
 		return m.connectFunction(n, req)
 	}
 	devs, err := m.pool(n)
+	if err == nil {
+		devs, err = req.wish.linksOf(n, devs)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +116,9 @@ func (n *Network) connect(req Request, at placement) (*Port, error) {
 		UUID: uuid.New(), Network: n.id, Owner: req.Owner, MAC: req.MAC, Bridge: n.def.bridge,
 		Isolated: req.Isolated || n.def.isolate, Own: n.def.ownsBridge(),
 	}
+	if err := req.wish.name(m, p); err != nil {
+		return nil, err
+	}
 	if err := n.def.settle(p, req); err != nil {
 		return nil, err
 	}
@@ -120,6 +134,9 @@ func (n *Network) connect(req Request, at placement) (*Port, error) {
 	default:
 		err = n.addressFree(p)
 	}
+	if err == nil {
+		err = req.wish.fit(n, p)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -133,13 +150,21 @@ func (n *Network) connect(req Request, at placement) (*Port, error) {
 	return p, nil
 }
 
+// holder is who has a port, for errors.
+func (p *Port) holder() string {
+	if p.Client {
+		return "port " + p.UUID.String() + " of '" + p.Owner.Name + "'"
+	}
+	return "domain '" + p.Owner.Name + "'"
+}
+
 // addressFree refuses a port with the address of another domain's on the network's bridge: frames for both would go to whoever spoke
 // last. A domain may have reasons to give two of its own the same. The caller holds the manager's mu.
 func (n *Network) addressFree(p *Port) error {
 	for _, other := range n.portList() {
 		if p.MAC != "" && strings.EqualFold(other.MAC, p.MAC) && other.Owner.UUID != p.Owner.UUID {
-			return failure(virterr.OperationInvalid, "MAC address %s is in use on network '%s' by domain '%s'; give each domain one of its own",
-				p.MAC, n.def.name, other.Owner.Name)
+			return failure(virterr.OperationInvalid, "MAC address %s is in use on network '%s' by %s; give each domain one of its own",
+				p.MAC, n.def.name, other.holder())
 		}
 	}
 	return nil
@@ -209,10 +234,7 @@ func (m *Manager) Disconnect(id uuid.UUID) error {
 		m.mu.Unlock()
 		return nil
 	}
-	n, err := m.networks[p.Network], m.records.forgetPort(id)
-	if err == nil {
-		delete(m.ports, id)
-	}
+	n, err := m.networks[p.Network], m.dropPort(id)
 	m.mu.Unlock()
 	if err != nil || n == nil || p.Limits.In.Floor == 0 {
 		return err
@@ -220,12 +242,22 @@ func (m *Manager) Disconnect(id uuid.UUID) error {
 	return n.reshape()
 }
 
-// Retain removes every port that is not among those in use: their domains ended while virtd was away.
+// dropPort takes a port off the records. The manager's lock is held.
+func (m *Manager) dropPort(id uuid.UUID) error {
+	if err := m.records.forgetPort(id); err != nil {
+		return err
+	}
+	delete(m.ports, id)
+	return nil
+}
+
+// Retain removes every port of a domain that is not among those in use: their domains ended while virtd was away. Those of
+// clients stay.
 func (m *Manager) Retain(inUse map[uuid.UUID]bool) {
 	m.mu.Lock()
 	var gone []uuid.UUID
-	for id := range m.ports {
-		if !inUse[id] {
+	for id, p := range m.ports {
+		if !inUse[id] && !p.Client {
 			gone = append(gone, id)
 		}
 	}
@@ -259,7 +291,10 @@ func (n *Network) portList() []*Port {
 		if c := strings.Compare(a.Owner.Name, b.Owner.Name); c != 0 {
 			return c
 		}
-		return strings.Compare(a.MAC, b.MAC)
+		if c := strings.Compare(a.MAC, b.MAC); c != 0 {
+			return c
+		}
+		return strings.Compare(a.UUID.String(), b.UUID.String())
 	})
 	return out
 }
@@ -268,10 +303,28 @@ func (n *Network) portList() []*Port {
 func (n *Network) Port(id uuid.UUID) (*Port, error) {
 	n.m.mu.Lock()
 	defer n.m.mu.Unlock()
+	return n.port(id)
+}
+
+// port is Port for callers that hold the manager's lock.
+func (n *Network) port(id uuid.UUID) (*Port, error) {
 	if p := n.m.ports[id]; p != nil && p.Network == n.id {
 		return p, nil
 	}
 	return nil, failure(virterr.NoNetworkPort, "Network port with UUID %s does not exist", id)
+}
+
+// plugKind is the type of the port's <plug>.
+func (p *Port) plugKind() string {
+	switch {
+	case p.Function != "":
+		return plugHostdev
+	case p.Dev != "":
+		return plugDirect
+	case p.Own:
+		return plugNetwork
+	}
+	return plugBridge
 }
 
 // XML prints the port's document.
@@ -296,15 +349,17 @@ func (p *Port) XML() string {
 	if p.Trust {
 		root.Append(xmltree.New("rxfilters", "trustGuest", "yes"))
 	}
-	plug := xmltree.New("plug", "type", "bridge", "bridge", p.Bridge)
-	switch {
-	case p.Function != "":
-		plug = p.functionPlug()
-	case p.Dev != "":
-		plug = xmltree.New("plug", "type", "direct", "dev", p.Dev, "mode", p.Mode)
-	case p.Own:
-		plug.SetAttr("type", "network")
-	}
-	root.Append(plug)
+	root.Append(p.plugNode())
 	return root.String()
+}
+
+func (p *Port) plugNode() *xmltree.Node {
+	switch kind := p.plugKind(); kind {
+	case plugHostdev:
+		return p.functionPlug()
+	case plugDirect:
+		return xmltree.New("plug", "type", kind, "dev", p.Dev, "mode", p.Mode)
+	default:
+		return xmltree.New("plug", "type", kind, "bridge", p.Bridge)
+	}
 }

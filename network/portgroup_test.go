@@ -110,7 +110,7 @@ func TestFloors(t *testing.T) {
 	ok(t, err)
 	same(t, shape(), "shapes virbr0 in 1000 out 500 3:52:54:00:00:00:01=3000 4:52:54:00:00:00:02=1000")
 	_, err = floor("52:54:00:00:00:03", 1001)
-	fails(t, err, "Requested operation is not valid: Cannot plug '52:54:00:00:00:03' interface into 'virbr0' because it would overcommit 'peak' on network 'lab'")
+	fails(t, err, "Requested operation is not valid: Cannot plug '52:54:00:00:00:03' interface into 'virbr0' because new combined inbound floor=5001 would overcommit peak=5000 on network 'lab'")
 	ok(t, m.Limit(one.UUID, portconf.Bandwidth{In: portconf.Rate{Floor: 4000}}))
 	same(t, shape(), "shapes virbr0 in 1000 out 500 3:52:54:00:00:00:01=4000 4:52:54:00:00:00:02=1000")
 	if err := m.Limit(one.UUID, portconf.Bandwidth{In: portconf.Rate{Floor: 4001}}); !virterr.Is(err, virterr.OperationInvalid) {

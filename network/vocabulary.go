@@ -7,7 +7,7 @@ import (
 	"virtd/domain/xmltree"
 )
 
-// word is one element of a network's document: its attributes, and its children in the order in which libvirt prints them.
+// word is one element of the document of a network, or of a port: its attributes, and its children in the order in which libvirt prints them.
 // What is not in the vocabulary would change what the network is, so it is refused rather than dropped.
 type word struct {
 	attrs    []string
@@ -73,11 +73,22 @@ var words = map[string]word{
 		children: list("vlan bandwidth"),
 		refused:  map[string]string{"virtualport": noVirtualPort},
 	},
-	"bandwidth": {children: list("inbound outbound"), many: list("inbound outbound")},
-	"inbound":   {attrs: list("average peak floor burst")},
-	"outbound":  {attrs: list("average peak floor burst")},
-	"vlan":      {attrs: list("trunk"), children: list("tag"), many: list("tag")},
-	"tag":       {attrs: list("id nativeMode")},
+	"networkport": {
+		children: list("uuid owner group mac bandwidth vlan port rxfilters plug"),
+		refused:  map[string]string{"virtualport": noVirtualPort},
+	},
+	"owner":     {children: list("name uuid")},
+	"rxfilters": {attrs: list("trustGuest")},
+	"plug": {
+		attrs:    list("type bridge macTableManager dev mode managed"),
+		children: list("driver address"),
+	},
+	"plug/address": {attrs: list("domain bus slot function")},
+	"bandwidth":    {children: list("inbound outbound"), many: list("inbound outbound")},
+	"inbound":      {attrs: list("average peak floor burst")},
+	"outbound":     {attrs: list("average peak floor burst")},
+	"vlan":         {attrs: list("trunk"), children: list("tag"), many: list("tag")},
+	"tag":          {attrs: list("id nativeMode")},
 }
 
 // lookupWord returns the word for an element: by the names of its parent and its own, or its own alone.

@@ -64,6 +64,7 @@ const (
 	DeviceMissing        Code = 99
 	NoNWFilterBinding    Code = 101
 	NoDomainCheckpoint   Code = 103
+	NetworkPortExist     Code = 106
 	NoNetworkPort        Code = 107
 )
 

@@ -7,19 +7,24 @@ import (
 	"strings"
 
 	"github.com/digitalocean/go-libvirt"
+	"github.com/google/uuid"
 )
 
 // netFunction is a virtual function of a network's pool.
 type netFunction struct {
 	Address string `json:"address"`          // 0000:01:10.0
 	Domain  string `json:"domain,omitempty"` // who has it
+	Owner   string `json:"owner,omitempty"`  // the same, when that is no domain of virtd's: it is of a port that a client made
 }
 
 func (f netFunction) String() string {
-	if f.Domain == "" {
-		return f.Address + " (free)"
+	switch {
+	case f.Domain != "":
+		return f.Address + " (domain " + f.Domain + ")"
+	case f.Owner != "":
+		return f.Address + " (port of " + f.Owner + ")"
 	}
-	return f.Address + " (domain " + f.Domain + ")"
+	return f.Address + " (free)"
 }
 
 // pciAttrs are the attributes of an <address> of the host.
@@ -60,25 +65,27 @@ func (s *session) describeForward(n libvirt.Network, d *netDescription) error {
 	if d.Forward != "hostdev" {
 		return nil
 	}
-	owners := map[string]string{}
+	var taken map[string]netFunction
 	if d.State == "active" {
-		if owners, err = s.functionOwners(n); err != nil {
+		if taken, err = s.functionOwners(n); err != nil {
 			return err
 		}
 	}
 	for _, a := range doc.Forward.Addresses {
-		d.Functions = append(d.Functions, netFunction{a.String(), owners[a.String()]})
+		f := taken[a.String()]
+		f.Address = a.String()
+		d.Functions = append(d.Functions, f)
 	}
 	return nil
 }
 
-// functionOwners tells which domain has which function, by the network's ports.
-func (s *session) functionOwners(n libvirt.Network) (map[string]string, error) {
+// functionOwners tells who has which function, by the network's ports.
+func (s *session) functionOwners(n libvirt.Network) (map[string]netFunction, error) {
 	ports, _, err := s.NetworkListAllPorts(n, 1, 0)
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]string{}
+	out := map[string]netFunction{}
 	for _, p := range ports {
 		text, err := s.NetworkPortGetXMLDesc(p, 0)
 		if err != nil {
@@ -86,12 +93,19 @@ func (s *session) functionOwners(n libvirt.Network) (map[string]string, error) {
 		}
 		var doc struct {
 			Owner   string   `xml:"owner>name"`
+			UUID    string   `xml:"owner>uuid"`
 			Address pciAttrs `xml:"plug>address"`
 		}
 		if err := xml.Unmarshal([]byte(text), &doc); err != nil {
 			return nil, fmt.Errorf("the document of a port of network '%s' cannot be read: %w", n.Name, err)
 		}
-		out[doc.Address.String()] = doc.Owner
+		f := netFunction{Owner: doc.Owner}
+		if id, err := uuid.Parse(doc.UUID); err == nil {
+			if _, err := s.DomainLookupByUUID(libvirt.UUID(id)); err == nil {
+				f = netFunction{Domain: doc.Owner}
+			}
+		}
+		out[doc.Address.String()] = f
 	}
 	return out, nil
 }

@@ -21,7 +21,7 @@ import (
 func TestNetCommands(t *testing.T) {
 	b := newBed(t)
 	id := uuid.MustParse("33333333-4444-4555-8666-777777777777")
-	b.netHost.SetFunctions("enp1s0", portconf.Function{Bus: 1, Slot: 16}, portconf.Function{Bus: 1, Slot: 16, Number: 2})
+	b.netHost.SetFunctions("enp1s0", portconf.Function{Bus: 1, Slot: 16}, portconf.Function{Bus: 1, Slot: 16, Number: 2}, portconf.Function{Bus: 1, Slot: 16, Number: 4})
 	xml := filepath.Join(b.dir, "net.xml")
 	text := "<network><name>x</name><uuid>" + id.String() + "</uuid><ip address='10.7.0.1' prefix='24'><dhcp><range start='10.7.0.2' end='10.7.0.9'/></dhcp></ip></network>"
 	if err := os.WriteFile(xml, []byte(text), 0o600); err != nil {
@@ -67,14 +67,12 @@ func TestNetCommands(t *testing.T) {
 		{"net create slow --vf-pool eth9", 1, `'slow' is defined, but cannot be started: .*no PCI card with the interface 'eth9'`},
 		{"net undefine slow", 0, `undefined`},
 		{"net list --all", 0, `\n fast   active     yes         yes +\n`},
-		{"net info fast", 0, `Forward: +hostdev\nCard: +enp1s0\nFunctions: +0000:01:10.0 \(domain demo\), 0000:01:10.2 \(free\)\n$`},
+		{"net info fast", 0, `Forward: +hostdev\nCard: +enp1s0\nFunctions: +0000:01:10.0 \(domain demo\), 0000:01:10.2 \(port of appliance\), 0000:01:10.4 \(free\)\n$`},
 		{"net dumpxml fast --inactive", 0, `<forward mode='hostdev' managed='yes'>\n +<driver name='vfio'/>\n +<pf dev='enp1s0'/>\n +</forward>`},
 		{"net nonsense", 1, `^error: unknown command: 'net nonsense'; vctl net --help`},
 	} {
 		if c.line == "net info fast" {
-			if _, err := b.nets.Connect(network.Request{Network: "fast", Owner: network.Owner{Name: "demo"}, MAC: "52:54:00:00:00:01"}); err != nil {
-				t.Fatal(err)
-			}
+			b.takeFunctions("fast")
 		}
 		args := strings.Fields(c.line)
 		for i := range args {
@@ -93,5 +91,25 @@ func TestNetCommands(t *testing.T) {
 	var nets []netDescription
 	if err := json.Unmarshal([]byte(out), &nets); err != nil || len(nets) != 4 || nets[1].Name != "lab" || nets[1].Bridge != "virbr0" {
 		t.Errorf("%v %+v %s", err, nets, stderr)
+	}
+}
+
+// takeFunctions gives a function of a pool to a domain, and the next to a client.
+func (b *bed) takeFunctions(pool string) {
+	b.t.Helper()
+	demo := network.Owner{Name: "demo", UUID: uuid.MustParse("22222222-4444-4555-8666-777777777777")}
+	document := "<domain type='kvm'><name>demo</name><uuid>" + demo.UUID.String() + "</uuid><memory unit='MiB'>64</memory><os><type>hvm</type><kernel>/k</kernel></os></domain>"
+	if _, stderr, status := b.run(document, "define", "-"); status != 0 {
+		b.t.Fatal(stderr)
+	}
+	if _, err := b.nets.Connect(network.Request{Network: pool, Owner: demo, MAC: "52:54:00:00:00:01"}); err != nil {
+		b.t.Fatal(err)
+	}
+	n, err := b.nets.LookupByName(pool)
+	if err == nil {
+		_, err = n.CreatePort("<networkport><owner><name>appliance</name><uuid>"+uuid.NewString()+"</uuid></owner><mac address='52:54:00:00:00:02'/></networkport>", 0)
+	}
+	if err != nil {
+		b.t.Fatal(err)
 	}
 }

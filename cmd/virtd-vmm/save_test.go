@@ -94,7 +94,13 @@ func allDevices(t *testing.T, h *handConfig, dir string) {
 }
 
 // TestLabSave: a Linux guest that uses every kind of device goes on in another engine process.
-func TestLabSave(t *testing.T) {
+func TestLabSave(t *testing.T) { saveRestore(t, false) }
+
+// TestLabSavePacked: the same with packed virtqueues, but for those that the kernel serves.
+func TestLabSavePacked(t *testing.T) { saveRestore(t, true) }
+
+func saveRestore(t *testing.T, packed bool) {
+	t.Helper()
 	labtest.Need(t, labtest.KVM, labtest.Tun, labtest.VhostNet)
 	tap(t, "labt0", "10.77.0.1/24")
 	tap(t, "labt1", "10.77.1.1/24")
@@ -102,6 +108,10 @@ func TestLabSave(t *testing.T) {
 	configure := func() *handConfig {
 		h := linux(t, "6.1")
 		allDevices(t, h, dir)
+		c := &h.Config
+		for _, d := range []*hypervisor.Transport{&c.Disks[0].Transport, &c.NICs[0].Transport, &c.Balloon.Transport, &c.RNGs[0].Transport, &c.Consoles[0].Transport} {
+			d.Packed = packed
+		}
 		return h
 	}
 	a := boot(t, configure())
@@ -157,6 +167,10 @@ func TestLabSave(t *testing.T) {
 	fmt.Sscan(b.run("cut -d' ' -f1 /proc/uptime"), &now)
 	if now < up || now > up+60 {
 		t.Errorf("uptime was %v and is %v", up, now)
+	}
+	want := map[bool]string{false: "6 0", true: "5 1"}[packed]
+	if got := b.run("cut -c35 /sys/bus/virtio/devices/*/features | sort | uniq -c"); !strings.Contains(got, want) { // feature 34
+		t.Errorf("not %q, devices with packed virtqueues (1) or split ones (0):\n%s", want, got)
 	}
 	b.run("printf 'behind' | dd of=/dev/vda conv=fsync 2>/dev/null; echo behind > /dev/hvc0; dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c")
 	for i := range 2 {

@@ -113,7 +113,7 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 	case ResourceUserNet:
 		return one(d.openUserNet(o, r))
 	case ResourceVhost:
-		return d.cfg.Links.OpenVhostNet(r.Path, len(r.Files))
+		return d.openVhostNet(r)
 	case ResourceVhostUser:
 		return d.openVhostUser(o, r)
 	case ResourceChardev:

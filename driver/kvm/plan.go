@@ -65,6 +65,8 @@ type Resource struct {
 	Chardev   *ChardevResource   `json:"chardev,omitempty"`
 	VhostUser *VhostUserResource `json:"vhostuser,omitempty"`
 	Hostdev   *nodedev.Claim     `json:"hostdev,omitempty"`
+	// Packed says that vhost-net is to serve packed virtqueues; else it need not have them.
+	Packed bool `json:"packed,omitempty"`
 	// Append keeps what is in a log; else it is emptied at start.
 	Append bool `json:"append,omitempty"`
 }

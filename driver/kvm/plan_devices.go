@@ -53,6 +53,11 @@ func address(n *xmltree.Node) (hypervisor.PCIAddress, error) {
 	return hypervisor.PCIAddress{Bus: uint8(at.Bus), Slot: uint8(at.Slot), Function: uint8(at.Function)}, err
 }
 
+// packed reads which virtqueues a virtio device's <driver> wants.
+func packed(driver *xmltree.Node) hypervisor.Transport {
+	return hypervisor.Transport{Packed: driver.Attr("packed") == "on"}
+}
+
 func (p *planner) controller(n *xmltree.Node) error {
 	if hole := n.Child("pcihole64"); hole != nil {
 		size, err := domain.ParseSize(hole.Trimmed(), hole.Attr("unit"))
@@ -94,6 +99,7 @@ func (p *planner) disk(n *xmltree.Node) error {
 		DetectZeroes: driver.Attr("detect_zeroes"),
 		Queues:       number(driver, "queues"), QueueSize: number(driver, "queue_size"),
 		LogicalBlock: number(blockio, "logical_block_size"), PhysBlock: number(blockio, "physical_block_size"),
+		Transport: packed(driver),
 	}
 	if d.Cache == "default" {
 		d.Cache = ""
@@ -159,10 +165,10 @@ func (p *planner) nic(n *xmltree.Node) error {
 		MTU: number(n.Child("mtu"), "size"), LinkDown: n.Child("link").Attr("state") == "down",
 		RxQueueSize: number(driver, "rx_queue_size"), TxQueueSize: number(driver, "tx_queue_size"),
 		Offloads: offloads(driver), NoEventIdx: driver.Attr("event_idx") == "off",
-		Transport: hypervisor.Transport{
-			AccessPlatform: driver.Attr("iommu") == "on", PagePerVQ: driver.Attr("page_per_vq") == "on", NoIOEventFD: driver.Attr("ioeventfd") == "off",
-		},
+		Transport: packed(driver),
 	}
+	nic.AccessPlatform, nic.PagePerVQ = driver.Attr("iommu") == "on", driver.Attr("page_per_vq") == "on"
+	nic.NoIOEventFD = driver.Attr("ioeventfd") == "off"
 	switch teaming := n.Child("teaming"); teaming.Attr("type") {
 	case "persistent":
 		nic.Standby = true
@@ -176,7 +182,7 @@ func (p *planner) nic(n *xmltree.Node) error {
 		return p.userNIC(n, nic)
 	}
 	vhost := n.Child("backend").Attr("vhost")
-	if nic.Driver, err = p.nicDriver(nic.ID, driver.Attr("name"), vhost); err != nil {
+	if nic.Driver, err = p.nicDriver(&nic, driver.Attr("name"), vhost); err != nil {
 		return err
 	}
 	if err := p.tap(n, &nic); err != nil {
@@ -184,7 +190,7 @@ func (p *planner) nic(n *xmltree.Node) error {
 	}
 	if nic.Driver == "vhost" {
 		nic.Vhosts = files("vhost", n, nic.Queues)
-		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: cmp.Or(vhost, bridge.VhostNetDevice)})
+		p.add(Resource{Kind: ResourceVhost, Files: nic.Vhosts, Alias: nic.ID, Path: cmp.Or(vhost, bridge.VhostNetDevice), Packed: nic.Packed})
 	}
 	p.cfg.NICs = append(p.cfg.NICs, nic)
 	return nil
@@ -254,17 +260,18 @@ func (p *planner) userNIC(n *xmltree.Node, nic hypervisor.NIC) error {
 	return nil
 }
 
-// nicDriver says who moves the packets: what the XML names, else the kernel when it can. Of a device that the XML names itself
-// the opening will tell.
-func (p *planner) nicDriver(id, wanted, device string) (string, error) {
+// nicDriver says who moves the packets: what the XML names, else the kernel when it can. It has no packed virtqueues, as a rule,
+// so the engine takes those that the XML leaves open. Of a device that the XML names itself the opening will tell, and whether
+// vhost-net has packed virtqueues after all.
+func (p *planner) nicDriver(nic *hypervisor.NIC, wanted, device string) (string, error) {
 	switch {
 	case device != "":
 		return "vhost", nil
-	case wanted == "qemu" || wanted == "" && !p.facts.VhostNet:
+	case wanted == "qemu" || wanted == "" && (!p.facts.VhostNet || nic.Packed):
 		return "qemu", nil
 	case !p.facts.VhostNet:
 		return "", virterr.New(virterr.ConfigUnsupported,
-			"vhost-net was requested for an interface, but is unavailable: interface %s; load module vhost_net or use <driver name='qemu'/>", id)
+			"vhost-net was requested for an interface, but is unavailable: interface %s; load module vhost_net or use <driver name='qemu'/>", nic.ID)
 	}
 	return "vhost", nil
 }
@@ -341,7 +348,7 @@ func (p *planner) console(n *xmltree.Node) error {
 		if err != nil {
 			return err
 		}
-		p.cfg.Consoles = append(p.cfg.Consoles, hypervisor.Console{ID: alias(n), Address: at, Chardev: p.chardev(n)})
+		p.cfg.Consoles = append(p.cfg.Consoles, hypervisor.Console{ID: alias(n), Address: at, Chardev: p.chardev(n), Transport: packed(c.Child("driver"))})
 		return nil
 	}
 	return virterr.New(virterr.InternalError, "console %s has no virtio-serial controller", alias(n))
@@ -362,6 +369,7 @@ func (p *planner) balloon(n *xmltree.Node) error {
 	p.cfg.Balloon = &hypervisor.Balloon{
 		ID: alias(n), Address: at, Target: target, StatsPeriod: number(n.Child("stats"), "period"),
 		DeflateOnOOM: n.Attr("autodeflate") == "on", FreeReporting: n.Attr("freePageReporting") == "on",
+		Transport: packed(n.Child("driver")),
 	}
 	return nil
 }
@@ -371,7 +379,7 @@ func (p *planner) rng(n *xmltree.Node) error {
 	if err != nil {
 		return err
 	}
-	r := hypervisor.RNG{ID: alias(n), Address: at}
+	r := hypervisor.RNG{ID: alias(n), Address: at, Transport: packed(n.Child("driver"))}
 	if rate := n.Child("rate"); rate != nil {
 		r.RateBytes, r.RatePeriod = uint64(number(rate, "bytes")), uint64(number(rate, "period"))
 		if r.RatePeriod == 0 {
@@ -397,7 +405,7 @@ func (p *planner) keyboard(n *xmltree.Node) error {
 	if err != nil {
 		return err
 	}
-	p.cfg.Keyboards = append(p.cfg.Keyboards, hypervisor.Keyboard{ID: alias(n), Address: at})
+	p.cfg.Keyboards = append(p.cfg.Keyboards, hypervisor.Keyboard{ID: alias(n), Address: at, Transport: packed(n.Child("driver"))})
 	return nil
 }
 

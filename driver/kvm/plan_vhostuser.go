@@ -41,6 +41,7 @@ func (p *planner) vhostUserDisk(n *xmltree.Node, at hypervisor.PCIAddress) error
 	driver := n.Child("driver")
 	p.cfg.VhostUserDisks = append(p.cfg.VhostUserDisks, hypervisor.VhostUserDisk{
 		ID: alias(n), Address: at, VhostUser: v, Queues: number(driver, "queues"), QueueSize: number(driver, "queue_size"),
+		Transport: packed(driver),
 	})
 	return err
 }

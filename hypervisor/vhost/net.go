@@ -13,7 +13,7 @@ import (
 )
 
 // RingFeatures are the virtio features that the kernel itself executes; others of a device are between driver and tap.
-const RingFeatures = virtio.FeatureIndirectDesc | virtio.FeatureEventIdx | virtio.FeatureVersion1 | featureMrgRxbuf
+const RingFeatures = virtio.FeatureIndirectDesc | virtio.FeatureEventIdx | virtio.FeatureVersion1 | virtio.FeatureRingPacked | featureMrgRxbuf
 
 const featureMrgRxbuf uint64 = 1 << 15 // VIRTIO_NET_F_MRG_RXBUF (virtio 1.2, 5.1.3)
 
@@ -75,6 +75,15 @@ func open(drv driver, fd int) (*Net, error) {
 		return nil, fmt.Errorf("read the backend features of vhost-net: %w", err)
 	}
 	return n, nil
+}
+
+// KernelFeatures returns the features of fd, an open /dev/vhost-net, whether anybody owns it or not.
+func KernelFeatures(fd int) (uint64, error) {
+	var features uint64
+	if err := (kernel{}).word(fd, reqGetFeatures, &features); err != nil {
+		return 0, fmt.Errorf("read the features of vhost-net: %w", err)
+	}
+	return features, nil
 }
 
 // Features returns those of RingFeatures that the kernel has.
@@ -152,7 +161,7 @@ func (n *Net) startQueue(r *running, i uint32, q *virtio.Queue, errorFD int) err
 	if err := n.drv.state(n.fd, reqSetVringNum, &vringState{i, uint32(q.Size())}); err != nil {
 		return fmt.Errorf("set size %d: %w", q.Size(), err)
 	}
-	if err := n.drv.state(n.fd, reqSetVringBase, &vringState{i, uint32(q.Base())}); err != nil {
+	if err := n.drv.state(n.fd, reqSetVringBase, &vringState{i, q.Base()}); err != nil {
 		return fmt.Errorf("set base %d: %w", q.Base(), err)
 	}
 	if err := n.setAddr(r, i, q); err != nil {
@@ -234,7 +243,7 @@ func (n *Net) Stop() error {
 		base := vringState{index: uint32(i)}
 		err := n.drv.state(n.fd, reqGetVringBase, &base)
 		if err == nil {
-			q.SetBase(uint16(base.num))
+			q.SetBase(base.num)
 		} else if first == nil {
 			first = fmt.Errorf("vhost-net: queue %d: read base: %w", q.Index(), err)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -138,6 +139,31 @@ func TestStartStop(t *testing.T) {
 	}
 	if err := n.Stop(); err != nil || len(drv.take()) != 0 {
 		t.Errorf("second stop: %v", err)
+	}
+}
+
+// TestPacked: both positions of a packed ring go to a kernel that has packed rings, and come back.
+func TestPacked(t *testing.T) {
+	drv := &fakeDriver{features: allFeatures, base: 0x00070007}
+	n, err := open(drv, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _, _ := setup(t, virtio.FeatureRingPacked)
+	if err := n.Start(s); err != nil {
+		t.Fatal(err)
+	}
+	calls := drv.take()
+	for _, want := range []string{"0x4008af00 0x500000000", fmt.Sprintf("0x4008af12 0=%d", 0x80008000)} {
+		if !slices.Contains(calls, want) {
+			t.Errorf("no %s in %q", want, calls)
+		}
+	}
+	if err := n.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if s.RX.Base() != 0x00070007 {
+		t.Errorf("base %#x after stop", s.RX.Base())
 	}
 }
 
@@ -286,7 +312,7 @@ func TestLabKernel(t *testing.T) {
 		if err := n.Stop(); err != nil {
 			t.Fatal(err)
 		}
-		if s.TX.Base() != uint16(round+1) {
+		if s.TX.Base() != uint32(round+1) {
 			t.Errorf("round %d: transmit base %d", round, s.TX.Base())
 		}
 		if bits := s.Memory.TakeDirty(0); bits[in/4096/64]>>(in/4096%64)&1 == 0 {
@@ -315,5 +341,19 @@ func receive(t *testing.T, mem *memory.Memory, rx *virtiotest.Ring, tap *taptest
 			return
 		}
 		tap.Send(want)
+	}
+}
+
+// TestLabKernelFeatures: Debian's kernels tell what they have before anybody owns the descriptor, and have no packed rings.
+func TestLabKernelFeatures(t *testing.T) {
+	labtest.Need(t, labtest.VhostNet)
+	fd, err := unix.Open("/dev/vhost-net", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	features, err := KernelFeatures(fd)
+	if err != nil || features&virtio.FeatureVersion1 == 0 || features&virtio.FeatureRingPacked != 0 {
+		t.Errorf("features %#x, %v", features, err)
 	}
 }

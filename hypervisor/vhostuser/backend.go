@@ -50,6 +50,10 @@ type Setup struct {
 	Features uint64          // accepted by the driver
 	Queues   []*virtio.Queue // that the back end serves, by index; nil where the driver has none
 	Enabled  int             // how many of Queues are in use, from the first on; SetEnabled changes it
+	// Lost is called, from any goroutine, when nobody can serve the queues on before the driver starts the device anew: a back
+	// end is gone, and where it stood in a packed ring cannot be read from there. It must not call Backend, and may be nil for
+	// split rings.
+	Lost func(error)
 }
 
 // Backend is a process that serves the rings of one device, over all its connections. Its methods are safe for concurrent
@@ -76,6 +80,7 @@ type Backend struct {
 	want    *Setup     // nil while stopped
 	rings   *rings     // nil unless the back end serves them
 	account *inflight  // the back end's own, of this activation
+	lost    bool       // the queues cannot be served on, in this activation
 
 	writeMu sync.Mutex
 	writes  []configWrite // not told yet
@@ -257,7 +262,7 @@ func (b *Backend) Forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.account.drop()
-	b.account = nil
+	b.account, b.lost = nil, false
 	b.takeWrites()
 }
 
@@ -403,7 +408,7 @@ func (b *Backend) run() {
 // converge makes the back end do what is wanted. The caller holds mu.
 func (b *Backend) converge() {
 	s := b.current.Load()
-	if s == nil || b.want == nil {
+	if s == nil || b.want == nil || b.lost {
 		return
 	}
 	s.patience(b.limits.start)

@@ -276,7 +276,7 @@ func TestKilledWithAccount(t *testing.T) {
 	}
 	f.exchange(t, "after")
 	f.Forget() // a driver's reset: the next activation has an account of its own
-	f.queue.SetBase(f.ring.Offered())
+	f.queue.SetBase(uint32(f.ring.Offered()))
 	f.start(t)
 	f.exchange(t, "again")
 	if err := unix.Fstat(int(second.Account().Fd()), &after); err != nil || before.Ino == after.Ino {

@@ -120,6 +120,11 @@ func (d *Block) Features() uint64 {
 	return f
 }
 
+var _ virtio.PackedServer = (*Block)(nil)
+
+// ServesPacked implements virtio.PackedServer.
+func (d *Block) ServesPacked() bool { return d.backend.Features()&virtio.FeatureRingPacked != 0 }
+
 // QueueSizes implements virtio.Device.
 func (d *Block) QueueSizes() []uint16 {
 	s := make([]uint16, d.cfg.Queues)
@@ -153,7 +158,7 @@ func (d *Block) Activate(env *virtio.Env) error {
 }
 
 func (d *Block) start(env *virtio.Env) error {
-	return d.backend.Start(Setup{Memory: env.Memory, Features: env.Features, Queues: env.Queues, Enabled: len(env.Queues)})
+	return d.backend.Start(Setup{Memory: env.Memory, Features: env.Features, Queues: env.Queues, Enabled: len(env.Queues), Lost: env.Fail})
 }
 
 // Reset implements virtio.Device.

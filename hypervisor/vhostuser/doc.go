@@ -10,7 +10,10 @@
 // A back end reaches all guest RAM and can do to the guest what it likes. What it says on its socket is checked all the
 // same, and no answer, or a wrong one, ends the connection: the engine goes on, and no vCPU waits longer than three seconds.
 //
-// The package leaves out packed rings, the IOTLB, the back end's own channel, dirty logging (a machine is saved standing
-// still) and postcopy. It never connects to a path: descriptors of connections and of listening sockets are handed in.
-// Start reading at Backend.
+// Where a back end that was killed stood in a packed ring cannot be told from the ring, so the device needs a reset then; one
+// that stops tells.
+//
+// The package leaves out the IOTLB, the back end's own channel, dirty logging (a machine is saved standing still) and
+// postcopy. It never connects to a path: descriptors of connections and of listening sockets are handed in. Start reading at
+// Backend.
 package vhostuser

@@ -134,7 +134,7 @@ func TestHostileStart(t *testing.T) {
 				back.Kill()
 				virtiotest.Eventually(t, "its end is noticed", func() bool { return !f.Connected() })
 				// What a back end says of its position is its own: a wrong one harms its guest, as all that it does.
-				f.queue.SetBase(f.ring.UsedIdx())
+				f.queue.SetBase(uint32(f.ring.UsedIdx()))
 				f.start(t)
 				_, conn = vhostusertest.Pair(t, good)
 				if err := f.Replace(conn); err != nil {

@@ -1,6 +1,7 @@
 package vhostuser
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -123,7 +124,7 @@ func (r *rings) enable(n int) error {
 // stopRings takes the queues back. When the back end does not play along it is abandoned. The caller holds mu.
 func (b *Backend) stopRings() {
 	r := b.rings
-	bases := make([]uint16, len(r.queues))
+	bases := make([]uint32, len(r.queues))
 	for i, q := range r.queues {
 		var err error
 		if bases[i], err = r.session.stopQueue(q); err != nil {
@@ -136,12 +137,14 @@ func (b *Backend) stopRings() {
 	for i, q := range r.queues {
 		drained = drain(q, bases[i], r.session.until()) && drained
 	}
-	if !drained && len(r.follows) > 0 {
+	if !drained && (len(r.follows) > 0 || b.packed()) {
 		b.abandonRings() // what it did not give back is made available again
 		return
 	}
 	for i, q := range r.queues {
-		q.SetBase(bases[i])
+		if q.SetBase(bases[i]); q.Err() != nil {
+			b.lose(fmt.Errorf("the back end does not know where it stands: %w", q.Err()))
+		}
 	}
 	for _, f := range r.follows {
 		f.stop()
@@ -149,9 +152,16 @@ func (b *Backend) stopRings() {
 	b.rings = nil
 }
 
-// drain waits until a back end that has stopped a queue has given back what it took: some answer before that.
-func drain(q *virtio.Queue, base uint16, limit time.Time) bool {
-	for q.UsedIndex() != base {
+// packed reports whether the queues have packed rings. The caller holds mu, and there are rings.
+func (b *Backend) packed() bool { return b.want.Features&virtio.FeatureRingPacked != 0 }
+
+// drain waits until a back end that has stopped a queue has given back what it took: some answer before that. Of a packed ring
+// only the back end knows.
+func drain(q *virtio.Queue, base uint32, limit time.Time) bool {
+	if q.Features()&virtio.FeatureRingPacked != 0 {
+		return uint16(base) == uint16(base>>16)
+	}
+	for q.UsedIndex() != uint16(base) {
 		if time.Now().After(limit) {
 			return false
 		}
@@ -160,12 +170,22 @@ func drain(q *virtio.Queue, base uint16, limit time.Time) bool {
 	return true
 }
 
+// lose gives the queues up until the driver starts the device anew. The caller holds mu.
+func (b *Backend) lose(err error) {
+	b.lost = true
+	b.want.Lost(err)
+}
+
 // abandonRings sets the queues up to be served by another back end: this one is gone. The caller holds mu.
 func (b *Backend) abandonRings() {
 	r := b.rings
 	b.rings = nil
 	for _, f := range r.follows {
 		f.stop()
+	}
+	if b.packed() {
+		b.lose(errors.New("the back end is gone, and where it stood in packed virtqueues is not known: the guest has to start the device anew"))
+		return
 	}
 	for i, q := range r.queues {
 		if len(r.follows) == 0 {
@@ -178,7 +198,7 @@ func (b *Backend) abandonRings() {
 
 // follow returns the doorbell to give to the back end: the queue's own, or one that is rung while account is kept.
 func (b *Backend) follow(r *rings, q *virtio.Queue) (kick int, err error) {
-	if b.cfg.Ordered || r.session.protocol&protocolInflight != 0 {
+	if b.cfg.Ordered || b.packed() || r.session.protocol&protocolInflight != 0 {
 		return q.KickFD(), nil
 	}
 	f, err := newFollow(q)

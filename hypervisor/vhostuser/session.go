@@ -162,7 +162,7 @@ func (s *session) startQueue(mem *memory.Memory, q *virtio.Queue, kick int) erro
 	if err := s.set(setVringNum, vringState(i, uint32(q.Size()))); err != nil {
 		return err
 	}
-	if err := s.set(setVringBase, vringState(i, uint32(q.Base()))); err != nil {
+	if err := s.set(setVringBase, vringState(i, q.Base())); err != nil {
 		return err
 	}
 	if err := s.set(setVringAddr, vringAddr(i, desc, used, avail)); err != nil {
@@ -182,8 +182,9 @@ func (s *session) setFD(r request, index uint32, fd int) error {
 	return s.set(r, word(uint64(index)), fd)
 }
 
-// stopQueue stops a ring and returns where the back end stood.
-func (s *session) stopQueue(q *virtio.Queue) (base uint16, err error) {
+// stopQueue stops a ring and returns where the back end stood, as Queue.Base has it. Of a packed ring, back ends that give
+// everything back before they answer tell one position of the two only, in the lower half.
+func (s *session) stopQueue(q *virtio.Queue) (base uint32, err error) {
 	b, err := s.ask(getVringBase, 0, vringState(uint32(q.Index()), 0), 8)
 	if err != nil {
 		return 0, err
@@ -191,7 +192,14 @@ func (s *session) stopQueue(q *virtio.Queue) (base uint16, err error) {
 	if i := binary.LittleEndian.Uint32(b); i != uint32(q.Index()) {
 		return 0, s.broken(getVringBase, fmt.Errorf("ring %d in place of %d: %w", i, q.Index(), ErrProtocol))
 	}
-	return uint16(binary.LittleEndian.Uint32(b[4:])), nil
+	base = binary.LittleEndian.Uint32(b[4:])
+	if q.Features()&virtio.FeatureRingPacked == 0 {
+		return base & 0xffff, nil
+	}
+	if base>>16 == 0 {
+		base |= base << 16
+	}
+	return base, nil
 }
 
 // newInflight has the back end make the buffer in which it notes what it works on.

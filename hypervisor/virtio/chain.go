@@ -17,7 +17,8 @@ const MaxChain = 1024
 // The iovecs point into guest memory: the guest may change the bytes at any time, so a header is copied before it is
 // looked at. They stay valid until the device's Reset or Quiesce returns.
 type Chain struct {
-	Head uint16 // what Push wants back
+	// Head is what the driver knows the chain by: its first descriptor, with a packed ring the identifier of its buffer.
+	Head uint16
 
 	// Read and Write are the device-readable and device-writable pieces in order. The owner may Advance or Truncate
 	// them, or replace them by parts of themselves.
@@ -28,6 +29,7 @@ type Chain struct {
 	read, write []unix.Iovec // the backing of Read and Write, kept when those are cut
 	spans       []span       // guest addresses of Write, for dirty tracking
 	mem         *memory.Memory
+	slots       uint16 // descriptors of a packed ring that it takes up
 }
 
 // span is a piece of guest memory.

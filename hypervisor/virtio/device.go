@@ -52,6 +52,12 @@ type Device interface {
 	Restore(state []byte) error
 }
 
+// PackedServer is a Device whose queues others may serve, for whom packed rings are not a matter of course.
+type PackedServer interface {
+	// ServesPacked reports whether who serves the queues takes packed rings; else PCIConfig.Packed must be false.
+	ServesPacked() bool
+}
+
 // Env is what an active device works with.
 type Env struct {
 	Memory   *memory.Memory
@@ -70,6 +76,7 @@ const (
 	FeatureEventIdx       uint64 = 1 << 29 // VIRTIO_F_EVENT_IDX
 	FeatureVersion1       uint64 = 1 << 32 // VIRTIO_F_VERSION_1
 	FeatureAccessPlatform uint64 = 1 << 33 // VIRTIO_F_ACCESS_PLATFORM
+	FeatureRingPacked     uint64 = 1 << 34 // VIRTIO_F_RING_PACKED
 	FeatureRingReset      uint64 = 1 << 40 // VIRTIO_F_RING_RESET
 )
 

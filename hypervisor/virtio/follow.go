@@ -1,10 +1,10 @@
 package virtio
 
-// Follower keeps account of a queue that somebody else serves, so that the queue can be served on when that one is gone
-// without a word: which of the driver's chains it gave back, and which not, cannot be told from the rings alone when they
-// are given back in another order than they came. It looks at the rings at times (Look); as long as less than a queue's
-// worth of chains passes between two looks the account is right, and when it is not that is known. One goroutine at a time
-// uses it.
+// Follower keeps account of a queue with a split ring that somebody else serves, so that the queue can be served on when
+// that one is gone without a word: which of the driver's chains it gave back, and which not, cannot be told from the rings
+// alone when they are given back in another order than they came. It looks at the rings at times (Look); as long as less
+// than a queue's worth of chains passes between two looks the account is right, and when it is not that is known. One
+// goroutine at a time uses it.
 type Follower struct {
 	q     *Queue
 	avail uint16 // driver's index at the last look
@@ -17,7 +17,7 @@ type Follower struct {
 	seen  []bool // by head, for pending; else all false
 }
 
-// NewFollower follows q from its Base on, before anybody serves it. Nothing is in flight then.
+// NewFollower follows q, whose ring is split, from its Base on, before anybody serves it. Nothing is in flight then.
 func NewFollower(q *Queue) *Follower {
 	size := int(q.cfg.Size)
 	f := &Follower{q: q, owed: make([]int8, size), order: make([]uint16, 0, 2*size), seen: make([]bool, size)}
@@ -107,7 +107,7 @@ func (f *Follower) TakeOver() (exact bool) {
 	if !f.exact {
 		used = f.q.r.usedIdx()
 	}
-	f.q.SetBase(used)
+	f.q.SetBase(uint32(used))
 	heads := f.pending()
 	if !f.exact || len(heads) != int(f.avail-f.used) {
 		return false
@@ -118,9 +118,10 @@ func (f *Follower) TakeOver() (exact bool) {
 	return true
 }
 
-// TakeUsed sets the queue's Base behind the last chain that was given back: a next owner serves all from there. It is right
-// after an owner that gave chains back in order, or that noted elsewhere which are in flight.
-func (q *Queue) TakeUsed() { q.SetBase(q.r.usedIdx()) }
+// TakeUsed sets the Base of a queue with a split ring behind the last chain that was given back: a next owner serves all
+// from there. It is right after an owner that gave chains back in order, or that noted elsewhere which are in flight. In a
+// packed ring nothing tells where that is.
+func (q *Queue) TakeUsed() { q.SetBase(uint32(q.r.usedIdx())) }
 
-// UsedIndex is the index of the next chain to be given back, as the driver sees it.
+// UsedIndex is the index of the next chain to be given back in a split ring, as the driver sees it.
 func (q *Queue) UsedIndex() uint16 { return q.r.usedIdx() }

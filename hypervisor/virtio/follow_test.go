@@ -38,7 +38,7 @@ func TestFollower(t *testing.T) {
 			case 3:
 				if len(taken) > 0 {
 					i := random.IntN(len(taken))
-					q.Push(taken[i].Head, 0)
+					q.Push(&taken[i], 0)
 					q.Notify()
 					delete(inFlight, taken[i].Head)
 					taken = append(taken[:i], taken[i+1:]...)
@@ -58,7 +58,7 @@ func TestFollower(t *testing.T) {
 		if !f.TakeOver() {
 			t.Fatalf("life %d: the account was lost", life)
 		}
-		if q.InFlight() != 0 || int(ring.Offered()-q.Base()) != len(inFlight) {
+		if q.InFlight() != 0 || int(ring.Offered()-uint16(q.Base())) != len(inFlight) {
 			t.Fatalf("life %d: the queue stands at %d of %d with %d in flight", life, q.Base(), ring.Offered(), len(inFlight))
 		}
 	}
@@ -80,7 +80,7 @@ func TestFollowerLost(t *testing.T) {
 			}
 			chains = append(chains, c)
 		}
-		q.Push(chains[keep].Head, 0)
+		q.Push(&chains[keep], 0)
 		q.Notify()
 		ring.Collect()
 	}
@@ -99,7 +99,7 @@ func TestFollowerLost(t *testing.T) {
 	if f.TakeOver() {
 		t.Error("an account of which a part is missing is taken for exact")
 	}
-	if q.Base() != used {
+	if q.Base() != uint32(used) {
 		t.Errorf("the queue stands at %d, chains came back up to %d", q.Base(), used)
 	}
 }

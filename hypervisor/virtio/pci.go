@@ -65,6 +65,8 @@ type PCIConfig struct {
 	// AccessPlatform offers VIRTIO_F_ACCESS_PLATFORM and refuses a driver without it. There is no IOMMU in front of the
 	// device, so the addresses that the driver gives are the guest's own all the same.
 	AccessPlatform bool
+	// Packed offers packed rings, VIRTIO_F_RING_PACKED. Whoever serves the device's queues must take them: see PackedServer.
+	Packed bool
 	// PagePerVQ gives each doorbell a page of its own, so that a driver can map one and not the others.
 	PagePerVQ bool
 	// Logf reports what the guest or the device did wrong, once for each life of the driver. nil reports nothing.
@@ -103,7 +105,7 @@ type PCI struct {
 	running   bool     // Activate succeeded and Reset did not come
 	quiesced  bool
 	deferred  bool     // restored with DRIVER_OK: Resume activates
-	bases     []uint16 // with deferred: where the queues go on
+	bases     []uint32 // with deferred: where the queues go on
 	envLife   *life
 	bar       uint64 // where barVirtio is mapped, 0 when not
 	bound     []uint64
@@ -135,6 +137,9 @@ func NewPCI(cfg PCIConfig) (*PCI, error) {
 		t.must |= FeatureAccessPlatform
 	}
 	t.features = cfg.Device.Features() | t.must
+	if cfg.Packed {
+		t.features |= FeatureRingPacked
+	}
 	if cfg.PagePerVQ {
 		t.stride = doorbellPage
 	}

@@ -99,7 +99,7 @@ func (t *PCI) writeCommon16(offset int, v uint16) {
 			q.vector.set(v)
 		}
 	case regQueueSize:
-		if q := t.configurable(); q != nil && v != 0 && v <= q.max && v&(v-1) == 0 {
+		if q := t.configurable(); q != nil && v <= q.max && validSize(v, t.accepted&FeatureRingPacked != 0) {
 			q.size = v
 		}
 	case regQueueEnable:

@@ -34,7 +34,7 @@ type pciQueueState struct {
 	Driver  uint64 `json:"driver"`
 	Device  uint64 `json:"device"`
 	Vector  uint16 `json:"vector"`
-	Base    uint16 `json:"base"` // next available entry
+	Base    uint32 `json:"base"` // Queue.Base
 }
 
 // Save returns the state of transport and device. The transport must be quiesced.
@@ -94,7 +94,7 @@ func (t *PCI) Restore(state []byte) error {
 	t.generation.Store(uint32(s.Generation))
 	t.config.set(s.ConfigVector)
 	t.driverOK.Store(s.Status&StatusDriverOK != 0)
-	t.bases = make([]uint16, len(s.Queues))
+	t.bases = make([]uint32, len(s.Queues))
 	for i, qs := range s.Queues {
 		q := &t.queues[i]
 		q.size, q.enabled, q.desc, q.driver, q.used = qs.Size, qs.Enabled, qs.Desc, qs.Driver, qs.Device
@@ -120,9 +120,13 @@ func (t *PCI) checkState(s *pciState) error {
 	case s.Running && s.Status&StatusDriverOK == 0:
 		return errors.New("a running device without DRIVER_OK")
 	}
+	packed := s.Accepted&FeatureRingPacked != 0
 	for i, q := range s.Queues {
-		if q.Size == 0 || q.Size > t.queues[i].max || q.Size&(q.Size-1) != 0 {
+		if q.Size > t.queues[i].max || !validSize(q.Size, packed) {
 			return fmt.Errorf("queue %d cannot have %d entries", i, q.Size)
+		}
+		if _, _, _, ok := parseBase(q.Base, q.Size); packed && s.Running && q.Enabled && !ok {
+			return fmt.Errorf("queue %d of %d entries cannot be at %#x", i, q.Size, q.Base)
 		}
 	}
 	return nil

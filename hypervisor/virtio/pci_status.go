@@ -59,7 +59,7 @@ func (t *PCI) writeStatus(v uint8) {
 type life struct{ ended atomic.Bool }
 
 // activate makes the queues and starts the device. bases continues queues at saved positions. The caller holds mu.
-func (t *PCI) activate(bases []uint16) error {
+func (t *PCI) activate(bases []uint32) error {
 	queues := make([]*Queue, len(t.queues))
 	if !t.msix.Enabled() {
 		if err := t.startPump(); err != nil {
@@ -191,6 +191,9 @@ func (t *PCI) Resume() {
 	switch {
 	case t.deferred:
 		t.deferred = false
+		if t.needsReset.Load() && t.accepted&FeatureRingPacked != 0 {
+			return // where its packed rings stand may not be known
+		}
 		if err := t.activate(t.bases); err != nil {
 			t.fail(fmt.Errorf("start after restore: %w", err))
 		}

@@ -646,14 +646,12 @@ func TestPCIRestoreRefuses(t *testing.T) {
 
 // FuzzPCI drives the BARs and configuration space with random accesses, in which a valid start is easy to reach.
 func FuzzPCI(f *testing.F) {
-	start := []byte{}
-	for _, w := range [][3]uint64{{0x14, 1, 1}, {0x14, 1, 3}, {8, 4, 1}, {0xc, 4, 1}, {0x14, 1, 11}, {0x20, 4, 0x1000}, {0x28, 4, 0x2000}, {0x30, 4, 0x3000}, {0x1c, 2, 1}, {0x14, 1, 15}, {0x3000, 2, 0}} {
-		start = append(start, byte(w[1]), byte(w[0]), byte(w[0]>>8), byte(w[2]), byte(w[2]>>8))
+	for _, features := range []uint64{1, 1 | 1<<2} { // VERSION_1, and RING_PACKED
+		f.Add(fuzzStart(features))
 	}
-	f.Add(start)
 	f.Add([]byte{0x81, 0x14, 0, 0, 0, 2, 0x16, 0, 0xff, 0xff, 0x82, 0x1a, 0, 0, 0, 8, 0xfe, 0x3f, 1, 2})
 	f.Fuzz(func(t *testing.T, ops []byte) {
-		b := newBench(t, 2)
+		b := newPackedBench(t, virtiotest.NewMemory(t, 1<<20))
 		b.mem.WriteAt(ops[:min(len(ops), 4096)], 0x1000)
 		b.mem.WriteAt(ops[:min(len(ops), 4096)], 0x2000)
 		b.g.EnableMSIX(3)
@@ -676,4 +674,12 @@ func FuzzPCI(f *testing.F) {
 			}
 		}
 	})
+}
+
+// fuzzStart are operations that start queue 0, with features 32 and up.
+func fuzzStart(features uint64) (start []byte) {
+	for _, w := range [][3]uint64{{0x14, 1, 1}, {0x14, 1, 3}, {8, 4, 1}, {0xc, 4, features}, {0x14, 1, 11}, {0x20, 4, 0x1000}, {0x28, 4, 0x2000}, {0x30, 4, 0x3000}, {0x1c, 2, 1}, {0x14, 1, 15}, {0x3000, 2, 0}} {
+		start = append(start, byte(w[1]), byte(w[0]), byte(w[0]>>8), byte(w[2]), byte(w[2]>>8))
+	}
+	return start
 }

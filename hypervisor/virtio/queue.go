@@ -7,7 +7,7 @@ import (
 	"virtd/hypervisor/memory"
 )
 
-// MaxQueueSize is the largest split virtqueue (virtio 1.2, 2.7).
+// MaxQueueSize is the largest virtqueue, split or packed (virtio 1.2, 2.7 and 2.8).
 const MaxQueueSize = 32768
 
 // Descriptor flags (virtio 1.2, 2.7.5).
@@ -15,12 +15,6 @@ const (
 	descNext     = 1 // VIRTQ_DESC_F_NEXT
 	descWrite    = 2 // VIRTQ_DESC_F_WRITE
 	descIndirect = 4 // VIRTQ_DESC_F_INDIRECT
-)
-
-// Ring flags without VIRTIO_F_EVENT_IDX.
-const (
-	availNoInterrupt = 1 // VIRTQ_AVAIL_F_NO_INTERRUPT (2.7.6)
-	usedNoNotify     = 1 // VIRTQ_USED_F_NO_NOTIFY (2.7.8)
 )
 
 // maxChainBytes is the largest total length of a chain (virtio 1.2, 2.7.5: 2^32 bytes).
@@ -39,30 +33,35 @@ type Interrupt interface {
 
 // QueueConfig is what a driver set up, and the transport's ends of it.
 type QueueConfig struct {
-	Index             int
-	Size              uint16 // entries, a power of two up to MaxQueueSize
-	Desc, Avail, Used uint64 // guest addresses of the three parts
-	Features          uint64 // accepted by the driver; FeatureEventIdx and FeatureIndirectDesc matter here
-	KickFD            int    // eventfd of the doorbell; -1 if there is none
-	CallFD            int    // eventfd that raises the interrupt, for kernel back ends; -1 if there is none
-	Interrupt         Interrupt
+	Index int
+	Size  uint16 // entries up to MaxQueueSize, of a split ring a power of two
+	// Desc, Avail and Used are the guest addresses of the three parts. With a packed ring they are the descriptor ring, the
+	// driver's and the device's event suppression structure.
+	Desc, Avail, Used uint64
+	// Features are accepted by the driver; FeatureRingPacked, FeatureEventIdx and FeatureIndirectDesc matter here.
+	Features  uint64
+	KickFD    int // eventfd of the doorbell; -1 if there is none
+	CallFD    int // eventfd that raises the interrupt, for kernel back ends; -1 if there is none
+	Interrupt Interrupt
 }
 
-// Queue is the device's end of one split virtqueue. One goroutine at a time uses it, except for Index, Size, KickFD,
+// Queue is the device's end of one virtqueue. One goroutine at a time uses it, except for Index, Size, KickFD,
 // CallFD and Rings, which never change. It does not allocate after NewQueue, but for errors and the growth of a Chain.
 type Queue struct {
 	cfg      QueueConfig
 	mem      *memory.Memory
-	r        rings
-	mask     uint16
+	packed   *packedRing // nil: the ring is split
 	eventIdx bool
 	indirect bool
+	inFlight int // chains taken and not given back
 
+	// A split ring:
+	r         rings
+	mask      uint16
 	lastAvail uint16 // next available slot to take
 	seenAvail uint16 // driver's index when last read
 	nextUsed  uint16 // next used slot to fill
 	published uint16 // index the driver sees
-	inFlight  int    // chains taken and not given back
 	flags     uint16 // used ring flags
 
 	signalled      uint16 // used index at the last Notify
@@ -75,8 +74,9 @@ type Queue struct {
 
 // NewQueue checks the layout that a driver chose and makes the queue. The rings must be in RAM, each in one region.
 func NewQueue(mem *memory.Memory, cfg QueueConfig) (*Queue, error) {
-	if cfg.Size == 0 || cfg.Size > MaxQueueSize || cfg.Size&(cfg.Size-1) != 0 {
-		return nil, fmt.Errorf("queue %d: size %d is not a power of two up to %d: %w", cfg.Index, cfg.Size, MaxQueueSize, ErrMalformed)
+	packed := cfg.Features&FeatureRingPacked != 0
+	if !validSize(cfg.Size, packed) {
+		return nil, fmt.Errorf("queue %d: size %d: 1 to %d are possible, with a split ring powers of two: %w", cfg.Index, cfg.Size, MaxQueueSize, ErrMalformed)
 	}
 	q := &Queue{
 		cfg:      cfg,
@@ -88,17 +88,12 @@ func NewQueue(mem *memory.Memory, cfg QueueConfig) (*Queue, error) {
 		signalledValid: true, // a fresh ring: the driver has seen used index 0
 	}
 	q.eventfd, _ = cfg.Interrupt.(interface{ FD() int })
-	n := uint64(cfg.Size)
-	for _, part := range []struct {
-		name        string
-		gpa, len    uint64
-		align       uint64 // virtio 1.2, 2.7
-		destination *[]byte
-	}{
-		{"descriptor table", cfg.Desc, n * descSize, 16, &q.r.desc},
-		{"available ring", cfg.Avail, availRing + 2*n + 2, 2, &q.r.avail},
-		{"used ring", cfg.Used, usedRing + usedElemSize*n + 2, 4, &q.r.used},
-	} {
+	parts := q.splitParts()
+	if packed {
+		q.packed = newPackedRing(cfg.Size)
+		parts = q.packedParts()
+	}
+	for _, part := range parts {
 		if part.gpa%part.align != 0 {
 			return nil, fmt.Errorf("queue %d: %s at %#x is not aligned to %d: %w", cfg.Index, part.name, part.gpa, part.align, ErrMalformed)
 		}
@@ -111,10 +106,41 @@ func NewQueue(mem *memory.Memory, cfg QueueConfig) (*Queue, error) {
 	return q, nil
 }
 
+// validSize reports whether a ring can have so many entries.
+func validSize(size uint16, packed bool) bool {
+	return size != 0 && size <= MaxQueueSize && (packed || size&(size-1) == 0)
+}
+
+// part is one of the three parts of a queue in guest memory.
+type part struct {
+	name            string
+	gpa, len, align uint64
+	destination     *[]byte
+}
+
+// splitParts is the layout of virtio 1.2, 2.7.
+func (q *Queue) splitParts() [3]part {
+	n := uint64(q.cfg.Size)
+	return [3]part{
+		{"descriptor table", q.cfg.Desc, n * descSize, 16, &q.r.desc},
+		{"available ring", q.cfg.Avail, availRing + 2*n + 2, 2, &q.r.avail},
+		{"used ring", q.cfg.Used, usedRing + usedElemSize*n + 2, 4, &q.r.used},
+	}
+}
+
+// packedParts is the layout of virtio 1.2, 2.8.
+func (q *Queue) packedParts() [3]part {
+	return [3]part{
+		{"descriptor ring", q.cfg.Desc, uint64(q.cfg.Size) * descSize, 16, &q.packed.desc},
+		{"driver event suppression", q.cfg.Avail, eventSize, eventAlign, &q.packed.driver},
+		{"device event suppression", q.cfg.Used, eventSize, eventAlign, &q.packed.device},
+	}
+}
+
 // Index is the virtqueue index.
 func (q *Queue) Index() int { return q.cfg.Index }
 
-// Size is the number of entries.
+// Size is the number of entries, of a split ring a power of two.
 func (q *Queue) Size() uint16 { return q.cfg.Size }
 
 // KickFD is the non-blocking eventfd that the driver's doorbell signals. The transport owns it. It may be signalled
@@ -124,22 +150,37 @@ func (q *Queue) KickFD() int { return q.cfg.KickFD }
 // CallFD is an eventfd that raises the queue's interrupt, for back ends in the kernel. The transport owns it.
 func (q *Queue) CallFD() int { return q.cfg.CallFD }
 
-// Rings returns the guest addresses of the descriptor table and the available and used rings.
+// Rings returns the guest addresses of the three parts, as QueueConfig has them.
 func (q *Queue) Rings() (desc, avail, used uint64) { return q.cfg.Desc, q.cfg.Avail, q.cfg.Used }
 
-// Features returns the features that the driver accepted.
+// Features returns the features that the driver accepted; FeatureRingPacked says which kind of ring the queue has.
 func (q *Queue) Features() uint64 { return q.cfg.Features }
 
-// Base is the index of the next available entry to take: what vhost calls the vring base.
-func (q *Queue) Base() uint16 { return q.lastAvail }
+// Base is where the queue stands, as vhost has it in a vring base: of a split ring the index of the next available entry
+// to take; of a packed ring the index of the next descriptor to take in bits 0 to 14 with its wrap counter in bit 15, and
+// of the next to give back in bits 16 to 30 with bit 31.
+func (q *Queue) Base() uint32 {
+	if q.packed != nil {
+		return q.packed.base()
+	}
+	return uint32(q.lastAvail)
+}
 
-// SetBase continues a queue at the available index that another owner (vhost, or this queue in an earlier life)
-// reached. The used index is what that owner last published. It takes nothing to be in flight.
-func (q *Queue) SetBase(avail uint16) {
-	q.lastAvail, q.seenAvail = avail, avail
+// SetBase continues a queue at the Base that another owner (vhost, or this queue in an earlier life) reached. The used
+// index of a split ring is what that owner last published. It takes nothing to be in flight. A base that a packed ring
+// cannot have breaks the queue.
+func (q *Queue) SetBase(base uint32) {
+	q.inFlight = 0
+	if q.packed != nil {
+		if !q.packed.setBase(base) {
+			_ = q.fail("base %#x is not a place in a ring of %d", base, q.cfg.Size)
+		}
+		return
+	}
+	q.lastAvail, q.seenAvail = uint16(base), uint16(base)
 	q.nextUsed = q.r.usedIdx()
 	q.published = q.nextUsed
-	q.inFlight, q.flags = 0, 0
+	q.flags = 0
 	q.signalledValid = false
 }
 
@@ -149,18 +190,11 @@ func (q *Queue) InFlight() int { return q.inFlight }
 // Err returns what broke the queue, or nil.
 func (q *Queue) Err() error { return q.err }
 
-// refresh reads the driver's index and reports whether a chain waits.
-func (q *Queue) refresh() (bool, error) {
-	idx := q.r.availIdx()
-	if idx-q.lastAvail > q.cfg.Size {
-		return false, q.fail("available index %d is more than %d ahead of %d", idx, q.cfg.Size, q.lastAvail)
-	}
-	q.seenAvail = idx
-	return idx != q.lastAvail, nil
-}
-
 // Pending reports whether the driver made a chain available that Pop did not return yet.
 func (q *Queue) Pending() bool {
+	if q.packed != nil {
+		return q.err == nil && q.packed.pending()
+	}
 	if q.seenAvail != q.lastAvail {
 		return true
 	}
@@ -172,6 +206,9 @@ func (q *Queue) Pending() bool {
 func (q *Queue) Pop(c *Chain) (bool, error) {
 	if q.err != nil {
 		return false, q.err
+	}
+	if q.packed != nil {
+		return q.popPacked(c)
 	}
 	if q.seenAvail == q.lastAvail {
 		if more, err := q.refresh(); !more {
@@ -195,68 +232,6 @@ func (q *Queue) Pop(c *Chain) (bool, error) {
 	return true, nil
 }
 
-// walk follows the chain from head in the queue's own table. The number of steps is limited by the table's size, which
-// ends every loop.
-func (q *Queue) walk(c *Chain, head uint16) error {
-	i := head
-	for steps := uint16(0); ; steps++ {
-		if steps == q.cfg.Size {
-			return q.fail("chain at %d is longer than the table of %d", head, q.cfg.Size)
-		}
-		d := q.r.descriptor(i)
-		if d.flags&descIndirect != 0 {
-			if !q.indirect || d.flags&descNext != 0 {
-				return q.fail("descriptor %d: flags %#x: indirect is not negotiated or has a next", i, d.flags)
-			}
-			return q.walkIndirect(c, d)
-		}
-		if err := q.take(c, d, i); err != nil {
-			return err
-		}
-		if d.flags&descNext == 0 {
-			return nil
-		}
-		if i = d.next; i >= q.cfg.Size {
-			return q.fail("chain at %d: next %d is beyond the table of %d", head, i, q.cfg.Size)
-		}
-	}
-}
-
-// walkIndirect follows the chain in the indirect table that t describes (virtio 1.2, 2.7.5.3).
-func (q *Queue) walkIndirect(c *Chain, t descriptor) error {
-	n := t.len / descSize
-	if t.len%descSize != 0 || n == 0 || n > MaxChain {
-		return q.fail("indirect table of %d bytes", t.len)
-	}
-	var i uint32
-	var raw [descSize]byte
-	for steps := uint32(0); ; steps++ {
-		if steps == n {
-			return q.fail("indirect chain is longer than its table of %d", n)
-		}
-		addr := t.addr + uint64(i)*descSize
-		if addr < t.addr {
-			return q.fail("indirect table at %#x wraps", t.addr)
-		}
-		if err := q.mem.ReadAt(raw[:], addr); err != nil {
-			return q.fail("indirect table: %v", err)
-		}
-		d := parseDescriptor(&raw)
-		if d.flags&descIndirect != 0 {
-			return q.fail("indirect table inside an indirect table")
-		}
-		if err := q.take(c, d, uint16(i)); err != nil {
-			return err
-		}
-		if d.flags&descNext == 0 {
-			return nil
-		}
-		if i = uint32(d.next); i >= n {
-			return q.fail("indirect chain: next %d is beyond its table of %d", i, n)
-		}
-	}
-}
-
 // take adds one descriptor to the chain. i is for the message.
 func (q *Queue) take(c *Chain, d descriptor, i uint16) error {
 	if d.flags&descWrite == 0 && len(c.write) > 0 {
@@ -275,49 +250,59 @@ func (q *Queue) take(c *Chain, d descriptor, i uint16) error {
 	return nil
 }
 
-// Unpop gives the n chains that were taken last back to the available ring, untouched.
-func (q *Queue) Unpop(n int) {
-	n = min(n, q.inFlight)
-	q.lastAvail -= uint16(n)
-	q.inFlight -= n
+// Unpop makes the chain that was taken last available again, untouched. More can be given back in the opposite order;
+// none that was taken after them was pushed.
+func (q *Queue) Unpop(c *Chain) {
+	if q.inFlight == 0 {
+		return
+	}
+	q.inFlight--
+	if q.packed != nil {
+		q.packed.unpop(c.slots)
+		return
+	}
+	q.lastAvail--
 }
 
-// Push gives the chain that starts at head back to the driver, written bytes of its device-writable part filled from
-// the start. The driver sees it at once, and may need Notify to look. Prefer PushChain where the device wrote.
-func (q *Queue) Push(head uint16, written uint32) {
-	q.Stage(head, written)
+// Push gives a chain back to the driver, written bytes of its device-writable part filled from the start. The driver sees
+// it at once, and may need Notify to look. Prefer PushChain where the device wrote.
+func (q *Queue) Push(c *Chain, written uint32) {
+	q.Stage(c, written)
 	q.Publish()
 }
 
-// PushChain is Push for c, with its written pages marked dirty.
+// PushChain is Push with the written pages marked dirty.
 func (q *Queue) PushChain(c *Chain, written uint32) {
 	c.MarkDirty(uint64(written))
-	q.Push(c.Head, written)
+	q.Push(c, written)
 }
 
 // Stage is Push of which the driver sees nothing before Publish: chains that make sense only together (one packet in
 // several buffers) appear together.
-func (q *Queue) Stage(head uint16, written uint32) {
-	slot := q.nextUsed & q.mask
-	q.r.putUsed(slot, uint32(head), written)
-	q.mem.MarkDirty(q.cfg.Used+usedRing+usedElemSize*uint64(slot), usedElemSize)
-	q.nextUsed++
+func (q *Queue) Stage(c *Chain, written uint32) {
 	if q.inFlight > 0 {
 		q.inFlight--
 	}
+	if q.packed != nil {
+		q.packed.stage(q.mem, q.cfg.Desc, c.Head, c.slots, written)
+		return
+	}
+	slot := q.nextUsed & q.mask
+	q.r.putUsed(slot, uint32(c.Head), written)
+	q.mem.MarkDirty(q.cfg.Used+usedRing+usedElemSize*uint64(slot), usedElemSize)
+	q.nextUsed++
 }
 
 // Publish shows the driver what was staged.
 func (q *Queue) Publish() {
+	if q.packed != nil {
+		q.packed.publish(q.mem, q.cfg.Desc)
+		return
+	}
 	if q.published != q.nextUsed {
 		q.published = q.nextUsed
 		q.storeUsed()
 	}
-}
-
-func (q *Queue) storeUsed() {
-	q.r.setUsed(q.flags, q.published)
-	q.mem.MarkDirty(q.cfg.Used, 4)
 }
 
 // Notify interrupts the driver if it wants to know about what was pushed since the last Notify. Once after a batch is
@@ -342,28 +327,20 @@ func (q *Queue) NotifyBy(signal func(eventfd int) bool) {
 	q.cfg.Interrupt.Signal()
 }
 
-// wantsInterrupt decides as virtio 1.2, 2.7.7.2 says. The used index was stored with a full barrier before.
+// wantsInterrupt reports whether the driver wants to know about what was published since it was last called.
 func (q *Queue) wantsInterrupt() bool {
-	old, valid := q.signalled, q.signalledValid
-	if valid && old == q.published {
-		return false
+	if q.packed != nil {
+		return q.packed.wantsInterrupt(q.eventIdx)
 	}
-	if !q.eventIdx {
-		q.signalled, q.signalledValid = q.published, true
-		return q.r.availFlags()&availNoInterrupt == 0
-	}
-	q.signalled, q.signalledValid = q.published, true
-	if !valid {
-		return true
-	}
-	return needEvent(q.r.usedEvent(), q.published, old)
+	return q.wantsSplitInterrupt()
 }
-
-// needEvent is vring_need_event: whether moving an index from old to new passed event (virtio 1.2, 2.7.7.2).
-func needEvent(event, new, old uint16) bool { return new-event-1 < new-old }
 
 // DisableKicks asks the driver not to kick while the device is looking anyway. Kicks may still come.
 func (q *Queue) DisableKicks() {
+	if q.packed != nil {
+		q.packed.setEvent(q.mem, q.cfg.Used, eventDisable)
+		return
+	}
 	// With event indexes it is enough not to move avail_event: the driver kicks when it passes it, and it has.
 	if !q.eventIdx && q.flags&usedNoNotify == 0 {
 		q.flags |= usedNoNotify
@@ -374,6 +351,10 @@ func (q *Queue) DisableKicks() {
 // EnableKicks asks for a kick at the next available chain, and reports whether one came before the driver could know:
 // then the device must look again before it sleeps.
 func (q *Queue) EnableKicks() (more bool) {
+	if q.packed != nil {
+		q.packed.enableKicks(q.mem, q.cfg.Used, q.eventIdx)
+		return q.Pending()
+	}
 	if q.eventIdx {
 		q.r.setAvailEvent(q.lastAvail)
 		q.mem.MarkDirty(q.cfg.Used+usedRing+usedElemSize*uint64(q.cfg.Size), 2)

@@ -233,10 +233,11 @@ func TestQueueSameHeadTwice(t *testing.T) {
 func TestQueueUnpop(t *testing.T) {
 	r, q := newRing(t, 4, 0)
 	a, b := r.Add(virtiotest.Buf{GPA: bufAt, Len: 1}), r.Add(virtiotest.Buf{GPA: bufAt, Len: 1})
-	var c virtio.Chain
+	var c, d virtio.Chain
 	pop(t, q, &c)
-	pop(t, q, &c)
-	q.Unpop(2)
+	pop(t, q, &d)
+	q.Unpop(&d)
+	q.Unpop(&c)
 	pop(t, q, &c)
 	if c.Head != a {
 		t.Errorf("got %d, want %d again", c.Head, a)
@@ -249,12 +250,13 @@ func TestQueueUnpop(t *testing.T) {
 
 func TestQueueStage(t *testing.T) {
 	r, q := newRing(t, 4, 0)
-	a, b := r.Add(virtiotest.Buf{GPA: bufAt, Len: 1}), r.Add(virtiotest.Buf{GPA: bufAt, Len: 1})
-	var c virtio.Chain
-	pop(t, q, &c)
-	pop(t, q, &c)
-	q.Stage(a, 0)
-	q.Stage(b, 0)
+	r.Add(virtiotest.Buf{GPA: bufAt, Len: 1})
+	r.Add(virtiotest.Buf{GPA: bufAt, Len: 1})
+	var a, b virtio.Chain
+	pop(t, q, &a)
+	pop(t, q, &b)
+	q.Stage(&a, 0)
+	q.Stage(&b, 0)
 	if _, ok := r.Collect(); ok {
 		t.Error("staged element is visible")
 	}
@@ -270,7 +272,7 @@ func TestQueueInterrupts(t *testing.T) {
 		r.Add(one)
 		var c virtio.Chain
 		pop(t, q, &c)
-		q.Push(c.Head, 0)
+		q.Push(&c, 0)
 		r.Collect()
 	}
 	t.Run("flags", func(t *testing.T) {
@@ -324,7 +326,7 @@ func TestQueueKicks(t *testing.T) {
 				}
 				q.DisableKicks()
 				pop(t, q, &c)
-				q.Push(c.Head, 0)
+				q.Push(&c, 0)
 				r.Collect()
 				r.Add(one)
 				if r.WantsKick() {
@@ -334,7 +336,7 @@ func TestQueueKicks(t *testing.T) {
 					t.Fatal("EnableKicks missed the chain that came meanwhile")
 				}
 				pop(t, q, &c)
-				q.Push(c.Head, 0)
+				q.Push(&c, 0)
 				r.Collect()
 			}
 		})
@@ -349,7 +351,7 @@ func TestQueueMove(t *testing.T) {
 	for range 7 {
 		r.Add(one)
 		pop(t, q, &c)
-		q.Push(c.Head, 0)
+		q.Push(&c, 0)
 		r.Collect()
 	}
 	r.SetUsedEvent(100) // wants no interrupt soon
@@ -360,7 +362,7 @@ func TestQueueMove(t *testing.T) {
 	if c.Head != head {
 		t.Errorf("new owner took %d, want %d", c.Head, head)
 	}
-	next.Push(c.Head, 0)
+	next.Push(&c, 0)
 	if u, ok := r.Collect(); !ok || u.ID != uint32(head) {
 		t.Errorf("used %v, %v", u, ok)
 	}
@@ -490,7 +492,7 @@ func TestQueueChangesWhileRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			q = r.Queue(t)
-			q.SetBase(uint16(word>>16) - 1)
+			q.SetBase(word>>16 - 1)
 		case ok:
 			popped++
 			if len(c.Read)+len(c.Write) > virtio.MaxChain || c.ReadLen+c.WriteLen > 1<<32 {

@@ -34,7 +34,7 @@ func (h *host) vfPool(count int) (vfs []string, card string) {
 
 // TestLabFunctionPool: a pool of a card's virtual functions gives each domain one, with its MAC address and VLAN set at the card,
 // at start and by attaching; says who has them when it is used up; and gives one that comes back to the next domain, also after
-// kills of the engine and of virtd.
+// kills of the engine and of virtd. A client's port has one as long.
 func TestLabFunctionPool(t *testing.T) {
 	labtest.Need(t, labtest.KVM, labtest.SRIOV, labtest.Virsh, labtest.Program("ip"))
 	count := 4
@@ -104,11 +104,13 @@ func TestLabFunctionPool(t *testing.T) {
 	kill(t, h.engine(names[count]))
 	back(vfs[0])
 	h.until(time.Minute, "port back", func() bool { return strings.Contains(h.vctl("net", "info", "vfs"), vfs[0]+" (free)") })
+	h.virsh("net-port-create", "vfs", h.file("port.xml", labPort("52:54:00:77:01:98", "")), "--validate")
 	pid := h.engine(last) // whose engine dies while there is no virtd
 	h.stopDaemon(syscall.SIGKILL)
 	kill(t, pid)
 	h.startDaemon()
 	back(vfs[count-1])
+	h.clientFunction(vfs[0], vfs[count-1])
 	h.vctl("start", names[count])
 	h.vctl("start", names[0])
 	refusedName := h.define(guest{name: "one-more", kernel: labtest.Kernel("6.12"), devices: onPool("52:54:00:77:01:99", "")})
@@ -119,6 +121,23 @@ func TestLabFunctionPool(t *testing.T) {
 	}
 	if !testing.Short() {
 		h.vlansOfPool()
+	}
+}
+
+// clientFunction looks at the port of a client, which has a function that no domain gets until the client gives it back. The
+// other function is free.
+func (h *host) clientFunction(vf, other string) {
+	h.t.Helper()
+	want := fmt.Sprintf("<address domain='0x0000' bus='0x01' slot='0x%s' function='0x%s'/>", vf[8:10], vf[11:])
+	if got := h.virsh("net-port-dumpxml", "vfs", labPortID); !strings.Contains(got, "<plug type='hostdev-pci' managed='yes'>") || !strings.Contains(got, want) {
+		h.t.Errorf("the client's port has not function %s:\n%s", vf, got)
+	}
+	if info := h.vctl("net", "info", "vfs"); !strings.Contains(info, vf+" (port of appliance)") || !strings.Contains(info, other+" (free)") {
+		h.t.Errorf("with the client's port:\n%s", info)
+	}
+	h.virsh("net-port-delete", "vfs", labPortID)
+	if info := h.vctl("net", "info", "vfs"); !strings.Contains(info, vf+" (free)") {
+		h.t.Errorf("after the client's port was removed:\n%s", info)
 	}
 }
 

@@ -65,7 +65,7 @@ func TestLabVhostUser(t *testing.T) {
 	h.ip("link", "set", "vu0", "up")
 	name := h.define(guest{name: "outside", kernel: k, vcpus: 2, args: "lab.net=eth0:10.9.77.2/24",
 		initrd: labtest.AppendFiles(t, k.Initrd, map[string]string{"cmd": vhostUserScript}),
-		devices: disk.xml("vda") + fmt.Sprintf("<interface type='vhostuser'><mac address='52:54:00:77:77:02'/>"+
+		devices: strings.Replace(disk.xml("vda"), "</disk>", "<boot order='1'/></disk>", 1) + fmt.Sprintf("<interface type='vhostuser'><mac address='52:54:00:77:77:02'/>"+
 			"<source type='unix' path='%s' mode='server'/><model type='virtio'/></interface>", wire)})
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -122,7 +122,7 @@ func TestLabVhostUser(t *testing.T) {
 	h.virsh("detach-disk", name, "vdb")
 	h.expect(name, "vdb is gone", 60*time.Second)
 	xml := h.virsh("dumpxml", name)
-	for _, want := range []string{"<disk type='vhostuser' device='disk' snapshot='no'>", "mode='server'/>", "<reconnect enabled='yes' timeout='1'/>"} {
+	for _, want := range []string{"<disk type='vhostuser' device='disk' snapshot='no'>", "mode='server'/>", "<reconnect enabled='yes' timeout='1'/>", "<boot order='1'/>"} {
 		if !strings.Contains(xml, want) {
 			t.Errorf("no %s in dumpxml:\n%s", want, xml)
 		}

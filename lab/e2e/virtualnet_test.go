@@ -18,9 +18,17 @@ const (
 <host mac='52:54:00:93:00:01' name='one' ip='10.93.0.11'/><host mac='52:54:00:93:00:02' name='two' ip='10.93.0.12'/></dhcp></ip>
 <ip family='ipv6' address='fd93::1' prefix='64'/></network>`
 	isoNetXML = `<network><name>iso</name><bridge name='labiso0' stp='off'/>
+<bandwidth><inbound average='1000000'/></bandwidth>
 <ip address='10.94.0.1' prefix='24'><dhcp><range start='10.94.0.50' end='10.94.0.99'/>
 <host mac='52:54:00:94:00:01' ip='10.94.0.11'/><host mac='52:54:00:94:00:02' ip='10.94.0.12'/></dhcp></ip></network>`
+	labPortID = "99999999-2222-4333-8444-000000000001"
 )
+
+// labPort is the document of a client's port.
+func labPort(mac, inside string) string {
+	return "<networkport><uuid>" + labPortID + "</uuid><owner><name>appliance</name><uuid>aaaaaaaa-2222-4333-8444-000000000001</uuid></owner>" +
+		"<mac address='" + mac + "'/>" + inside + "</networkport>"
+}
 
 // onLabNets is a guest with a card on each network, the first guest's served by the engine, the second's by vhost-net.
 func (h *host) onLabNets(k labtest.GuestKernel, i int, script string) string {
@@ -36,10 +44,10 @@ func (h *host) onLabNets(k labtest.GuestKernel, i int, script string) string {
 
 // Two guests on a NAT network and an isolated one, both off: the domains start them, the guests get their leases from a stock DHCP
 // client, over taps and vhost-net, find names, and ping each other and the host; a machine of another network sees the host's
-// address by the one, and is out of reach by the other. A ping goes on without a loss while virtd is killed and started; what
-// somebody takes of the networks afterwards comes back.
+// address by the one, and is out of reach by the other. A ping goes on without a loss while virtd is killed and started, and a
+// client's port keeps its floor; what somebody takes of the networks afterwards comes back.
 func TestLabVirtualNetwork(t *testing.T) {
-	labtest.Need(t, labtest.KVM, labtest.Tun, labtest.VhostNet, labtest.Virsh, labtest.Program("nft"))
+	labtest.Need(t, labtest.KVM, labtest.Tun, labtest.VhostNet, labtest.Virsh, labtest.Program("nft"), labtest.Program("tc"))
 	h := startHost(t)
 	for _, args := range []string{"netns add world", "link add up0 type veth peer name eth0 netns world", "addr add 192.0.2.1/24 dev up0", "link set up0 up",
 		"-n world addr add 192.0.2.2/24 dev eth0", "-n world addr add 198.51.100.2/32 dev eth0", "-n world link set eth0 up",
@@ -79,6 +87,7 @@ exec sleep 600
 `)
 	h.vctl("start", two)
 	h.expect(two, "two is there", 200*time.Second)
+	h.virsh("net-port-create", "iso", h.file("port.xml", labPort("52:54:00:94:00:09", "<bandwidth><inbound floor='2000'/></bandwidth>")), "--validate")
 	h.vctl("start", one)
 	h.expect(one, "all said", 280*time.Second)
 	h.stopDaemon(syscall.SIGKILL)
@@ -103,6 +112,7 @@ exec sleep 600
 	if got := h.virsh("dumpxml", two); !strings.Contains(got, "bridge='labnat0'/>") {
 		t.Errorf("dumpxml:\n%s", got)
 	}
+	h.clientPort()
 	h.damageNetworks()
 	for _, name := range []string{one, two} {
 		h.virsh("destroy", name)
@@ -114,6 +124,19 @@ exec sleep 600
 	}
 	if out, err := exec.Command("ip", "link", "show", "labnat0").CombinedOutput(); err == nil {
 		t.Errorf("the bridge is left: %s", out)
+	}
+}
+
+// clientPort removes the port that was made before virtd was killed, and whose floor the bridge still has.
+func (h *host) clientPort() {
+	h.t.Helper()
+	floor := func() bool { return strings.Contains(h.sh("tc class show dev labiso0"), "htb 1:3 ") }
+	if got := h.virsh("net-port-dumpxml", "iso", labPortID); !strings.Contains(got, "<plug type='network' bridge='labiso0'/>") || !floor() {
+		h.t.Errorf("the client's port, with a floor %v:\n%s", floor(), got)
+	}
+	h.virsh("net-port-delete", "iso", labPortID)
+	if got := h.virsh("net-port-list", "iso"); strings.Contains(got, labPortID) || floor() {
+		h.t.Errorf("after the client's port was removed, with a floor %v:\n%s", floor(), got)
 	}
 }
 

@@ -77,7 +77,10 @@ class Widget:
         roles = [getattr(Atspi.Role, role.upper().replace(" ", "_"))] if role else []
         every, some = Atspi.CollectionMatchType.ALL, Atspi.CollectionMatchType.ANY
         rule = Atspi.MatchRule.new(Atspi.StateSet.new([Atspi.StateType.SHOWING]), every, {}, every, roles, some, [], every, False)
-        for node in self.node.get_collection_iface().get_matches(rule, Atspi.CollectionSortOrder.CANONICAL, 0, True):
+        widgets = self.node.get_collection_iface()
+        if not widgets:  # it goes
+            return
+        for node in widgets.get_matches(rule, Atspi.CollectionSortOrder.CANONICAL, 0, True):
             yield Widget(node)
 
     @staticmethod

@@ -137,7 +137,7 @@ func (b *Backend) start(i int, r *ring) error {
 	if err != nil {
 		return fmt.Errorf("ring %d: %w", i, err)
 	}
-	q.SetBase(uint16(r.base))
+	q.SetBase(r.base)
 	if r.kicks, err = virtio.NewKicks(q); err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (b *Backend) serve(i int, q *virtio.Queue, k *virtio.Kicks, stopping chan s
 			if b.cfg.Fill != nil && i%2 == 0 {
 				n, ok := b.cfg.Fill(&c, stopping)
 				if !ok {
-					q.SetBase(q.Base() - 1) // as if it had not been taken
+					q.Unpop(&c)
 					return
 				}
 				q.PushChain(&c, n)
@@ -191,6 +191,6 @@ func (r *ring) stop() {
 	close(r.stopping)
 	r.kicks.Close()
 	<-r.done
-	r.base = uint32(r.queue.Base())
+	r.base = r.queue.Base()
 	r.queue = nil
 }

@@ -89,7 +89,7 @@ func (s *stats) setService(v *virtio.Service) {
 // release makes the buffer available again in the stopped queue, so that whoever goes on with it takes it anew.
 func (s *stats) release(q *virtio.Queue) {
 	if s.held && q != nil {
-		q.Unpop(1)
+		q.Unpop(&s.chain)
 	}
 	s.held = false
 }
@@ -104,7 +104,7 @@ func (s *stats) forget() {
 func (s *stats) turn(sv *virtio.Service, q *virtio.Queue) (virtio.Turn, error) {
 	for !sv.Stopping() {
 		if s.held && q.Pending() { // a driver has one buffer; one that sends two gets the first back
-			q.Push(s.chain.Head, 0)
+			q.Push(&s.chain, 0)
 			s.held = false
 		}
 		ok, err := q.Pop(&s.chain)
@@ -119,7 +119,7 @@ func (s *stats) turn(sv *virtio.Service, q *virtio.Queue) (virtio.Turn, error) {
 	}
 	ask, until := s.asks()
 	if ask && s.held {
-		q.Push(s.chain.Head, 0)
+		q.Push(&s.chain, 0)
 		s.held = false
 	}
 	return virtio.Turn{Until: until}, nil

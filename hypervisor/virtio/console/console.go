@@ -161,7 +161,7 @@ func (d *Device) stop() {
 	d.rx.Stop()
 	d.tx.Stop()
 	if d.txHeld { // whoever goes on takes it again and skips txDone
-		d.env.Load().Queues[transmitq].Unpop(1)
+		d.env.Load().Queues[transmitq].Unpop(&d.txc)
 		d.txHeld = false
 	}
 	d.rx, d.tx = nil, nil

@@ -48,7 +48,10 @@ type backend interface {
 	poke(i int)
 }
 
-var _ virtio.Device = (*Device)(nil)
+var (
+	_ virtio.Device       = (*Device)(nil)
+	_ virtio.PackedServer = (*Device)(nil)
+)
 
 // New checks cfg against the host and makes the device. On error the descriptors stay the caller's, but for those of a
 // vhost-user back end, which are closed.
@@ -135,6 +138,19 @@ func (d *Device) ID() virtio.DeviceID { return virtio.IDNet }
 
 // Features implements virtio.Device.
 func (d *Device) Features() uint64 { return d.features }
+
+// ServesPacked implements virtio.PackedServer.
+func (d *Device) ServesPacked() bool {
+	if d.user != nil && d.user.Features()&virtio.FeatureRingPacked == 0 {
+		return false
+	}
+	for _, n := range d.vhosts {
+		if n.Features()&virtio.FeatureRingPacked == 0 {
+			return false
+		}
+	}
+	return true
+}
 
 // QueueSizes implements virtio.Device: receive and transmit queues take turns, the control queue is last (virtio 1.2,
 // 5.1.2).

@@ -1,6 +1,7 @@
 package net
 
 import (
+	"bytes"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,7 @@ func FuzzQueues(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(append([]byte{0xff, 0xff, 9}, make([]byte, 600)...))
 	seed := make([]byte, 3+3*fuzzRing)
-	seed[0], seed[2] = 0xff, 3
+	seed[0], seed[2] = 0xf, 3
 	for ring := range 3 { // one good chain in each ring: a readable and a writable descriptor
 		b := seed[3+ring*fuzzRing:]
 		copy(b[0:], []byte{0, 0x10, 0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 1, 0, 1, 0})
@@ -25,6 +26,14 @@ func FuzzQueues(f *testing.F) {
 			copy(b[0:], b[16:32])
 		}
 		b[fuzzAvail+2] = 1
+	}
+	f.Add(bytes.Clone(seed))
+	seed[0] = 0x1f // the same with packed rings
+	for ring := range 3 {
+		b := seed[3+ring*fuzzRing:]
+		for _, d := range [][]byte{b[:16], b[16:32]} {
+			d[12], d[14] = 0, d[12]|0x80
+		}
 	}
 	f.Add(seed)
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -45,7 +54,7 @@ func FuzzQueues(f *testing.F) {
 			t.Fatal(err)
 		}
 		env := &virtio.Env{Memory: mem, ConfigChanged: func() {}, Fail: func(error) {}}
-		for i, bit := range []uint64{featureMrgRxbuf, virtio.FeatureEventIdx, virtio.FeatureIndirectDesc, featureCtrlRx | featureCtrlMAC | featureGuestOffloads} {
+		for i, bit := range []uint64{featureMrgRxbuf, virtio.FeatureEventIdx, virtio.FeatureIndirectDesc, featureCtrlRx | featureCtrlMAC | featureGuestOffloads, virtio.FeatureRingPacked} {
 			if head[0]>>i&1 != 0 {
 				env.Features |= bit
 			}

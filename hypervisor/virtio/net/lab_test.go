@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,16 +35,26 @@ func TestLabTransferVhostQueues(t *testing.T) { transfer(t, "vhost", 4) }
 // streams is how many connections share the data: enough for every queue to see some.
 const streams = 8
 
+// transferSize is how many bytes move each way.
+func transferSize() int {
+	if testing.Short() {
+		return 8 << 20
+	}
+	return 100 << 20
+}
+
 func transfer(t *testing.T, driver string, queues int) {
 	labtest.Need(t, labtest.KVM, labtest.Tun, labtest.VhostNet)
-	size := 100 << 20
-	if testing.Short() {
-		size = 8 << 20
-	}
 	name := bridge(t, queues)
-	peer := newPeer(t, size/streams)
+	peer := newPeer(t, transferSize()/streams)
 	out := guest(t, name, driver, queues, guestScript(queues))
+	checkStreams(t, out, peer)
+	checkQueues(t, out, queues)
+}
 
+// checkStreams compares what went each way with what arrived.
+func checkStreams(t *testing.T, out string, peer *peer) {
+	t.Helper()
 	sent := regexp.MustCompile(`(?m)^SUM ([0-9a-f]{32})`).FindAllStringSubmatch(out, -1)
 	var got []string
 	for _, m := range sent {
@@ -66,7 +77,6 @@ func transfer(t *testing.T, driver string, queues int) {
 			t.Errorf("a stream came back with the sum %s, sent was %s", sum, peer.sum)
 		}
 	}
-	checkQueues(t, out, queues)
 }
 
 // guestScript is what the guest does. It prints what checkQueues and transfer look at.
@@ -223,6 +233,18 @@ func guest(t *testing.T, tap, driver string, queues int, script string) string {
 // guestWith is guest with NICs that are described but for their files, each on a tap.
 func guestWith(t *testing.T, taps []string, script string, nics ...hypervisor.NIC) string {
 	t.Helper()
+	return run(t, machine(t, taps, script, nics...))
+}
+
+// handed is a machine for virtd-vmm --config.
+type handed struct {
+	Open   map[hypervisor.FileName]string `json:"open"`
+	Config hypervisor.Config              `json:"config"`
+}
+
+// machine is one that runs script, with NICs as guestWith has them.
+func machine(t *testing.T, taps []string, script string, nics ...hypervisor.NIC) handed {
+	t.Helper()
 	k := labtest.Kernel("6.1")
 	initrd := labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": "#!/bin/bash\n" + script})
 	open := map[hypervisor.FileName]string{"kernel": k.Image, "initrd": initrd, "serial": "stdio"}
@@ -231,7 +253,7 @@ func guestWith(t *testing.T, taps []string, script string, nics ...hypervisor.NI
 		queues += nics[i].Queues
 		openQueues(open, &nics[i], taps[i])
 	}
-	config, err := json.Marshal(map[string]any{"open": open, "config": hypervisor.Config{
+	return handed{open, hypervisor.Config{
 		Version: 1, Name: "labnet", Machine: hypervisor.MachineQ35,
 		CPU:    hypervisor.CPU{Count: queues, Online: queues, Mode: hypervisor.CPUHostPassthrough},
 		Memory: hypervisor.Memory{Size: 640 << 20, Backing: memory.Backing{Kind: memory.Anonymous}},
@@ -240,11 +262,7 @@ func guestWith(t *testing.T, taps []string, script string, nics ...hypervisor.NI
 		Serials: []hypervisor.Serial{{ID: "serial0", Chardev: hypervisor.Chardev{Type: "unix", File: "serial"}}},
 		NICs:    nics,
 		Confine: hypervisor.Confine{Seccomp: true, Landlock: true},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return boot(t, config)
+	}}
 }
 
 // openQueues names the files of a NIC's queues.
@@ -259,9 +277,13 @@ func openQueues(open map[hypervisor.FileName]string, nic *hypervisor.NIC, tap st
 	}
 }
 
-// boot runs a guest to the end of its script.
-func boot(t *testing.T, config []byte) string {
+// run runs a guest to the end of its script, and returns what it printed.
+func run(t *testing.T, m handed) string {
 	t.Helper()
+	config, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
 	path := filepath.Join(t.TempDir(), "config.json")
 	if err := os.WriteFile(path, config, 0o600); err != nil {
 		t.Fatal(err)
@@ -307,8 +329,7 @@ func TestLabDriverOptions(t *testing.T) {
 	}
 	defer exec.Command("ip", "link", "del", taps[1]).Run()
 	out := guestWith(t, taps, `ping -c 3 -W 5 10.9.0.1 || exit 1
-for d in /sys/bus/virtio/devices/*; do echo "FEATURES $(basename $(readlink -f $d/..)) $(cat $d/features)"; done
-cat /sys/class/net/eth0/mtu | sed 's/^/MTU /'
+`+tellFeatures+`cat /sys/class/net/eth0/mtu | sed 's/^/MTU /'
 ethtool -g eth0 | sed -n '/Current/,$ s/^\(.X\):[[:space:]]*/RING \1 /p'
 ethtool -k eth0 | sed -n 's/tx-tcp-segmentation/TSO/p'
 echo STANDBY $(grep -l 52:54:00:00:00:03 /sys/class/net/*/address | wc -l)
@@ -319,11 +340,22 @@ exit 0
 			t.Errorf("the guest does not say %q:\n%s", want, out)
 		}
 	}
-	const eventIdx, accessPlatform, isStandby, mergeable = 29, 33, 62, 15
-	for slot, want := range map[string]map[int]byte{
-		"0000:00:04.0": {eventIdx: '0', accessPlatform: '1', isStandby: '0', mergeable: '0'},
-		"0000:00:05.0": {eventIdx: '1', accessPlatform: '1', isStandby: '1', mergeable: '1'},
-	} {
+	checkFeatures(t, out, map[string]map[int]byte{
+		"0000:00:04.0": {eventIdx: '0', accessPlatform: '1', isStandby: '0', mergeable: '0', packed: '0'},
+		"0000:00:05.0": {eventIdx: '1', accessPlatform: '1', isStandby: '1', mergeable: '1', packed: '0'},
+	})
+}
+
+// Feature bits as guests number them (virtio 1.2, 5.1.3 and 6).
+const mergeable, eventIdx, version1, accessPlatform, packed, isStandby = 15, 29, 32, 33, 34, 62
+
+// tellFeatures has a guest print the features that its drivers accepted, by PCI address.
+const tellFeatures = `for d in /sys/bus/virtio/devices/*; do echo "FEATURES $(basename $(readlink -f $d/..)) $(cat $d/features)"; done
+`
+
+func checkFeatures(t *testing.T, out string, want map[string]map[int]byte) {
+	t.Helper()
+	for slot, want := range want {
 		m := regexp.MustCompile(`FEATURES ` + slot + ` ([01]{64})`).FindStringSubmatch(out)
 		if m == nil {
 			t.Errorf("no features of %s:\n%s", slot, out)
@@ -334,5 +366,58 @@ exit 0
 				t.Errorf("%s: feature %d is %c: %s", slot, bit, m[1][bit], m[1])
 			}
 		}
+	}
+}
+
+// TestLabTransferPacked is a transfer over packed virtqueues, in a guest whose disk, entropy device, console and balloon have
+// them too.
+func TestLabTransferPacked(t *testing.T) {
+	labtest.Need(t, labtest.KVM, labtest.Tun)
+	const queues, blocks = 2, 4                                          // of 1 MiB
+	tap, peer := bridge(t, queues), newPeer(t, transferSize()/streams/4) // split ones get all
+	dir := t.TempDir()
+	disk, hvc := filepath.Join(dir, "disk"), filepath.Join(dir, "hvc")
+	data := make([]byte, blocks<<20)
+	for i := range data {
+		data[i] = byte(i>>9 ^ i)
+	}
+	if err := os.WriteFile(disk, append(data, make([]byte, len(data))...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nic := hypervisor.NIC{ID: "net0", Address: hypervisor.PCIAddress{Slot: 4}, MAC: "52:54:00:00:00:02", Driver: "qemu", Queues: queues}
+	script := `modprobe -a virtio_blk virtio_balloon virtio_console virtio-rng && for i in $(seq 100); do [ -b /dev/vda ] && [ -c /dev/hvc0 ] && break; sleep 0.1; done
+` + tellFeatures + fmt.Sprintf(`dd if=/dev/vda of=/tmp/disk bs=1M count=%[1]d iflag=direct 2>/dev/null || exit 3
+echo "DISK $(md5sum </tmp/disk)"
+dd if=/tmp/disk of=/dev/vda bs=1M seek=%[1]d oflag=direct conv=fsync 2>/dev/null || exit 4
+echo "ENTROPY $(dd if=/dev/hwrng bs=16 count=4 iflag=fullblock 2>/dev/null | wc -c)"
+for i in $(seq 150); do echo "line $i" >/dev/hvc0; done
+`, blocks) + guestScript(queues)
+	m := machine(t, []string{tap}, script, nic)
+	m.Open["disk"], m.Open["hvc"] = disk, "create:"+hvc
+	c := &m.Config
+	c.Disks = []hypervisor.Disk{{ID: "virtio-disk0", Address: hypervisor.PCIAddress{Slot: 5}, File: "disk", Format: "raw"}}
+	c.RNGs = []hypervisor.RNG{{ID: "rng0", Address: hypervisor.PCIAddress{Slot: 6}}}
+	c.Consoles = []hypervisor.Console{{ID: "console1", Address: hypervisor.PCIAddress{Slot: 7}, Chardev: hypervisor.Chardev{Type: "file", File: "hvc"}}}
+	c.Balloon = &hypervisor.Balloon{ID: "balloon0", Address: hypervisor.PCIAddress{Slot: 8}, Target: c.Memory.Size}
+	for _, d := range []*hypervisor.Transport{&c.NICs[0].Transport, &c.Disks[0].Transport, &c.RNGs[0].Transport, &c.Consoles[0].Transport, &c.Balloon.Transport} {
+		d.Packed = true
+	}
+	out := run(t, m)
+
+	features := map[string]map[int]byte{}
+	for slot := 4; slot <= 8; slot++ {
+		features[fmt.Sprintf("0000:00:%02x.0", slot)] = map[int]byte{version1: '1', packed: '1'}
+	}
+	checkFeatures(t, out, features)
+	checkStreams(t, out, peer)
+	checkQueues(t, out, queues)
+	if sum := md5.Sum(data); !strings.Contains(out, "DISK "+hex.EncodeToString(sum[:])) || !strings.Contains(out, "ENTROPY 64\n") {
+		t.Errorf("the guest reads something else from its disk, or has no entropy:\n%s", out)
+	}
+	if got, err := os.ReadFile(disk); err != nil || !bytes.Equal(got, slices.Concat(data, data)) {
+		t.Errorf("the guest wrote something else to its disk (%v)", err)
+	}
+	if got, err := os.ReadFile(hvc); err != nil || !strings.Contains(string(got), "line 1\r\n") || !strings.Contains(string(got), "line 150\r\n") {
+		t.Errorf("the console has %q (%v)", got, err)
 	}
 }

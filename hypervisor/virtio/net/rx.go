@@ -83,8 +83,10 @@ func (r *receiver) grow() {
 
 // giveBack returns the window to the queue, and forgets a held packet.
 func (r *receiver) giveBack() {
-	r.q.Unpop(r.n)
-	r.n, r.capacity, r.held = 0, 0, 0
+	for ; r.n > 0; r.n-- {
+		r.q.Unpop(r.chain(r.n - 1))
+	}
+	r.capacity, r.held = 0, 0
 }
 
 // rxResult says why receive returned.
@@ -234,7 +236,7 @@ func (r *receiver) give() uint64 {
 		part := min(left, c.WriteLen)
 		left -= part
 		c.MarkDirty(part)
-		r.q.Stage(c.Head, uint32(part))
+		r.q.Stage(c, uint32(part))
 		r.capacity -= c.WriteLen
 		r.first = (r.first + 1) & (len(r.ring) - 1)
 		r.n--

@@ -53,7 +53,7 @@ func (t *transmitter) transmit(budget int, drop bool, s *Stats) (more, gone bool
 		default:
 			gone = t.send(c, s)
 		}
-		t.q.Stage(c.Head, 0)
+		t.q.Stage(c, 0)
 		if i%publishEvery == publishEvery-1 {
 			t.q.Publish()
 		}

@@ -168,6 +168,21 @@ func TestVhostFeatures(t *testing.T) {
 	}
 }
 
+// TestServesPacked: packed virtqueues need whoever moves the packets to have them.
+func TestServesPacked(t *testing.T) {
+	f, fakes := newVhostFixture(t, 2, nil)
+	if !f.dev.ServesPacked() {
+		t.Error("not with a kernel that has them")
+	}
+	fakes[1].lacking = virtio.FeatureRingPacked
+	if f.dev.ServesPacked() {
+		t.Error("with a kernel that does not have them for pair 1")
+	}
+	if f = newFixture(t, 1, allNet); !f.dev.ServesPacked() {
+		t.Error("not in the engine")
+	}
+}
+
 // TestLabVhost moves packets of a device through the real vhost-net, switching the link in between.
 func TestLabVhost(t *testing.T) {
 	labtest.Need(t, labtest.VhostNet, labtest.Tun)

@@ -70,7 +70,7 @@ func (d *Device) startUser() (backend, error) {
 		queues = append(queues, rx, tx)
 	}
 	u := userBackend{d}
-	err := d.user.Start(vhostuser.Setup{Memory: d.env.Memory, Features: d.env.Features, Queues: queues, Enabled: u.enabled()})
+	err := d.user.Start(vhostuser.Setup{Memory: d.env.Memory, Features: d.env.Features, Queues: queues, Enabled: u.enabled(), Lost: d.env.Fail})
 	if err != nil {
 		return nil, err
 	}

@@ -145,3 +145,79 @@ func TestVhostUser(t *testing.T) {
 		}
 	}
 }
+
+// TestVhostUserPacked: a back end that has packed virtqueues gets them, stops and goes on. When it is killed the device needs a
+// reset, after which another one serves.
+func TestVhostUserPacked(t *testing.T) {
+	mem, err := memory.New(memory.Backing{Kind: memory.Memfd}, memory.Range{GPA: 0, Size: ramSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	u := &userNet{}
+	_, conn := u.back(t, featureMrgRxbuf, 1)
+	plain, err := New(Config{ID: "net0", User: &User{Conn: conn, Listen: -1, Pairs: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	if plain.ServesPacked() {
+		t.Error("packed virtqueues with a back end that has none")
+	}
+	back, conn := u.back(t, featureMrgRxbuf|virtio.FeatureRingPacked, 1)
+	dev, err := New(Config{ID: "net1", User: &User{Conn: conn, Listen: -1, Pairs: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	if !dev.ServesPacked() || dev.Features()&virtio.FeatureRingPacked != 0 {
+		t.Error("the back end's packed virtqueues are not for the transport to offer")
+	}
+	var tr *virtiotest.Transport
+	var tx *virtiotest.Ring
+	start := func() {
+		rings := []*virtiotest.Ring{virtiotest.NewRing(t, mem, 0, ringSize), virtiotest.NewRing(t, mem, 0x4000, 6), virtiotest.NewRing(t, mem, 0x8000, ringSize)}
+		tx, tr = rings[1], virtiotest.NewTransport(t, mem, dev.Features()|virtio.FeatureRingPacked, rings...)
+		if err := dev.Activate(tr.Env); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send := func() {
+		t.Helper()
+		tx.Add(virtiotest.Buf{GPA: 0x80000, Len: 64}, virtiotest.Buf{GPA: 0x81000, Len: 64})
+		tx.Kick()
+		tx.WaitUsed(t)
+	}
+	start()
+	for range 10 {
+		send()
+	}
+	if back.Accepted()&virtio.FeatureRingPacked == 0 {
+		t.Errorf("the back end was told of features %#x", back.Accepted())
+	}
+	dev.Quiesce()
+	if base := tr.Env.Queues[1].Base(); base != 0x00020002 { // twenty descriptors on a ring of six
+		t.Errorf("queue 1 stands at %#x", base)
+	}
+	dev.Resume()
+	send()
+
+	back.Kill()
+	if err := tr.WaitFailure(t); err == nil {
+		t.Error("where the rings stand is not known, and the device works on")
+	}
+	virtiotest.Eventually(t, "its end is noticed", func() bool { return !dev.BackendConnected() })
+	next, conn := u.back(t, featureMrgRxbuf|virtio.FeatureRingPacked, 1)
+	if err := dev.Reconnect(conn); err != nil {
+		t.Fatal(err)
+	}
+	dev.Quiesce()
+	dev.Resume()
+	dev.Reset()
+	if next.Accepted() != 0 {
+		t.Error("another back end serves rings that stand nobody knows where")
+	}
+	start()
+	defer dev.Reset()
+	send()
+}

@@ -150,7 +150,7 @@ func (d *Device) turn(s *virtio.Service, q *virtio.Queue) (virtio.Turn, error) {
 		}
 		n, wait := d.fill()
 		if n == 0 && d.chain.WriteLen > 0 {
-			q.Unpop(1)
+			q.Unpop(&d.chain)
 			return virtio.Turn{Blocked: true, Until: wait}, nil
 		}
 		q.PushChain(&d.chain, n)

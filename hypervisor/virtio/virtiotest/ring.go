@@ -40,8 +40,9 @@ func NewMemory(t testing.TB, size uint64) *memory.Memory {
 	return m
 }
 
-// Ring is the driver's end of a virtqueue of Size entries in Mem. Its methods panic where the ring is not in RAM; a test
-// that wants hostile contents writes them with the raw methods or to memory directly.
+// Ring is the driver's end of a virtqueue of Size entries in Mem: a packed one where Features say so, of which Desc is the
+// descriptor ring, Avail the driver's and Used the device's event suppression structure. Its methods panic where the ring is
+// not in RAM; a test that wants hostile contents writes them with the raw methods or to memory directly.
 type Ring struct {
 	Mem               *memory.Memory
 	Size              uint16
@@ -54,6 +55,7 @@ type Ring struct {
 	chains     map[uint16][]uint16 // descriptors of each chain by its head
 	avail      uint16              // driver's index
 	seen       uint16              // used elements collected
+	packed     packedRing          // in place of these with a packed ring
 }
 
 // Bytes returns how much memory a ring of size entries takes.
@@ -70,10 +72,13 @@ func NewRing(t testing.TB, mem *memory.Memory, base uint64, size uint16) *Ring {
 // RawRing is NewRing with cleared indexes and without eventfds, for use through a transport.
 func RawRing(mem *memory.Memory, base uint64, size uint16) *Ring {
 	n := uint64(size)
-	r := &Ring{Mem: mem, Size: size, Desc: base, Avail: base + 16*n, kick: -1, call: -1, chains: map[uint16][]uint16{}}
+	r := &Ring{Mem: mem, Size: size, Desc: base, Avail: base + 16*n, kick: -1, call: -1, chains: map[uint16][]uint16{}, packed: newPackedRing(size)}
 	r.Used = (r.Avail + 4 + 2*n + 2 + 3) &^ 3
 	for i := range size {
 		r.free = append(r.free, size-1-i)
+	}
+	if err := mem.WriteAt(make([]byte, 16*n), r.Desc); err != nil {
+		panic(err)
 	}
 	for _, gpa := range []uint64{r.Avail, r.Used} {
 		r.put16(gpa, 0)
@@ -176,11 +181,15 @@ func (r *Ring) SetAvailIdx(idx uint16) {
 	}
 }
 
-// SetNoInterrupt sets VIRTQ_AVAIL_F_NO_INTERRUPT.
+// SetNoInterrupt sets VIRTQ_AVAIL_F_NO_INTERRUPT, or RING_EVENT_FLAGS_DISABLE.
 func (r *Ring) SetNoInterrupt(on bool) {
 	v := uint16(0)
 	if on {
 		v = 1
+	}
+	if r.Packed() {
+		r.SetDriverEvent(0, v)
+		return
 	}
 	r.put16(r.Avail, v)
 }
@@ -188,8 +197,12 @@ func (r *Ring) SetNoInterrupt(on bool) {
 // SetUsedEvent asks for an interrupt when the used index passes v.
 func (r *Ring) SetUsedEvent(v uint16) { r.put16(r.Avail+4+2*uint64(r.Size), v) }
 
-// Add makes one chain of bufs available and returns its head. It panics when the ring is full.
+// Add makes one chain of bufs available and returns its head, with a packed ring the identifier of its buffer. It panics when
+// the ring is full.
 func (r *Ring) Add(bufs ...Buf) uint16 {
+	if r.Packed() {
+		return r.addPackedBufs(bufs)
+	}
 	n := len(bufs)
 	if n > len(r.free) {
 		panic("virtiotest: ring is full")
@@ -213,6 +226,9 @@ func (r *Ring) Add(bufs ...Buf) uint16 {
 
 // AddIndirect makes one chain available through an indirect table at gpa, which takes 16 bytes for each buffer.
 func (r *Ring) AddIndirect(gpa uint64, bufs ...Buf) uint16 {
+	if r.Packed() {
+		return r.addPackedIndirect(gpa, bufs)
+	}
 	for i, b := range bufs {
 		flags := uint16(0)
 		if b.Write {
@@ -236,6 +252,9 @@ func (r *Ring) Kick() { signal{r.kick}.Signal() }
 
 // WantsKick reports whether the device wants to be kicked for the chain added last.
 func (r *Ring) WantsKick() bool {
+	if r.Packed() {
+		return r.wantsPackedKick()
+	}
 	if r.Features&virtio.FeatureEventIdx != 0 {
 		return r.get16(r.Used+4+8*uint64(r.Size)) == r.avail-1
 	}
@@ -253,6 +272,9 @@ func (r *Ring) UsedIdx() uint16 {
 
 // Collect returns the next used element, and frees the descriptors of its chain; false when there is none.
 func (r *Ring) Collect() (Used, bool) {
+	if r.Packed() {
+		return r.collectPacked()
+	}
 	if r.UsedIdx() == r.seen {
 		return Used{}, false
 	}
@@ -307,7 +329,7 @@ func (r *Ring) WaitUsed(t testing.TB) Used {
 			return u
 		}
 		if r.Features&virtio.FeatureEventIdx != 0 { // ask for the next one, and look again before sleeping (2.7.7.1)
-			r.SetUsedEvent(r.seen)
+			r.wantInterrupt()
 			if u, ok := r.Collect(); ok {
 				return u
 			}

@@ -1,0 +1,22 @@
+package balloon
+
+import (
+	"testing"
+
+	"virtd/hypervisor/virtio/virtiotest"
+)
+
+// TestPackedRings: what the device does does not depend on what kind its queues are.
+func TestPackedRings(t *testing.T) {
+	virtiotest.Packed(t, map[string]func(*testing.T){
+		"InflateDeflate":    TestInflateDeflate,
+		"HostilePages":      TestHostilePages,
+		"LargePages":        TestLargePages,
+		"TargetAndActual":   TestTargetAndActual,
+		"StatsOnDemand":     TestStatsOnDemand,
+		"StatsPeriod":       TestStatsPeriod,
+		"FreePageReporting": TestFreePageReporting,
+		"SaveRestore":       TestSaveRestore,
+		"QuiesceResume":     TestQuiesceResume,
+	})
+}

@@ -87,8 +87,9 @@ func New(cfg Config) *Daemon {
 	if cfg.URI == "" {
 		cfg.URI = "qemu:///system"
 	}
-	d := &Daemon{cfg: cfg, mgr: cfg.Manager, node: cfg.Node, devices: cfg.Devices, log: cfg.Log, events: newSubscriptions()}
-	d.unsubscribe = append(d.unsubscribe, d.mgr.Subscribe(d.deliver))
+	d := &Daemon{cfg: cfg, mgr: cfg.Manager, node: cfg.Node, devices: cfg.Devices, log: cfg.Log}
+	d.events = newSubscriptions(func() func() { return d.mgr.Subscribe(d.deliver) })
+	d.unsubscribe = append(d.unsubscribe, d.events.close)
 	if d.devices != nil {
 		d.unsubscribe = append(d.unsubscribe, d.devices.Subscribe(d.deliverDevice))
 	}

@@ -99,47 +99,100 @@ type subscription struct {
 	device string         // of the events of devices; "": of all devices
 }
 
-// subscriptions are those of all connections.
+// subscriptions are those of all connections. While there is none, the domains' events are not listened to: then they cost
+// nothing.
 type subscriptions struct {
+	listen func() (end func()) // to the domains' events
+
+	changing sync.Mutex // serializes changes; taken before mu, and never by who delivers events
+	count    int
+	end      func() // nil: nobody listens
+	closed   bool
+
 	mu     sync.Mutex
 	byConn map[*rpc.Conn][]*subscription
 	nextID map[*rpc.Conn]int32
 }
 
-func newSubscriptions() *subscriptions {
-	return &subscriptions{byConn: map[*rpc.Conn][]*subscription{}, nextID: map[*rpc.Conn]int32{}}
+func newSubscriptions(listen func() (end func())) *subscriptions {
+	return &subscriptions{listen: listen, byConn: map[*rpc.Conn][]*subscription{}, nextID: map[*rpc.Conn]int32{}}
 }
 
+// attend begins to listen, or ends it, when there are that many subscriptions more. The caller holds changing.
+func (s *subscriptions) attend(more int) {
+	s.count += more
+	switch {
+	case s.end == nil && s.count > 0 && !s.closed:
+		s.end = s.listen()
+	case s.end != nil && (s.count == 0 || s.closed):
+		s.end()
+		s.end = nil
+	}
+}
+
+// close ends listening for good.
+func (s *subscriptions) close() {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	s.closed = true
+	s.attend(0)
+}
+
+// add makes a subscription, to which events from now on are sent.
 func (s *subscriptions) add(sub *subscription) (int32, error) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if err := s.put(sub); err != nil {
+		return 0, err
+	}
+	s.attend(1)
+	return sub.id, nil
+}
+
+func (s *subscriptions) put(sub *subscription) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(s.byConn[sub.conn]); n >= callbacksPerClient {
-		return 0, virterr.NewFrom(virterr.FromEvent, virterr.OperationFailed, "connection has %d event callbacks, the most it may have", n)
+		return virterr.NewFrom(virterr.FromEvent, virterr.OperationFailed, "connection has %d event callbacks, the most it may have", n)
 	}
 	sub.id = s.nextID[sub.conn]
 	s.nextID[sub.conn]++
 	s.byConn[sub.conn] = append(s.byConn[sub.conn], sub)
-	return sub.id, nil
+	return nil
 }
 
 func (s *subscriptions) remove(c *rpc.Conn, id int32) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if !s.take(c, id) {
+		return virterr.NewFrom(virterr.FromRPC, virterr.InternalError, "could not find event callback %d for deletion", id)
+	}
+	s.attend(-1)
+	return nil
+}
+
+func (s *subscriptions) take(c *rpc.Conn, id int32) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := s.byConn[c]
 	i := slices.IndexFunc(list, func(sub *subscription) bool { return sub.id == id })
 	if i < 0 {
-		return virterr.NewFrom(virterr.FromRPC, virterr.InternalError, "could not find event callback %d for deletion", id)
+		return false
 	}
 	s.byConn[c] = slices.Delete(list, i, i+1)
-	return nil
+	return true
 }
 
 // drop forgets a connection.
 func (s *subscriptions) drop(c *rpc.Conn) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	n := len(s.byConn[c])
 	delete(s.byConn, c)
 	delete(s.nextID, c)
+	s.mu.Unlock()
+	s.attend(-n)
 }
 
 // wanting returns the subscriptions for an event of a domain or pool.

@@ -19,7 +19,7 @@ type places struct {
 	stored  bool
 	devices *xmltree.Node
 	used    map[PCIAddress]string // what is there, for messages
-	ports   map[int]*xmltree.Node // root ports by index
+	ports   []*xmltree.Node       // root ports by index, nil where there is none; see port
 	root    *xmltree.Node
 	idle    map[*xmltree.Node]bool // controllers that are kept for channels, which are not provided
 }
@@ -28,7 +28,7 @@ type places struct {
 // it, so a second run changes nothing.
 func (d *Definition) assignAddresses(devices *xmltree.Node) error {
 	p := &places{q35: d.IsQ35(), stored: d.opts.Stored, devices: devices,
-		used: map[PCIAddress]string{}, ports: map[int]*xmltree.Node{}, idle: map[*xmltree.Node]bool{}}
+		used: make(map[PCIAddress]string, 32), idle: map[*xmltree.Node]bool{}}
 	for _, step := range []func() error{
 		p.serialControllers, p.numberControllers, p.reserveMachine, p.reserveGiven, p.addPortsForGiven, p.placePorts, p.placeDevices,
 		p.markMultifunction,
@@ -82,9 +82,9 @@ func (p *places) pciDevices() []*xmltree.Node {
 
 // reserveGiven takes the addresses that the document gives.
 func (p *places) reserveGiven() error {
-	for index := 1; index <= maxBus; index++ {
-		if c := p.ports[index]; c != nil {
-			if err := p.reserve(c, true); err != nil {
+	for _, port := range p.ports {
+		if port != nil {
+			if err := p.reserve(port, true); err != nil {
 				return err
 			}
 		}
@@ -189,7 +189,7 @@ func (p *places) free(dev *xmltree.Node) (PCIAddress, error) {
 		return PCIAddress{}, dev.Errorf(virterr.ConfigUnsupported, "No more available PCI slots for <%s>", dev.Name)
 	}
 	for index := 1; index <= maxBus; index++ {
-		if p.ports[index] == nil {
+		if p.port(index) == nil {
 			if err := p.placePort(p.addPort(index)); err != nil {
 				return PCIAddress{}, err
 			}

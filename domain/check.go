@@ -33,36 +33,48 @@ func (c checker) element(w *word, n *xmltree.Node) error {
 	if w.treat == keep || w.name == "metadata" || w.absent(n) {
 		return nil
 	}
-	seen := map[string]*xmltree.Node{}
-	for _, child := range n.Elements() {
-		if err := c.child(w, child, seen); err != nil {
+	var once []*xmltree.Node // the children so far that may be given once
+	for _, child := range n.Children {
+		if child.Kind != xmltree.Element {
+			continue
+		}
+		single, err := c.child(w, child, once)
+		if err != nil {
 			return err
+		}
+		if single {
+			once = append(once, child)
 		}
 	}
 	return nil
 }
 
-// child checks one child element of an element that w describes.
-func (c checker) child(w *word, n *xmltree.Node, seen map[string]*xmltree.Node) error {
+// child checks one child element of an element that w describes. once are those before it that may be given once; single
+// reports whether it is one of them.
+func (c checker) child(w *word, n *xmltree.Node, once []*xmltree.Node) (single bool, err error) {
 	if n.Name.Prefix != "" || defaultNamespace(n) != "" {
-		return c.foreign(n)
+		return false, c.foreign(n)
 	}
 	known := w.child(n.Name.Local)
 	if known == nil {
 		if c.validate {
-			return n.Errorf(virterr.XMLInvalidSchema, "element <%s> is not known in <%s> (%s)", n.Name, w.name, n.Path())
+			return false, n.Errorf(virterr.XMLInvalidSchema, "element <%s> is not known in <%s> (%s)", n.Name, w.name, n.Path())
 		}
-		return nil
+		return false, nil
 	}
-	if first := seen[known.name]; first != nil && !known.many && known.treat == honour {
-		return n.Errorf(virterr.XMLError, "element <%s> is given twice in <%s>, first in line %d, column %d",
-			n.Name, w.name, first.Line, first.Col)
+	single = !known.many && known.treat == honour
+	if single {
+		for _, first := range once {
+			if first.Is(known.name) {
+				return true, n.Errorf(virterr.XMLError, "element <%s> is given twice in <%s>, first in line %d, column %d",
+					n.Name, w.name, first.Line, first.Col)
+			}
+		}
 	}
-	seen[known.name] = n
 	if known.treat == refuse && !c.stored {
-		return n.Errorf(virterr.ConfigUnsupported, "element <%s> (%s) is not supported%s", n.Name, n.Path(), because(known.reason))
+		return single, n.Errorf(virterr.ConfigUnsupported, "element <%s> (%s) is not supported%s", n.Name, n.Path(), because(known.reason))
 	}
-	return c.element(known, n)
+	return single, c.element(known, n)
 }
 
 func because(reason string) string {
@@ -183,35 +195,61 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 // sort puts the elements and attributes below n, which w describes, into libvirt's order. What the vocabulary does not
 // know goes last, in the order in which it stands; a comment stays before the element it was written before.
 func (w *word) sort(n *xmltree.Node) {
-	slices.SortStableFunc(n.Attrs, func(a, b xmltree.Attr) int { return w.attrRank(a) - w.attrRank(b) })
+	if len(n.Attrs) > 1 {
+		slices.SortStableFunc(n.Attrs, func(a, b xmltree.Attr) int { return w.attrRank(a) - w.attrRank(b) })
+	}
 	if w.treat == keep || w.name == "metadata" || w.absent(n) || hasText(n) {
 		return
 	}
+	if !w.sorted(n) {
+		w.sortChildren(n)
+	}
+	for _, c := range n.Children {
+		if c.Kind != xmltree.Element || c.Name.Prefix != "" {
+			continue
+		}
+		if known := w.child(c.Name.Local); known != nil {
+			known.sort(c)
+		}
+	}
+}
+
+// sorted reports whether the elements in n are in order.
+func (w *word) sorted(n *xmltree.Node) bool {
+	last := 0
+	for _, c := range n.Children {
+		if c.Kind != xmltree.Element {
+			continue
+		}
+		rank := w.rank(c)
+		if rank < last {
+			return false
+		}
+		last = rank
+	}
+	return true
+}
+
+func (w *word) sortChildren(n *xmltree.Node) {
 	type group struct {
 		rank  int
 		nodes []*xmltree.Node
 	}
 	var groups []group
-	var comments []*xmltree.Node
-	for _, c := range n.Children {
-		comments = append(comments, c)
-		if c.Kind != xmltree.Element {
-			continue
+	from := 0 // the comments before the element
+	for i, c := range n.Children {
+		if c.Kind == xmltree.Element {
+			groups = append(groups, group{w.rank(c), n.Children[from : i+1]})
+			from = i + 1
 		}
-		groups = append(groups, group{w.rank(c), comments})
-		comments = nil
 	}
+	comments := n.Children[from:]
 	slices.SortStableFunc(groups, func(a, b group) int { return a.rank - b.rank })
-	n.Children = n.Children[:0]
+	sorted := make([]*xmltree.Node, 0, len(n.Children))
 	for _, g := range groups {
-		n.Children = append(n.Children, g.nodes...)
+		sorted = append(sorted, g.nodes...)
 	}
-	n.Children = append(n.Children, comments...)
-	for _, c := range n.Elements() {
-		if known := w.child(c.Name.Local); known != nil && c.Name.Prefix == "" {
-			known.sort(c)
-		}
-	}
+	n.Children = append(sorted, comments...)
 }
 
 func hasText(n *xmltree.Node) bool {

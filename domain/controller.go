@@ -138,7 +138,7 @@ func (p *places) keep(c *xmltree.Node, index int) {
 	if p.isRoot(c) {
 		p.root = c
 	} else {
-		p.ports[index] = c
+		p.setPort(index, c)
 	}
 }
 

@@ -1,6 +1,9 @@
 package domain
 
 import (
+	"strconv"
+	"sync/atomic"
+
 	"github.com/google/uuid"
 	"libvirt.org/go/libvirtxml"
 
@@ -27,8 +30,8 @@ const DefaultEmulator = "/usr/libexec/virtd/virtd-vmm"
 // return a new Definition.
 type Definition struct {
 	doc  *xmltree.Document
-	view *libvirtxml.Domain
 	opts Options
+	view atomic.Pointer[libvirtxml.Domain] // nil until View makes it
 
 	name   string
 	uuid   uuid.UUID
@@ -69,18 +72,16 @@ func (d *Definition) Description() string { return d.doc.Root.Child("description
 // OSType returns what virDomainGetOSType answers: hvm.
 func (d *Definition) OSType() string { return d.doc.Root.Child("os", "type").Trimmed() }
 
-// View returns the typed view, without the text of metadata. The caller must not change it.
-func (d *Definition) View() *libvirtxml.Domain { return d.view }
-
 // Tree returns a copy of the document; changes to it change nothing else.
 func (d *Definition) Tree() *xmltree.Document { return d.doc.Clone() }
 
 // ID returns the number of the running domain, or -1 in a definition that is not live.
 func (d *Definition) ID() int {
-	if d.view.ID == nil {
+	id, err := strconv.Atoi(d.doc.Root.Attr("id"))
+	if err != nil {
 		return -1
 	}
-	return *d.view.ID
+	return id
 }
 
 // Check refuses what this build does not have. Parse has done so already, except for definitions read with

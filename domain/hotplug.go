@@ -103,11 +103,8 @@ func (d *Definition) checkPlace(dev *xmltree.Node) error {
 	} else if at.Bus == 0 {
 		return virterr.New(virterr.XMLError, "PCI bus is not compatible with the device at %s. Device requires hot-plug "+
 			"capability, which is not provided by bus 0000:00", at)
-	} else if p.ports[at.Bus] == nil {
-		highest := 0
-		for index := range p.ports {
-			highest = max(highest, index)
-		}
+	} else if p.port(at.Bus) == nil {
+		highest := max(0, len(p.ports)-1)
 		return virterr.New(virterr.XMLError, "Invalid PCI address %s. Only PCI buses up to %d are available", at, highest)
 	}
 	return nil
@@ -116,7 +113,7 @@ func (d *Definition) checkPlace(dev *xmltree.Node) error {
 // layout reads the PCI layout of a complete definition.
 func (d *Definition) layout() (*places, error) {
 	p := &places{q35: d.IsQ35(), stored: true, devices: d.doc.Clone().Root.Child("devices"),
-		used: map[PCIAddress]string{}, ports: map[int]*xmltree.Node{}}
+		used: map[PCIAddress]string{}}
 	for _, step := range []func() error{p.numberControllers, p.reserveMachine, p.reserveGiven} {
 		if err := step(); err != nil {
 			return nil, err
@@ -137,11 +134,20 @@ func (p *places) freePlaces() []PCIAddress {
 		return out
 	}
 	for index := 1; index <= maxBus; index++ {
-		if a := (PCIAddress{index, 0, 0}); p.ports[index] != nil && p.vacant(a) {
+		if a := (PCIAddress{index, 0, 0}); p.port(index) != nil && p.vacant(a) {
 			out = append(out, a)
 		}
 	}
 	return out
+}
+
+func (p *places) countPorts() (n int) {
+	for _, port := range p.ports {
+		if port != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // addSparePorts gives a q35 domain that is about to run root ports without a device, up to SparePorts. Without ACPI its
@@ -154,7 +160,7 @@ func (d *Definition) addSparePorts() (*Definition, error) {
 	if err != nil {
 		return nil, err
 	}
-	missing := min(SparePorts-len(p.freePlaces()), maxBus-len(p.ports))
+	missing := min(SparePorts-len(p.freePlaces()), maxBus-p.countPorts())
 	if missing <= 0 {
 		return d, nil
 	}

@@ -1,8 +1,6 @@
 package domain
 
 import (
-	"libvirt.org/go/libvirtxml"
-
 	"virtd/domain/xmltree"
 	"virtd/virterr"
 )
@@ -45,7 +43,7 @@ func build(doc *xmltree.Document, opts Options) (*Definition, error) {
 		}
 	}
 	vocabulary().sort(root)
-	if err := d.retype(); err != nil {
+	if err := d.typed(); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -61,16 +59,6 @@ func tidy(root *xmltree.Node) {
 	root.TrimSpace(func(n *xmltree.Node) bool {
 		return n.Parent() == root && (n.Is("metadata") || n.Is("title") || n.Is("description"))
 	})
-}
-
-// retype reads the typed view from the tree.
-func (d *Definition) retype() error {
-	view := &libvirtxml.Domain{}
-	if err := d.doc.Decode(view); err != nil {
-		return virterr.NewFrom(virterr.FromDomain, virterr.XMLError, "cannot read domain %q: %w", d.name, err)
-	}
-	d.view = view
-	return nil
 }
 
 // edit returns a Definition with f's changes to a copy of the tree.

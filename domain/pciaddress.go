@@ -52,10 +52,15 @@ func ReadPCIAddress(n *xmltree.Node) (PCIAddress, error) {
 
 // writePCIAddress sets a device's address in the form that libvirt prints.
 func writePCIAddress(dev *xmltree.Node, a PCIAddress) {
-	n := dev.Ensure("address")
+	bus, slot, function := fmt.Sprintf("0x%02x", a.Bus), fmt.Sprintf("0x%02x", a.Slot), fmt.Sprintf("0x%x", a.Function)
+	n := dev.Child("address")
+	if n == nil {
+		dev.Append(xmltree.New("address", "type", "pci", "domain", "0x0000", "bus", bus, "slot", slot, "function", function))
+		return
+	}
 	n.SetAttr("type", "pci")
 	n.SetAttr("domain", "0x0000")
-	n.SetAttr("bus", fmt.Sprintf("0x%02x", a.Bus))
-	n.SetAttr("slot", fmt.Sprintf("0x%02x", a.Slot))
-	n.SetAttr("function", fmt.Sprintf("0x%x", a.Function))
+	n.SetAttr("bus", bus)
+	n.SetAttr("slot", slot)
+	n.SetAttr("function", function)
 }

@@ -98,7 +98,7 @@ func TestPropertyStable(t *testing.T) {
 		if !again.doc.Equal(d.doc) {
 			t.Fatalf("differs: %s", cmp.Diff(d.XML(0), again.XML(0)))
 		}
-		if diff := cmp.Diff(d.view, again.view); diff != "" {
+		if diff := cmp.Diff(d.View(), again.View()); diff != "" {
 			t.Fatalf("view differs: %s", diff)
 		}
 		before := addressesOf(d)

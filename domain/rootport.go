@@ -8,6 +8,21 @@ import (
 	"virtd/virterr"
 )
 
+// port returns the root port of an index, or nil.
+func (p *places) port(index int) *xmltree.Node {
+	if index >= len(p.ports) {
+		return nil
+	}
+	return p.ports[index]
+}
+
+func (p *places) setPort(index int, port *xmltree.Node) {
+	if missing := index + 1 - len(p.ports); missing > 0 {
+		p.ports = append(p.ports, make([]*xmltree.Node, missing)...)
+	}
+	p.ports[index] = port
+}
+
 // addPortsForGiven adds the root ports that given addresses are behind, and those below them, as libvirt does.
 func (p *places) addPortsForGiven() error {
 	highest := 0
@@ -15,7 +30,7 @@ func (p *places) addPortsForGiven() error {
 		highest = max(highest, a.Bus)
 	}
 	for index := 1; index <= highest; index++ {
-		if p.ports[index] == nil {
+		if p.port(index) == nil {
 			p.addPort(index)
 		}
 	}
@@ -31,14 +46,13 @@ func (p *places) addPort(index int) *xmltree.Node {
 		}
 	}
 	p.devices.InsertAt(after, port)
-	p.ports[index] = port
+	p.setPort(index, port)
 	return port
 }
 
 // placePorts gives root ports without address one, lowest index first.
 func (p *places) placePorts() error {
-	for index := 1; index <= maxBus; index++ {
-		port := p.ports[index]
+	for _, port := range p.ports {
 		if port == nil || port.Child("address") != nil {
 			continue
 		}

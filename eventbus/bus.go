@@ -7,6 +7,7 @@ type Bus[T any] struct {
 	mu      sync.Mutex
 	wake    sync.Cond
 	queue   []T
+	heard   int // subscribers
 	closed  bool
 	done    chan struct{}
 	deliver sync.Mutex // held while subscribers are called
@@ -22,29 +23,39 @@ func New[T any]() *Bus[T] {
 	return b
 }
 
-// Emit queues an event; it never waits for subscribers, so that it may be called under locks. After Close it does nothing.
+// Emit queues an event; it never waits for subscribers, so that it may be called under locks. Without a subscriber and
+// after Close it does nothing.
 func (b *Bus[T]) Emit(e T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.closed {
+	if b.heard > 0 && !b.closed {
 		b.queue = append(b.queue, e)
 		b.wake.Signal()
 	}
 }
 
-// Subscribe calls f with every event that is delivered from now on, in order, one at a time. f must not block. The
-// returned function ends the subscription and returns after the last call of f has; it must not be called from f.
+// Subscribe calls f with every event that is emitted from now on, in order, one at a time, and perhaps with some that were
+// emitted before and not delivered yet. f must not block. The returned function ends the subscription and returns after the
+// last call of f has; it must not be called from f.
 func (b *Bus[T]) Subscribe(f func(T)) (cancel func()) {
 	b.deliver.Lock()
 	defer b.deliver.Unlock()
 	id := b.next
 	b.next++
 	b.subs[id] = f
-	return func() {
+	b.count(1)
+	return sync.OnceFunc(func() {
+		b.count(-1)
 		b.deliver.Lock()
 		defer b.deliver.Unlock()
 		delete(b.subs, id)
-	}
+	})
+}
+
+func (b *Bus[T]) count(more int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.heard += more
 }
 
 func (b *Bus[T]) run() {

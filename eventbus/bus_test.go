@@ -55,3 +55,21 @@ func TestSlowSubscriber(t *testing.T) {
 	b.Emit(1) // would close started again
 	b.Close()
 }
+
+// What nobody hears is not kept for those who come later.
+func TestNobodyListens(t *testing.T) {
+	b := eventbus.New[int]()
+	var got []int
+	b.Emit(1)
+	first := b.Subscribe(func(e int) { got = append(got, e) })
+	b.Emit(2)
+	second := b.Subscribe(func(int) {})
+	second()
+	second() // more than once is once
+	b.Emit(3)
+	b.Close()
+	first()
+	if !slices.Equal(got, []int{2, 3}) {
+		t.Errorf("got %v", got)
+	}
+}

@@ -82,6 +82,9 @@ func (d *Domain) OpenConsole(alias string, flags ConsoleFlags) (io.ReadWriteClos
 		d.mu.Unlock()
 		return nil, virterr.New(virterr.OperationFailed, "Active console session exists for this domain")
 	}
+	if d.consoles == nil {
+		d.consoles = map[string]*consoleSession{}
+	}
 	d.consoles[alias] = s
 	d.mu.Unlock()
 	if old != nil {

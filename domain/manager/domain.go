@@ -21,7 +21,7 @@ type Domain struct {
 	m       *Manager
 	uuid    uuid.UUID
 	name    atomic.Pointer[string] // Rename changes it; see Name
-	jobs    *jobSlot
+	jobs    jobSlot
 	visible bool // guarded by m.mu
 
 	statusDue atomic.Bool // statusLater will write
@@ -33,16 +33,16 @@ type Domain struct {
 	updated    bool // the definition changed since the domain started
 	state      State
 	reason     Reason
-	run        *run               // nil when off
-	transient  *domain.Definition // the definition of a domain that is not persistent
-	lastExit   string             // why it stopped, one line, for messages
-	id         int                // -1 when off; also in run while it has one
-	consoles   map[string]*consoleSession
-	saved      bool          // there is a managed save image
-	long       *longJob      // a save or dump under way
-	lastLong   *finishedLong // the one before
-	leaving    string        // alias of the device whose removal a job waits for
-	left       chan bool     // gets the guest's answer: gone or kept
+	run        *run                       // nil when off
+	transient  *domain.Definition         // the definition of a domain that is not persistent
+	lastExit   string                     // why it stopped, one line, for messages
+	id         int                        // -1 when off; also in run while it has one
+	consoles   map[string]*consoleSession // nil while there was none
+	saved      bool                       // there is a managed save image
+	long       *longJob                   // a save or dump under way
+	lastLong   *finishedLong              // the one before
+	leaving    string                     // alias of the device whose removal a job waits for
+	left       chan bool                  // gets the guest's answer: gone or kept
 }
 
 // end is how the end of a life is told.
@@ -75,7 +75,7 @@ type run struct {
 }
 
 func newDomain(m *Manager, id uuid.UUID, name string) *Domain {
-	d := &Domain{m: m, uuid: id, jobs: newJobSlot(), id: -1, state: ShutOff, consoles: map[string]*consoleSession{}}
+	d := &Domain{m: m, uuid: id, id: -1, state: ShutOff}
 	d.name.Store(&name)
 	return d
 }

@@ -133,7 +133,14 @@ func (j *journal) write(record []byte) error {
 
 // makeRoom writes zeros behind what is there, up to a size.
 func (j *journal) makeRoom(size int) error {
-	_, err := j.file.WriteAt(make([]byte, size-j.room), int64(j.room))
-	j.room = size
-	return err
+	for j.room < size {
+		n := min(size-j.room, len(zeros))
+		if _, err := j.file.WriteAt(zeros[:n], int64(j.room)); err != nil {
+			return err
+		}
+		j.room += n
+	}
+	return nil
 }
+
+var zeros [firstRoom]byte // nobody writes to it, so that it takes no memory

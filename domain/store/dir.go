@@ -60,9 +60,9 @@ type Dir struct {
 	marks    sync.Mutex // serializes autostart marks
 	statuses sync.Mutex // serializes status records
 
-	mu          sync.RWMutex // guards what is below
-	entries     map[uuid.UUID]Entry
-	names       map[string]uuid.UUID
+	mu          sync.RWMutex         // guards what is below
+	entries     map[uuid.UUID]*Entry // an Entry is never changed: a change is another one
+	names       map[string]*Entry
 	claimed     map[string]uuid.UUID // names of definitions that are being saved
 	problems    []Problem
 	next        *batch               // that whoever comes joins
@@ -104,7 +104,7 @@ func open(o Options, fs filesystem) (*Dir, error) {
 		o.Log = slog.Default()
 	}
 	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, writers: 1, settleAfter: settleDelay,
-		entries: map[uuid.UUID]Entry{}, names: map[string]uuid.UUID{}, claimed: map[string]uuid.UUID{},
+		entries: map[uuid.UUID]*Entry{}, names: map[string]*Entry{}, claimed: map[string]uuid.UUID{},
 		pending: map[uuid.UUID]change{}, damaged: map[string]bool{}}
 	for _, dir := range []string{o.State, o.Run} {
 		if err := fs.MkdirAll(dir, 0o700); err != nil {
@@ -207,7 +207,7 @@ func (d *Dir) index(base string, autostart bool) error {
 		return fmt.Errorf("holds domain '%s' with another UUID, %s", def.Name(), def.UUID())
 	}
 	if other, taken := d.names[def.Name()]; taken {
-		return fmt.Errorf("domain '%s' is also defined with UUID %s; rename one of the two files' <name>", def.Name(), other)
+		return fmt.Errorf("domain '%s' is also defined with UUID %s; rename one of the two files' <name>", def.Name(), other.UUID)
 	}
 	d.keep(def, autostart)
 	return nil
@@ -219,12 +219,12 @@ func (d *Dir) keep(def *domain.Definition, autostart bool) {
 		delete(d.names, old.Name)
 	}
 	// Clone: a substring would keep the whole document in memory.
-	e := Entry{
+	e := &Entry{
 		UUID: def.UUID(), Name: strings.Clone(def.Name()), Title: strings.Clone(def.Title()), Autostart: autostart,
 		Memory: def.Memory(), CurrentMemory: def.CurrentMemory(), VCPUs: def.VCPUs(), CurrentVCPUs: def.CurrentVCPUs(),
 	}
 	d.entries[e.UUID] = e
-	d.names[e.Name] = e.UUID
+	d.names[e.Name] = e
 }
 
 // read reads a definition from where it is now.
@@ -268,7 +268,7 @@ func (d *Dir) Entries() []Entry {
 	defer d.mu.RUnlock()
 	out := make([]Entry, 0, len(d.entries))
 	for _, e := range d.entries {
-		out = append(out, e)
+		out = append(out, *e)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
@@ -278,16 +278,21 @@ func (d *Dir) Entries() []Entry {
 func (d *Dir) Entry(id uuid.UUID) (Entry, bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	e, ok := d.entries[id]
-	return e, ok
+	return found(d.entries[id])
+}
+
+func found(e *Entry) (Entry, bool) {
+	if e == nil {
+		return Entry{}, false
+	}
+	return *e, true
 }
 
 // ByName implements Store.
 func (d *Dir) ByName(name string) (Entry, bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	id, ok := d.names[name]
-	return d.entries[id], ok
+	return found(d.names[name])
 }
 
 // Problems implements Store.
@@ -320,17 +325,22 @@ func (d *Dir) Save(def *domain.Definition) error {
 	}
 	defer d.unclaim(def)
 	text := def.XML(domain.XMLSecure | domain.XMLInactive)
-	return d.commit(change{def.UUID(), []byte(text)}, func() { d.keep(def, d.entries[def.UUID()].Autostart) })
+	return d.commit(change{def.UUID(), []byte(text)}, func() {
+		old, _ := found(d.entries[def.UUID()])
+		d.keep(def, old.Autostart)
+	})
 }
 
 // claim keeps others from saving another definition of the same name meanwhile.
 func (d *Dir) claim(def *domain.Definition) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, names := range []map[string]uuid.UUID{d.names, d.claimed} {
-		if other, taken := names[def.Name()]; taken && other != def.UUID() {
-			return virterr.New(virterr.OperationFailed, "domain '%s' already exists with uuid %s", def.Name(), other)
-		}
+	other, taken := d.claimed[def.Name()]
+	if e := d.names[def.Name()]; e != nil {
+		other, taken = e.UUID, true
+	}
+	if taken && other != def.UUID() {
+		return virterr.New(virterr.OperationFailed, "domain '%s' already exists with uuid %s", def.Name(), other)
 	}
 	d.claimed[def.Name()] = def.UUID()
 	return nil
@@ -351,8 +361,10 @@ func (d *Dir) Delete(id uuid.UUID) error {
 		return err
 	}
 	return d.commit(change{id: id}, func() {
-		delete(d.names, d.entries[id].Name)
-		delete(d.entries, id)
+		if e := d.entries[id]; e != nil {
+			delete(d.names, e.Name)
+			delete(d.entries, id)
+		}
 	})
 }
 
@@ -379,9 +391,9 @@ func (d *Dir) SetAutostart(id uuid.UUID, on bool) error {
 	if err == nil || errors.Is(err, errVisible) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if e, ok := d.entries[id]; ok {
+		if e, ok := found(d.entries[id]); ok {
 			e.Autostart = on
-			d.entries[id] = e
+			d.entries[id], d.names[e.Name] = &e, &e
 		}
 	}
 	return err

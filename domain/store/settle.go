@@ -19,7 +19,7 @@ import (
 const (
 	settleDelay = 2 * time.Second
 	settleRetry = 30 * time.Second // after a failure
-	settleSize  = 1 << 20
+	settleSize  = 256 << 10
 	maxBacklog  = 2 << 20
 	fileWriters = 8 // at once
 )

@@ -5,6 +5,9 @@ import "strings"
 // New returns an element without prefix. Attributes are given as name, value, name, value.
 func New(name string, attrs ...string) *Node {
 	n := &Node{Kind: Element, Name: Name{Local: name}}
+	if len(attrs) > 1 {
+		n.Attrs = make([]Attr, 0, len(attrs)/2)
+	}
 	for i := 0; i+1 < len(attrs); i += 2 {
 		n.SetAttr(attrs[i], attrs[i+1])
 	}

@@ -158,20 +158,42 @@ func (p *parser) start(t xml.StartElement) error {
 	if len(t.Attr) > MaxAttrs {
 		return p.errorf("element <%s> has more than %d attributes", n.Name, MaxAttrs)
 	}
-	seen := make(map[Name]bool, len(t.Attr))
-	for _, a := range t.Attr {
-		name := Name{a.Name.Space, a.Name.Local}
-		if seen[name] {
-			return p.errorf("attribute %s of <%s> is given twice", name, n.Name)
-		}
-		seen[name] = true
-		n.Attrs = append(n.Attrs, Attr{name, a.Value})
+	if len(t.Attr) > 0 {
+		n.Attrs = make([]Attr, len(t.Attr))
+	}
+	for i, a := range t.Attr {
+		n.Attrs[i] = Attr{Name{a.Name.Space, a.Name.Local}, a.Value}
+	}
+	if twice, ok := repeated(n.Attrs); ok {
+		return p.errorf("attribute %s of <%s> is given twice", twice, n.Name)
 	}
 	if err := p.add(n); err != nil {
 		return err
 	}
 	p.open = n
 	return p.prefixes(n)
+}
+
+// repeated returns the first name that more than one attribute has.
+func repeated(attrs []Attr) (Name, bool) {
+	if len(attrs) > 16 {
+		seen := make(map[Name]bool, len(attrs))
+		for _, a := range attrs {
+			if seen[a.Name] {
+				return a.Name, true
+			}
+			seen[a.Name] = true
+		}
+		return Name{}, false
+	}
+	for i, a := range attrs {
+		for _, b := range attrs[:i] {
+			if a.Name == b.Name {
+				return a.Name, true
+			}
+		}
+	}
+	return Name{}, false
 }
 
 // prefixes refuses a prefix that nothing declares: the document would not survive being printed and read again.

@@ -98,7 +98,8 @@ func (d *Domain) attachLive(ctx context.Context, dev *domain.Device) error {
 		d.mu.Unlock()
 		return d.syncStatus()
 	}
-	cctx, cancel := d.call(ctx)
+	// A host device pins all RAM, an image may be repaired: either takes longer than an answer may.
+	cctx, cancel := context.WithTimeout(ctx, d.m.cfg.JobTimeout)
 	defer cancel()
 	if err := inst.Attach(cctx, driver.AttachRequest{Live: live, Alias: alias, Record: record}); err != nil {
 		d.mu.Lock()

@@ -88,7 +88,7 @@ func New(cfg Config) *Daemon {
 		cfg.URI = "qemu:///system"
 	}
 	d := &Daemon{cfg: cfg, mgr: cfg.Manager, node: cfg.Node, devices: cfg.Devices, log: cfg.Log}
-	d.events = newSubscriptions(func() func() { return d.mgr.Subscribe(d.deliver) })
+	d.events = newSubscriptions(func() func() { return d.mgr.Subscribe(d.deliver) }, d.mgr.FlushEvents)
 	d.unsubscribe = append(d.unsubscribe, d.events.close)
 	if d.devices != nil {
 		d.unsubscribe = append(d.unsubscribe, d.devices.Subscribe(d.deliverDevice))

@@ -103,6 +103,7 @@ type subscription struct {
 // nothing.
 type subscriptions struct {
 	listen func() (end func()) // to the domains' events
+	flush  func()              // waits for what happened to domains before to be told
 
 	changing sync.Mutex // serializes changes; taken before mu, and never by who delivers events
 	count    int
@@ -114,8 +115,8 @@ type subscriptions struct {
 	nextID map[*rpc.Conn]int32
 }
 
-func newSubscriptions(listen func() (end func())) *subscriptions {
-	return &subscriptions{listen: listen, byConn: map[*rpc.Conn][]*subscription{}, nextID: map[*rpc.Conn]int32{}}
+func newSubscriptions(listen func() (end func()), flush func()) *subscriptions {
+	return &subscriptions{listen: listen, flush: flush, byConn: map[*rpc.Conn][]*subscription{}, nextID: map[*rpc.Conn]int32{}}
 }
 
 // attend begins to listen, or ends it, when there are that many subscriptions more. The caller holds changing.
@@ -138,10 +139,11 @@ func (s *subscriptions) close() {
 	s.attend(0)
 }
 
-// add makes a subscription, to which events from now on are sent.
+// add makes a subscription, to which events from now on are sent: not those of before that others still have to be told.
 func (s *subscriptions) add(sub *subscription) (int32, error) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
+	s.flush()
 	if err := s.put(sub); err != nil {
 		return 0, err
 	}

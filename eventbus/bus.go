@@ -4,11 +4,15 @@ import "sync"
 
 // Bus carries events of one type. All methods may be called from any goroutine.
 type Bus[T any] struct {
-	mu      sync.Mutex
-	wake    sync.Cond
-	queue   []T
-	heard   int // subscribers
-	closed  bool
+	mu     sync.Mutex
+	wake   sync.Cond
+	queue  []T
+	heard  int // subscribers
+	closed bool
+
+	emitted, delivered uint64
+	progress           sync.Cond // delivered changed
+
 	done    chan struct{}
 	deliver sync.Mutex // held while subscribers are called
 	subs    map[int]func(T)
@@ -18,7 +22,7 @@ type Bus[T any] struct {
 // New starts a bus. Close ends it and its goroutine.
 func New[T any]() *Bus[T] {
 	b := &Bus[T]{subs: map[int]func(T){}, done: make(chan struct{})}
-	b.wake.L = &b.mu
+	b.wake.L, b.progress.L = &b.mu, &b.mu
 	go b.run()
 	return b
 }
@@ -30,7 +34,17 @@ func (b *Bus[T]) Emit(e T) {
 	defer b.mu.Unlock()
 	if b.heard > 0 && !b.closed {
 		b.queue = append(b.queue, e)
+		b.emitted++
 		b.wake.Signal()
+	}
+}
+
+// Flush returns when every event that was emitted before it has been delivered. It must not be called by a subscriber.
+func (b *Bus[T]) Flush() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for until := b.emitted; b.delivered < until; {
+		b.progress.Wait()
 	}
 }
 
@@ -78,6 +92,10 @@ func (b *Bus[T]) run() {
 			}
 		}
 		b.deliver.Unlock()
+		b.mu.Lock()
+		b.delivered += uint64(len(batch))
+		b.progress.Broadcast()
+		b.mu.Unlock()
 	}
 }
 

@@ -73,3 +73,26 @@ func TestNobodyListens(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// What was emitted before Flush has been heard after it, also when the bus was closed meanwhile.
+func TestFlush(t *testing.T) {
+	b := eventbus.New[int]()
+	b.Flush()
+	got, heard := 0, make(chan struct{})
+	b.Subscribe(func(e int) {
+		if e == 1 {
+			<-heard
+		}
+		got = e
+	})
+	for e := range 4 {
+		b.Emit(e)
+	}
+	go close(heard)
+	b.Flush()
+	if got != 3 {
+		t.Errorf("after Flush the last event was %d", got)
+	}
+	b.Close()
+	b.Flush()
+}

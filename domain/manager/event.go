@@ -93,3 +93,6 @@ const (
 // Manager's modifying methods; it may call queries. The returned function ends the subscription and returns after the
 // last call of f has; it must not be called from f.
 func (m *Manager) Subscribe(f func(Event)) (cancel func()) { return m.events.Subscribe(f) }
+
+// FlushEvents returns when every event of before has been delivered. It must not be called from a subscriber.
+func (m *Manager) FlushEvents() { m.events.Flush() }

@@ -88,7 +88,7 @@ func New(cfg Config) *Daemon {
 		cfg.URI = "qemu:///system"
 	}
 	d := &Daemon{cfg: cfg, mgr: cfg.Manager, node: cfg.Node, devices: cfg.Devices, log: cfg.Log}
-	d.events = newSubscriptions(func() func() { return d.mgr.Subscribe(d.deliver) }, d.mgr.FlushEvents)
+	d.events = newSubscriptions(func() func() { return d.mgr.Subscribe(d.deliver) }, d.flushEvents)
 	d.unsubscribe = append(d.unsubscribe, d.events.close)
 	if d.devices != nil {
 		d.unsubscribe = append(d.unsubscribe, d.devices.Subscribe(d.deliverDevice))
@@ -104,6 +104,17 @@ func New(cfg Config) *Daemon {
 		d.unsubscribe = append(d.unsubscribe, cfg.Secrets.Subscribe(d.deliverSecret))
 	}
 	return d
+}
+
+// flushEvents waits until what happened before has been told. Devices and secrets tell at once.
+func (d *Daemon) flushEvents() {
+	d.mgr.FlushEvents()
+	if d.cfg.Storage != nil {
+		d.cfg.Storage.FlushEvents()
+	}
+	if d.cfg.Networks != nil {
+		d.cfg.Networks.FlushEvents()
+	}
 }
 
 // Close stops delivering events.

@@ -103,7 +103,7 @@ type subscription struct {
 // nothing.
 type subscriptions struct {
 	listen func() (end func()) // to the domains' events
-	flush  func()              // waits for what happened to domains before to be told
+	flush  func()              // waits until what happened before has been told
 
 	changing sync.Mutex // serializes changes; taken before mu, and never by who delivers events
 	count    int

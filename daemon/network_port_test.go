@@ -3,7 +3,6 @@ package daemon_test
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -72,13 +71,7 @@ func TestNetworkPortCalls(t *testing.T) {
 
 // TestNetworkPortSchemas: what clients read of their ports, in every mode of forwarding, is valid by libvirt's own schema.
 func TestNetworkPortSchemas(t *testing.T) {
-	xmllint, err := exec.LookPath("xmllint")
-	if err != nil {
-		t.Skip("xmllint is not installed (package libxml2-utils)")
-	}
-	if _, err := os.Stat(schemas); err != nil {
-		t.Skip("libvirt's schemas are not installed (package libvirt0)")
-	}
+	xmllint := needSchemas(t)
 	b := newTestbed(t)
 	for _, link := range []string{"br0", "eth5"} {
 		b.netHost.AddLink(link)

@@ -18,8 +18,9 @@ import (
 // schemas is where the distribution's package libvirt0 puts libvirt's RELAX NG schemas; LIBVIRT_SCHEMAS names others.
 var schemas = cmp.Or(os.Getenv("LIBVIRT_SCHEMAS"), "/usr/share/libvirt/schemas")
 
-// TestSchemas: the documents that describe the host are valid by libvirt's own schemas.
-func TestSchemas(t *testing.T) {
+// needSchemas returns the path of xmllint. The test is skipped where it or libvirt's schemas are not.
+func needSchemas(t *testing.T) string {
+	t.Helper()
 	xmllint, err := exec.LookPath("xmllint")
 	if err != nil {
 		t.Skip("xmllint is not installed (package libxml2-utils)")
@@ -27,6 +28,12 @@ func TestSchemas(t *testing.T) {
 	if _, err := os.Stat(schemas); err != nil {
 		t.Skip("libvirt's schemas are not installed (package libvirt0)")
 	}
+	return xmllint
+}
+
+// TestSchemas: the documents that describe the host are valid by libvirt's own schemas.
+func TestSchemas(t *testing.T) {
+	xmllint := needSchemas(t)
 	b := newTestbed(t)
 	l := b.libvirt(t)
 	caps, err := l.ConnectGetCapabilities()
@@ -82,13 +89,7 @@ func forSchema(t *testing.T, schema, text string) string {
 
 // TestFunctionPoolSchemas: what clients read of a pool of virtual functions in use is valid by libvirt's own schemas.
 func TestFunctionPoolSchemas(t *testing.T) {
-	xmllint, err := exec.LookPath("xmllint")
-	if err != nil {
-		t.Skip("xmllint is not installed (package libxml2-utils)")
-	}
-	if _, err := os.Stat(schemas); err != nil {
-		t.Skip("libvirt's schemas are not installed (package libvirt0)")
-	}
+	xmllint := needSchemas(t)
 	b := newTestbed(t)
 	b.netHost.SetFunctions("enp1s0", portconf.Function{Bus: 1, Slot: 16}, portconf.Function{Bus: 1, Slot: 16, Number: 2})
 	l := b.libvirt(t)

@@ -41,15 +41,15 @@ rm -rf "$work"
 mkdir -p "$work/bin"
 export CGO_ENABLED=0
 
-# build NAME FILE go ARGUMENT...: builds FILE. What other labs need too is linked once: go leaves a file alone that is up to
-# date, so each is built where it stays.
+# build NAME FILE test|build PACKAGE FLAG...: builds FILE with go. What other labs need too is linked once: go leaves a file
+# alone that is up to date, so each is built where it stays.
 build() {
   local kept=out/lab/built/$1 file=$2
   shift 2
   mkdir -p out/lab/built
   (
     flock 7
-    "$1" "$2" -o "$kept" "${@:4}" "$3"
+    go "$1" -o "$kept" "${@:3}" "$2"
     cp "$kept" "$file"
   ) 7>"$kept.lock"
 }
@@ -60,12 +60,12 @@ for p in $packages; do
   n=$((n + 1))
   mkdir -p "$work/$n"
   echo "$p" >"$work/$n/name"
-  build "$(tr / _ <<<"${p#./}").test" "$work/$n/test" go test "$p" -c -ldflags='-s -w'
+  build "$(tr / _ <<<"${p#./}").test" "$work/$n/test" test "$p" -c -ldflags='-s -w'
   [ ! -d "$p/testdata" ] || cp -rL "$p/testdata" "$work/$n/" # links lead to what packages share
   # the programs that its tests ask labtest.Binary for
   for c in virtd vctl virtd-vmm virtd-usernet; do
     [ -e "$work/bin/$c" ] || ! grep -qE "Binary\(.*\"$c\"|VIRTD_LAB_BIN.*\"$c\"" "$p"/*_test.go ||
-      build "$c" "$work/bin/$c" go build "./cmd/$c" -trimpath -ldflags='-s -w'
+      build "$c" "$work/bin/$c" build "./cmd/$c" -trimpath -ldflags='-s -w'
   done
 done
 

@@ -113,6 +113,9 @@ func (m *Manager) Close() { m.events.Close() }
 // subscription and must not be called from f.
 func (m *Manager) Subscribe(f func(Event)) (cancel func()) { return m.events.Subscribe(f) }
 
+// FlushEvents returns when every event of before has been delivered. It must not be called from a subscriber.
+func (m *Manager) FlushEvents() { m.events.Flush() }
+
 // Autostart starts the networks that are marked for it, once for each boot of the host: a network that somebody stopped stays
 // stopped when virtd is restarted.
 func (m *Manager) Autostart() {

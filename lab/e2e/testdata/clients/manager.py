@@ -149,7 +149,6 @@ custom.find("push button", "Begin Installation").click()
 custom.gone()  # the guest's own window has the same title
 row("made\nRunning")
 win = screen.find("frame", "made on QEMU/KVM.*").front()
-
 win.find("menu", "View").press()
 win.find("menu", "Consoles").press()
 win.find("radio menu item", "Serial 1").press()

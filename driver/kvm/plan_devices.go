@@ -175,6 +175,11 @@ func (p *planner) nic(n *xmltree.Node) error {
 	case "transient":
 		return teaming.Errorf(virterr.ConfigUnsupported, "teaming type 'transient' is for host devices, and the network '%s' gives none", n.Child("source").Attr("network"))
 	}
+	if driver.Attr("rss") == "on" {
+		if err := p.steering(n, &nic); err != nil {
+			return err
+		}
+	}
 	switch {
 	case domain.IsVhostUser(n):
 		return p.vhostUserNIC(n, nic)
@@ -211,7 +216,8 @@ func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
 		return nil
 	}
 	tap := &TapResource{
-		Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
+		Steered: nic.Steering != nil,
+		Name:    target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
 		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
 		Isolated: n.Child("port").Attr("isolated") == "yes", Device: n.Child("backend").Attr("tap"),
 	}

@@ -33,7 +33,7 @@ type Device struct {
 	// filterAsked: the host has asked for the filter since it was last told of a change.
 	filterAsked bool
 	offloads    uint64 // guest features now in force at the tap
-	rss         steering
+	rss         scaling
 	restored    bool  // offloads comes from a saved state, not from the features
 	refused     error // why packets go through the engine though vhost was asked for
 	env         *virtio.Env

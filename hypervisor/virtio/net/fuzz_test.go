@@ -54,10 +54,10 @@ func FuzzQueues(f *testing.F) {
 		}
 		defer unix.Close(fds[0])
 		defer unix.Close(fds[1])
-		steering := fakeSteering(t)
-		defer unix.Close(steering.Program)
-		defer unix.Close(steering.Map)
-		dev, err := newDevice(Config{ID: "fuzz", Taps: fds[:1:1], RxQueueSize: 16, TxQueueSize: 16, Steering: steering}, &fakeTap{})
+		fake := fakeSteering(t)
+		defer unix.Close(fake.Program)
+		defer unix.Close(fake.Map)
+		dev, err := newDevice(Config{ID: "fuzz", Taps: fds[:1:1], RxQueueSize: 16, TxQueueSize: 16, Steering: fake}, &fakeTap{})
 		if err != nil {
 			t.Fatal(err)
 		}

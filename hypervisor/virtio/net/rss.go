@@ -10,8 +10,8 @@ import (
 	"virtd/hypervisor/virtio/net/rss"
 )
 
-// steering is receive-side scaling as the driver wants it (virtio 1.2, 5.1.6.5.7), kept under Device.mu.
-type steering struct {
+// scaling is receive-side scaling as the driver wants it (virtio 1.2, 5.1.6.5.7), kept under Device.mu.
+type scaling struct {
 	shared []byte      // memory of the program's map
 	config *rss.Config // nil: the kernel chooses queues. It does not change once it is here
 	active bool        // the tap has the program
@@ -83,11 +83,7 @@ func (d *Device) setRSS(c *virtio.Chain) bool {
 			return false // packets would go where nobody takes them
 		}
 	}
-	if err := d.steerBy(config); err != nil {
-		d.cfg.Log("%s: %v", d.cfg.ID, err)
-		return false
-	}
-	return true
+	return d.steerBy(config) == nil // virtd has asked the tap: only one that is gone takes no program
 }
 
 // readRSS reads the command and reports whether it is whole. It looks at no more of the numbers than it needs to find its parts.

@@ -3,12 +3,16 @@ package net
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"os"
 	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"virtd/driver/kvm/steering"
 	"virtd/hypervisor/virtio/net/rss"
+	"virtd/hypervisor/virtio/net/taptest"
 	"virtd/hypervisor/virtio/virtiotest"
 )
 
@@ -209,4 +213,46 @@ func TestRSSSaved(t *testing.T) {
 	if newFixture(t, 4, allNet).dev.Restore(saved) == nil {
 		t.Error("a device without receive-side scaling restores it")
 	}
+}
+
+// TestRealTapRSS has the kernel spread packets of a real tap as the driver says.
+func TestRealTapRSS(t *testing.T) {
+	program, table, err := steering.Open()
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
+		t.Skipf("needs the right to load BPF programs: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	defer table.Close()
+	f, tap := newTapFixture(t, 4, func(c *Config) {
+		c.Steering = &Steering{}
+		for file, fd := range map[*os.File]*int{program: &c.Steering.Program, table: &c.Steering.Map} {
+			if *fd, err = unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	udp := taptest.Frame(taptest.Guest, taptest.Peer, 60)
+	binary.BigEndian.PutUint16(udp[12:], unix.ETH_P_IP)
+	copy(udp[14:], []byte{0: 0x45, 9: unix.IPPROTO_UDP})
+	other := taptest.Frame(taptest.Guest, taptest.Peer, 60)
+	arrive := func(pair int, frame []byte) {
+		t.Helper()
+		bufs := f.offerRx(pair, 4, 2048)
+		tap.Send(frame)
+		for !bytes.Equal(f.receiveFrame(pair, bufs), frame) { // the namespace's own IPv6 chatter comes too
+		}
+	}
+	for _, queue := range []uint16{3, 1, 2} {
+		if f.command(classMQ, mqRSSConfig, rssCommand(rss.UDPv4, 0, 4, 0, nil, queue)) != controlOK {
+			t.Fatal("a good command is refused")
+		}
+		arrive(int(queue), udp)
+		arrive(0, other)
+	}
+	f.dev.Reset()
+	f.newDriver()
+	arrive(0, udp)
 }

@@ -51,9 +51,18 @@ func rssCommand(types uint32, unclassified, maxTx uint16, keyLength int, key []b
 func (f *fixture) wantSteering(what string, pairs, program int) {
 	f.t.Helper()
 	_, attached := f.tap.state()
+	f.tap.mu.Lock()
+	defer f.tap.mu.Unlock()
 	if attached != pairs || f.tap.program != program {
 		f.t.Errorf("%s: %d queues attached and program %d, want %d and %d", what, attached, f.tap.program, pairs, program)
 	}
+}
+
+// scaled returns what the device goes by, and a copy of what its program reads.
+func (f *fixture) scaled() (*rss.Config, []byte) {
+	f.dev.mu.Lock()
+	defer f.dev.mu.Unlock()
+	return f.dev.rss.config, bytes.Clone(f.dev.rss.shared)
 }
 
 func TestRSS(t *testing.T) {
@@ -72,7 +81,8 @@ func TestRSS(t *testing.T) {
 	f.wantSteering("a table that names queue 2", 3, program)
 	want := make([]byte, rss.MapSize)
 	(&rss.Config{Types: rss.TCPv4, Unclassified: 1, Table: []uint16{1, 0, 2, 1}, Key: [rss.KeySize]byte(key)}).Store(want)
-	wantBytes(t, "what the program reads", f.dev.rss.shared, want)
+	_, got := f.scaled()
+	wantBytes(t, "what the program reads", got, want)
 	if send(4, 0) != controlOK {
 		t.Error("a table of one entry is refused")
 	}
@@ -92,7 +102,7 @@ func TestRSS(t *testing.T) {
 	send(3, 0, 1)
 	f.dev.Reset()
 	f.wantSteering("after a reset", 1, -1)
-	if f.dev.rss.config != nil {
+	if c, _ := f.scaled(); c != nil {
 		t.Error("the configuration outlives a reset")
 	}
 }
@@ -104,7 +114,7 @@ func TestRSSHostile(t *testing.T) {
 	if f.command(classMQ, mqRSSConfig, good) != controlOK {
 		t.Fatal("a good command is refused")
 	}
-	before, shared := f.dev.rss.config, bytes.Clone(f.dev.rss.shared)
+	before, shared := f.scaled()
 	for name, data := range map[string][]byte{
 		"nothing":                     {},
 		"head alone":                  good[:rssHeadSize],
@@ -133,16 +143,19 @@ func TestRSSHostile(t *testing.T) {
 	if f.command(classMQ, mqRSSConfig+1, good) != controlErr {
 		t.Error("hash reports are taken")
 	}
-	f.tap.stubborn = true // the program is there already: the tap is not asked again
-	if f.dev.rss.config != before || !bytes.Equal(f.dev.rss.shared, shared) {
+	if c, now := f.scaled(); c != before || !bytes.Equal(now, shared) {
 		t.Error("a refused command has changed something")
 	}
 	f.dev.Reset()
+	f.tap.mu.Lock()
+	f.tap.stubborn = true
+	f.tap.mu.Unlock()
 	f.activate()
-	if f.command(classMQ, mqRSSConfig, good) != controlErr || f.dev.rss.config != nil {
+	answer := f.command(classMQ, mqRSSConfig, good)
+	if c, _ := f.scaled(); answer != controlErr || c != nil {
 		t.Error("a tap that takes no program, and the driver is told it does")
 	}
-	f.wantSteering("refused by the tap", 1, f.tap.program)
+	f.wantSteering("refused by the tap", 1, -1)
 
 	plain := newFixture(t, 4, allNet)
 	if plain.dev.Features()&featureRSS != 0 || plain.command(classMQ, mqRSSConfig, good) != controlErr {
@@ -197,8 +210,10 @@ func TestRSSSaved(t *testing.T) {
 	g.tr = virtiotest.NewTransport(t, g.mem, g.tr.Env.Features, g.rings...)
 	g.activate()
 	g.wantSteering("restored", 3, g.dev.cfg.Steering.Program)
-	wantBytes(t, "what the program reads", g.dev.rss.shared, f.dev.rss.shared)
-	if got := g.dev.rss.config; got == nil || !slices.Equal(got.Table, []uint16{2, 1}) {
+	_, was := f.scaled()
+	got, is := g.scaled()
+	wantBytes(t, "what the program reads", is, was)
+	if got == nil || !slices.Equal(got.Table, []uint16{2, 1}) {
 		t.Errorf("restored %+v", got)
 	}
 

@@ -216,10 +216,10 @@ func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
 		return nil
 	}
 	tap := &TapResource{
-		Steered: nic.Steering != nil,
-		Name:    target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
+		Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
 		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
 		Isolated: n.Child("port").Attr("isolated") == "yes", Device: n.Child("backend").Attr("tap"),
+		Steered: nic.Steering != nil,
 	}
 	if err := tap.limit(n); err != nil {
 		return err

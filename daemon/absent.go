@@ -10,8 +10,8 @@ import (
 	"virtd/virterr"
 )
 
-// registerAbsent answers for what can be defined on a libvirt host and cannot here yet: filters. That none exist is the
-// truth, and clients start with these lists.
+// registerAbsent answers for what can be defined on a libvirt host and cannot here: filters. The standard ones, which interfaces
+// name (network/firewall), are not listed. Clients start with these lists.
 func (d *Daemon) registerAbsent(reg *rpc.Registry) {
 	on(reg, rpc.ProcConnectListAllNwfilters, empty[libvirt.ConnectListAllNwfiltersArgs, libvirt.ConnectListAllNwfiltersRet])
 	on(reg, rpc.ProcConnectNumOfNwfilters, empty[none, libvirt.ConnectNumOfNwfiltersRet])

@@ -150,7 +150,7 @@ func deviceCapabilities(passthrough bool) *xmltree.Node {
 	}
 	rng := devices.Append(supported("rng", true))
 	rng.Append(enum("model", "virtio", "virtio-non-transitional"))
-	rng.Append(enum("backendModel", "random"))
+	rng.Append(enum("backendModel", "random", "builtin"))
 	for _, name := range []string{"filesystem", "tpm", "redirdev", "channel"} {
 		devices.Append(supported(name, false))
 	}

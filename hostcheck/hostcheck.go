@@ -67,7 +67,7 @@ func Run(ctx context.Context, h Host) Report {
 	}
 	r.Findings = append(r.Findings, checkDevice(h, "vhost-net", "/dev/vhost-net", "vhost_net",
 		"interfaces with <driver name='vhost'/> cannot start; others use the userspace back end"),
-		checkDevice(h, "tun", "/dev/net/tun", "tun", "interfaces cannot start"),
+		checkDevice(h, "tun", "/dev/net/tun", "tun", "interfaces with a tap cannot start"),
 		checkHugePages(h), checkCgroup(h), checkPacketFilter(h), checkLegacyRules(h), checkForwarding(h), checkReversePath(h),
 		checkBridgeFilter(h), checkNetworkModules(h), checkIOMMU(h), checkVFIO(h))
 	for _, c := range kernelFeatures {

@@ -85,7 +85,7 @@ type CPU struct {
 	NoAPIC    bool            `json:"noAPIC,omitempty"`
 	NoACPI    bool            `json:"noACPI,omitempty"`
 	NoPAE     bool            `json:"noPAE,omitempty"`
-	// HostPhysBits of 0 is the host's; else the guest's physical address bits.
+	// PhysBits of 0 is the host's; else the guest's physical address bits.
 	PhysBits int `json:"physBits,omitempty"`
 }
 

@@ -36,7 +36,7 @@ func TestHostLinkReachesGuests(t *testing.T) {
 	defer l.Close()
 	go answerWho(l)
 
-	if _, err := macvlan.tcp("203.0.113.1:8080"); err == nil {
+	if _, err := macvlan.tcp("203.0.113.1:8080", unanswered); err == nil {
 		t.Fatal("the guest reaches its host without any help: nothing to show here")
 	}
 	m := openManager(t, host, t.TempDir())
@@ -45,7 +45,7 @@ func TestHostLinkReachesGuests(t *testing.T) {
 	ok(t, err)
 	link := network.HostLinkName(n.UUID())
 	for range 2 { // and again, as the next virtd does
-		if who, err := macvlan.tcp("203.0.113.5:8080"); err != nil || who != "203.0.113.200" {
+		if who, err := macvlan.tcp("203.0.113.5:8080", answered); err != nil || who != "203.0.113.200" {
 			t.Errorf("guest to host: %q, %v", who, err)
 		}
 		if who, err := dialWho("203.0.113.200:80"); err != nil || who != "203.0.113.5" {
@@ -54,10 +54,10 @@ func TestHostLinkReachesGuests(t *testing.T) {
 		if who, err := dialWho("203.0.113.9:80"); err != nil || who != "203.0.113.1" {
 			t.Errorf("the host's own connection: %q, %v", who, err)
 		}
-		if who, err := outside.tcp("203.0.113.1:8080"); err != nil || who != "203.0.113.9" {
+		if who, err := outside.tcp("203.0.113.1:8080", answered); err != nil || who != "203.0.113.9" {
 			t.Errorf("outside to host: %q, %v", who, err)
 		}
-		if who, err := macvlan.tcp("203.0.113.9:80"); err != nil || who != "203.0.113.200" {
+		if who, err := macvlan.tcp("203.0.113.9:80", answered); err != nil || who != "203.0.113.200" {
 			t.Errorf("guest to outside: %q, %v", who, err)
 		}
 		ok(t, host.HostLinkUp(network.Spec{UUID: n.UUID(), Device: "wire0", HostLink: netip.MustParsePrefix("203.0.113.5/24"),
@@ -131,12 +131,12 @@ func newMacvlanGuest(t *testing.T, device netlink.Link, cidr string) *guest {
 
 // dialWho is guest.tcp from the host.
 func dialWho(to string) (string, error) {
-	conn, err := net.DialTimeout("tcp", to, 3*time.Second)
+	conn, err := net.DialTimeout("tcp", to, answered)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(3 * time.Second))
+	conn.SetDeadline(time.Now().Add(answered))
 	text, err := io.ReadAll(conn)
 	return string(text), err
 }

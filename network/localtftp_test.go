@@ -68,7 +68,7 @@ func readBootFile(server, name string) (string, error) {
 	var out strings.Builder
 	buf := make([]byte, 2000)
 	for {
-		if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			return "", err
 		}
 		size, from, err := conn.ReadFromUDP(buf)

@@ -49,8 +49,8 @@ func netCommands() []*cli.Command {
 				[]cli.Flag{&cli.BoolFlag{Name: "disable", Usage: "do not start it any more"}}, netAutostart),
 			{Name: "leases", Usage: "list the addresses that guests have", ArgsUsage: "NETWORK", Action: withNet(netLeases)},
 			{Name: "update", Usage: "change a part of a network", ArgsUsage: "NETWORK COMMAND SECTION XML",
-				Description: "COMMAND is add, add-first, modify or delete; SECTION is ip-dhcp-host, ip-dhcp-range, dns-host, dns-txt or\n" +
-					"dns-srv; XML is the element. Without flags an active network changes until it stops, an inactive one for good.",
+				Description: "COMMAND is add, add-first, modify or delete; SECTION is ip-dhcp-host, ip-dhcp-range, portgroup, dns-host,\n" +
+					"dns-txt or dns-srv; XML is the element. Without flags an active network changes until it stops, an inactive one for good.",
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "live", Usage: "change what runs"},
 					&cli.BoolFlag{Name: "config", Usage: "change the definition"},
@@ -353,14 +353,15 @@ func netUpdate(c *cli.Context, s *session, n libvirt.Network) error {
 	commands := map[string]libvirt.NetworkUpdateCommand{"add": libvirt.NetworkUpdateCommandAddLast, "add-first": libvirt.NetworkUpdateCommandAddFirst,
 		"modify": libvirt.NetworkUpdateCommandModify, "delete": libvirt.NetworkUpdateCommandDelete}
 	sections := map[string]libvirt.NetworkUpdateSection{"ip-dhcp-host": libvirt.NetworkSectionIPDhcpHost, "ip-dhcp-range": libvirt.NetworkSectionIPDhcpRange,
-		"dns-host": libvirt.NetworkSectionDNSHost, "dns-txt": libvirt.NetworkSectionDNSTxt, "dns-srv": libvirt.NetworkSectionDNSSrv}
+		"portgroup": libvirt.NetworkSectionPortgroup,
+		"dns-host":  libvirt.NetworkSectionDNSHost, "dns-txt": libvirt.NetworkSectionDNSTxt, "dns-srv": libvirt.NetworkSectionDNSSrv}
 	command, known := commands[c.Args().Get(1)]
 	if !known {
 		return fmt.Errorf("command '%s': use add, add-first, modify or delete", c.Args().Get(1))
 	}
 	section, known := sections[c.Args().Get(2)]
 	if !known {
-		return fmt.Errorf("section '%s': use ip-dhcp-host, ip-dhcp-range, dns-host, dns-txt or dns-srv", c.Args().Get(2))
+		return fmt.Errorf("section '%s': use ip-dhcp-host, ip-dhcp-range, portgroup, dns-host, dns-txt or dns-srv", c.Args().Get(2))
 	}
 	flags := libvirt.NetworkUpdateAffectCurrent
 	if c.Bool("live") {

@@ -59,6 +59,8 @@ func TestNetCommands(t *testing.T) {
 		{"net update x burn dns-host <host/>", 1, `use add, add-first, modify or delete`},
 		{"net update x add dns-cat <host/>", 1, `use ip-dhcp-host`},
 		{"net update x add", 1, `requires <network>, <command>, <section> and <xml>`},
+		{"net update x add portgroup <portgroup_name='red'/> --live --config", 0, `updated`},
+		{"net dumpxml x", 0, `<portgroup name='red'`},
 		{"net dumpxml x", 0, `<host mac='52:54:00:00:00:01' ip='10.7.0.20'/>`},
 		{"net destroy x", 0, `destroyed`},
 		{"net leases x", 1, `network 'x' is not active`},

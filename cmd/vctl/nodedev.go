@@ -25,7 +25,7 @@ func nodedevCommands() []*cli.Command {
 					&cli.StringSliceFlag{Name: "cap", Usage: "only devices with one of the capabilities `CAP`,...: system, pci, usb_device, usb, net, " +
 						"scsi_host, scsi_target, scsi, storage, fc_host, vports, scsi_generic, drm, mdev_types, mdev or vpd"},
 					&cli.BoolFlag{Name: "inactive", Usage: "defined devices that are not started"},
-					&cli.BoolFlag{Name: "all", Usage: "those too"},
+					&cli.BoolFlag{Name: "all", Usage: "devices that exist, and defined ones that are not started"},
 					&cli.BoolFlag{Name: "persistent", Usage: "only defined devices"},
 					&cli.BoolFlag{Name: "transient", Usage: "only devices that are not defined"},
 					&cli.BoolFlag{Name: "tree", Usage: "show what hangs on what"},

@@ -70,7 +70,7 @@ func (d *Domain) UpdateDevice(ctx context.Context, xml string, flags Affect) err
 // liveUpdate finds the interface that dev describes, and what of it shall change.
 func liveUpdate(live *domain.Definition, dev *domain.Device) (change domain.LiveUpdate, alias string, err error) {
 	refuse := virterr.New(virterr.OperationUnsupported, "live update of device '%s' is not supported, except the link state, "+
-		"bridge, VLANs, isolation, bandwidth and filter of an interface; change the configuration (--config)", dev.Kind())
+		"bridge, VLANs, isolation, bandwidth, filter and coalescing of an interface; change the configuration (--config)", dev.Kind())
 	if dev.Kind() != "interface" {
 		return change, "", refuse
 	}

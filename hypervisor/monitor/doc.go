@@ -38,7 +38,7 @@
 //	x-virtd-job                         -> {kind: save|dump|"", elapsed-ms, total, processed, written} of what runs now, or ran last
 //	x-virtd-job-cancel                  -> a save or dump ends early and its reply is an error
 //	x-virtd-attach {device, files}      with as many descriptors (SCM_RIGHTS) as files has names: device is a fragment of
-//	                                       Config, {disk}, {vhostUserDisk}, {nic} or {rng}
+//	                                       Config, {disk}, {vhostUserDisk}, {nic}, {rng} or {hostdev, vfio}
 //	x-virtd-net-stream {id}             with one descriptor: another stream socket for a network device that has one
 //	x-virtd-vhost-users                 -> [{id, connected}...] of the devices whose queues other processes serve;
 //	                                       X_VIRTD_VHOST_USER {device, connected} tells when one of these came or went

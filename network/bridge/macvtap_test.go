@@ -136,7 +136,7 @@ func fromAny(t *testing.T, tap *Tap) []byte {
 	for _, f := range tap.Files {
 		fds = append(fds, unix.PollFd{Fd: int32(f.Fd()), Events: unix.POLLIN})
 	}
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		if _, err := unix.Poll(fds, 1000); err != nil && err != unix.EINTR {
 			t.Fatal(err)
 		}
@@ -347,7 +347,7 @@ func TestWatchRemoved(t *testing.T) {
 		select {
 		case g := <-gone:
 			seen[g] = true
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 		}
 	}
 	if !seen[fmt.Sprint(tap.Name, " ", tap.Index)] {

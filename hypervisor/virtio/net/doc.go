@@ -1,5 +1,5 @@
 // Package net is the virtio network device (virtio 1.2, 5.1) on a Linux tap with vnet headers, or with its rings handed
-// to vhost-net.
+// to vhost-net or to another process (package vhostuser).
 //
 // Each queue pair has one worker on a thread of its own that moves packets between the tap queue and guest memory with
 // one system call a packet, straight from and to the guest's buffers: the virtio header is the tap's vnet header, so

@@ -251,7 +251,8 @@ lab_worker() {
     case $folder in
     kvm) kvm -short ;;
     demo-unprivileged) check demo-unprivileged demo/unprivileged.sh ;;
-    *) LAB_PART=$1 lab_package "$folder" -run "${regexp:-^TestLab}" -skip "$LAB_FULL_ONLY" -short ;;
+    lab/e2e) LAB_PART=$1 lab_package "$folder" -run "$regexp" -short ;;
+    *) lab_package "$folder" -skip "$LAB_FULL_ONLY" -short ;;
     esac
   done
   echo "$PASSED $FAILED" >"$OUT/lab-worker-$1.count"

@@ -21,7 +21,7 @@ func poolXML(name, mode string, devs ...string) string {
 
 func connect(t *testing.T, m *network.Manager, name, domain string) *network.Port {
 	t.Helper()
-	p, err := m.Connect(network.Request{Network: name, Owner: network.Owner{Name: domain, UUID: uuid.New()}, MAC: "52:54:00:00:00:01", Isolated: true})
+	p, err := m.Connect(network.Request{Network: name, Owner: network.Owner{Name: domain, UUID: uuid.New()}, MAC: "52:54:00:00:00:01"})
 	ok(t, err)
 	return p
 }
@@ -41,7 +41,7 @@ func TestPassthroughPool(t *testing.T) {
 		t.Errorf("document:\n%s", text)
 	}
 	a, b := connect(t, m, "pool", "a"), connect(t, m, "pool", "b") // which starts it
-	if a.Dev != "eth1" || b.Dev != "eth2" || a.Mode != "passthrough" || a.Bridge != "" || a.Isolated {
+	if a.Dev != "eth1" || b.Dev != "eth2" || a.Mode != "passthrough" || a.Bridge != "" {
 		t.Errorf("ports %+v and %+v", a, b)
 	}
 	_, err = m.Connect(network.Request{Network: "pool", Owner: network.Owner{Name: "c"}})
@@ -71,6 +71,24 @@ func TestPassthroughPool(t *testing.T) {
 	if _, err := n.Bridge(); err == nil || err.Error() != "internal error: network 'pool' does not have a bridge name." {
 		t.Errorf("bridge: %v", err)
 	}
+}
+
+// What a macvtap cannot do for an interface is refused, and takes no link.
+func TestPoolRefuses(t *testing.T) {
+	host := &networktest.Fake{}
+	host.AddLink("eth1")
+	m := openManager(t, host, t.TempDir())
+	_, err := m.Define(poolXML("pool", "passthrough", "eth1"))
+	ok(t, err)
+	const mac = "52:54:00:00:00:01"
+	for want, r := range map[string]network.Request{
+		"unsupported configuration: interface " + mac + " - <port isolated='yes'/> is not supported for network interfaces with type='direct'": {Isolated: true},
+	} {
+		r.Network, r.MAC, r.Owner = "pool", mac, network.Owner{Name: "a", UUID: uuid.New()}
+		_, err := m.Connect(r)
+		fails(t, err, want)
+	}
+	connect(t, m, "pool", "a")
 }
 
 // Other modes spread their ports over the links, and stay off those that a passthrough network has.

@@ -8,6 +8,7 @@ import (
 
 	"virtd/network"
 	"virtd/network/networktest"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -83,12 +84,36 @@ func TestPoolRefuses(t *testing.T) {
 	const mac = "52:54:00:00:00:01"
 	for want, r := range map[string]network.Request{
 		"unsupported configuration: interface " + mac + " - <port isolated='yes'/> is not supported for network interfaces with type='direct'": {Isolated: true},
+		"Operation not supported: Invalid use of 'floor' on interface with MAC address " + mac + " - 'floor' is only supported for interface type 'network' " +
+			"with forward type 'nat', 'route', 'open' or none": {Limits: portconf.Bandwidth{In: portconf.Rate{Floor: 5}}},
+		"unsupported configuration: network 'pool' with forward mode='passthrough' can tag no VLANs: its ports are macvtaps": {VLAN: portconf.VLAN{Tags: []uint16{5}}},
 	} {
 		r.Network, r.MAC, r.Owner = "pool", mac, network.Owner{Name: "a", UUID: uuid.New()}
 		_, err := m.Connect(r)
 		fails(t, err, want)
 	}
 	connect(t, m, "pool", "a")
+}
+
+// TestPoolRates: a macvtap has rates, of its own or its port group's, and can get others.
+func TestPoolRates(t *testing.T) {
+	host := &networktest.Fake{}
+	host.AddLink("eth1")
+	m := openManager(t, host, t.TempDir())
+	n, err := m.Define(strings.Replace(poolXML("pool", "private", "eth1"), "</network>",
+		"<portgroup name='slow' default='yes'><bandwidth><outbound average='10'/></bandwidth></portgroup></network>", 1))
+	ok(t, err)
+	ten := portconf.Bandwidth{Out: portconf.Rate{Average: 10}}
+	p := connect(t, m, "pool", "a")
+	same(t, p.Limits, ten)
+	own := portconf.Bandwidth{In: portconf.Rate{Average: 7}}
+	ok(t, m.Limit(p.UUID, own))
+	list, err := n.Ports()
+	ok(t, err)
+	same(t, list[0].Limits, own)
+	if err := m.Limit(p.UUID, portconf.Bandwidth{In: portconf.Rate{Floor: 7}}); !virterr.Is(err, virterr.OperationUnsupported) {
+		t.Errorf("a floor of a macvtap: %v", err)
+	}
 }
 
 // Other modes spread their ports over the links, and stay off those that a passthrough network has.

@@ -175,8 +175,8 @@ func (n *Network) placePort(p *Port, devs []string) error {
 	if p.Isolated {
 		return notIsolated(p, plugDirect)
 	}
-	if p.VLAN.Given() || p.Limits.Limited() {
-		return failure(virterr.ConfigUnsupported, "network '%s' with forward mode='%s' can limit no bandwidth and tag no VLANs: its ports are macvtaps", n.def.name, n.def.forward.mode)
+	if p.VLAN.Given() {
+		return failure(virterr.ConfigUnsupported, "network '%s' with forward mode='%s' can tag no VLANs: its ports are macvtaps", n.def.name, n.def.forward.mode)
 	}
 	p.Mode, p.Trust = string(n.def.forward.mode), n.def.trusts(p.Group)
 	var err error

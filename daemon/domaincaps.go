@@ -49,7 +49,7 @@ func (d *Daemon) domainCapabilities(machine string) *xmltree.Node {
 	os.Append(enum("firmware")) // a kernel is loaded directly; no firmware yet
 	os.Append(supported("loader", false))
 	root.Append(d.cpuModes())
-	root.Append(supported("memoryBacking", true)).Append(enum("sourceType", "anonymous", "memfd"))
+	root.Append(supported("memoryBacking", true)).Append(enum("sourceType", "file", "anonymous", "memfd"))
 	root.Append(deviceCapabilities(d.cfg.Hostdevs != nil))
 	root.Append(featureCapabilities())
 	return root

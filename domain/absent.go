@@ -5,21 +5,39 @@ import (
 	"slices"
 
 	"virtd/domain/xmltree"
+	"virtd/network/portconf"
 )
 
 // NotProvided returns one sentence for each thing that the definition asks for and keeps, but the guest does not get:
 // devices that clients add to every domain, such as a display. The order is the document's; nothing is said twice.
 func (d *Definition) NotProvided() []string {
 	var list []string
+	note := func(text string) {
+		if text != "" && !slices.Contains(list, text) {
+			list = append(list, text)
+		}
+	}
 	devices := vocabulary().child("devices")
 	for _, n := range d.doc.Root.Child("devices").Elements() {
 		if w := devices.child(n.Name.Local); w != nil && n.Name.Prefix == "" {
-			if text := w.notProvided(n); text != "" && !slices.Contains(list, text) {
-				list = append(list, text)
-			}
+			note(w.notProvided(n))
+			note(unlimited(n))
 		}
 	}
 	return list
+}
+
+// unlimited says that nothing limits n, an interface that asks for rates and has no link on the host which could have them. libvirt
+// takes such a document, so it is not refused.
+func unlimited(n *xmltree.Node) string {
+	kind := n.Attr("type")
+	if !n.Is("interface") || kind != typeUser && kind != typeVhostUser {
+		return ""
+	}
+	if b, err := portconf.ReadBandwidth(n, true); err != nil || !b.Limited() {
+		return ""
+	}
+	return fmt.Sprintf("not provided: bandwidth of interface type='%s' (only taps and macvtaps have limits)", kind)
 }
 
 // notProvided says what of n, a device that w describes, the guest does not get; "" for one that it gets.

@@ -42,6 +42,26 @@ func TestNotProvided(t *testing.T) {
 	}
 }
 
+// TestRatesNotProvided: an interface without a link on the host that could have rates says so; others have them.
+func TestRatesNotProvided(t *testing.T) {
+	const rates = "<bandwidth><inbound average='5'/></bandwidth>"
+	nics := "<interface type='user'>" + rates + "</interface><interface type='user'>" + rates + "</interface><interface type='user'><bandwidth/></interface>" +
+		"<interface type='vhostuser'><source type='unix' path='/s' mode='client'/>" + rates + "</interface>" +
+		"<interface type='direct'><source dev='eth0'/>" + rates + "</interface><interface type='network'><source network='default'/>" + rates + "</interface>" +
+		"<interface type='ethernet'>" + rates + "</interface><interface type='bridge'><source bridge='br0'/>" + rates + "</interface>"
+	d, err := Parse(strings.Replace(deviceDomain, "</devices>", nics+"</devices>", 1), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"not provided: bandwidth of interface type='user' (only taps and macvtaps have limits)",
+		"not provided: bandwidth of interface type='vhostuser' (only taps and macvtaps have limits)",
+	}
+	if got := d.NotProvided(); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestNotProvidedNothing: a domain that has only what exists is told nothing.
 func TestNotProvidedNothing(t *testing.T) {
 	for _, name := range []string{"idle-devices", "console-virtio", "disk-options"} {

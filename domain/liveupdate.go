@@ -58,8 +58,10 @@ func checkHostEnd(said, n *xmltree.Node) error {
 	if err == nil {
 		f := said.Clone()
 		f.SetAttr("type", n.Attr("type"))
-		if err = nicFilter(f); err == nil {
-			err = nicCoalesce(f)
+		for _, check := range []func(*xmltree.Node) error{nicIsolated, nicFilter, nicCoalesce} {
+			if err = check(f); err != nil {
+				break
+			}
 		}
 	}
 	if kind := n.Attr("type"); err == nil && said.Child("vlan") != nil && kind != "bridge" && kind != "network" {

@@ -18,6 +18,9 @@ func (d *Definition) nicPort(nic *xmltree.Node) error {
 		return b.Errorf(virterr.ConfigUnsupported, "interface %s - bandwidth settings are not supported for hostdev interfaces",
 			nic.Child("mac").Attr("address"))
 	}
+	if err := nicIsolated(nic); err != nil {
+		return err
+	}
 	if _, err := portconf.ReadBandwidth(nic, kind == "network"); err != nil {
 		return err
 	}
@@ -34,6 +37,17 @@ func (d *Definition) nicPort(nic *xmltree.Node) error {
 		return err
 	}
 	return nicFilter(nic)
+}
+
+// nicIsolated refuses isolation where the host's end is no port of a bridge: whoever asks for it relies on it. What a network makes
+// of its interfaces is seen when they get their ports.
+func nicIsolated(nic *xmltree.Node) error {
+	port := nic.Child("port")
+	if kind := nic.Attr("type"); port.Attr("isolated") == "yes" && kind != "bridge" && kind != "network" {
+		return port.Errorf(virterr.ConfigUnsupported, "interface %s - <port isolated='yes'/> is not supported for network interfaces with type='%s'",
+			nic.Child("mac").Attr("address"), kind)
+	}
+	return nil
 }
 
 // nicCoalesce checks <coalesce>, which is a property of a tap.

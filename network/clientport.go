@@ -175,10 +175,6 @@ func (w *wish) fit(n *Network, p *Port) error {
 	if w == nil {
 		return nil
 	}
-	if w.isolated == "yes" && p.Dev != "" {
-		return failure(virterr.ConfigUnsupported, "port %s - an isolated port is not possible in network '%s' with forward mode='%s': its ports are macvtaps",
-			p.UUID, n.def.name, n.def.forward.mode)
-	}
 	if w.isolated == "no" {
 		p.Isolated = false
 	}

@@ -220,7 +220,7 @@ func TestClientPortReclaim(t *testing.T) {
 		{"direct", "<plug type='direct' dev='eth6' mode='passthrough'/>", network.PortReclaim, "network 'direct' requires exclusive access to interfaces"},
 		{"direct", "<plug type='direct' dev='eth5' mode='vepa'/>", network.PortReclaim, "is of mode 'vepa', but network 'direct' has mode 'passthrough'"},
 		{"direct", "<plug type='direct' dev='eth9'/>", network.PortReclaim, "network 'direct' doesn't have dev='eth9' in use by network port"},
-		{"direct", "<port isolated='yes'/>", 0, "an isolated port is not possible in network 'direct'"},
+		{"direct", "<port isolated='yes'/>", 0, "<port isolated='yes'/> is not supported for network interfaces with type='direct'"},
 		{"vfs", function, network.PortReclaim, ""},
 		{"vfs", function, network.PortReclaim, "network 'vfs' claims the PCI device at domain=0 bus=1 slot=16 function=2 is already in use by a different network port (port "},
 		{"vfs", strings.Replace(function, "0x10", "0x11", 1), network.PortReclaim, "network 'vfs' doesn't have PCI device 0000:01:11.2 in use by network port"},

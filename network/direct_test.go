@@ -8,6 +8,7 @@ import (
 
 	"virtd/network"
 	"virtd/network/networktest"
+	"virtd/network/portconf"
 	"virtd/virterr"
 )
 
@@ -21,7 +22,7 @@ func poolXML(name, mode string, devs ...string) string {
 
 func connect(t *testing.T, m *network.Manager, name, domain string) *network.Port {
 	t.Helper()
-	p, err := m.Connect(network.Request{Network: name, Owner: network.Owner{Name: domain, UUID: uuid.New()}, MAC: "52:54:00:00:00:01", Isolated: true})
+	p, err := m.Connect(network.Request{Network: name, Owner: network.Owner{Name: domain, UUID: uuid.New()}, MAC: "52:54:00:00:00:01"})
 	ok(t, err)
 	return p
 }
@@ -41,7 +42,7 @@ func TestPassthroughPool(t *testing.T) {
 		t.Errorf("document:\n%s", text)
 	}
 	a, b := connect(t, m, "pool", "a"), connect(t, m, "pool", "b") // which starts it
-	if a.Dev != "eth1" || b.Dev != "eth2" || a.Mode != "passthrough" || a.Bridge != "" || a.Isolated {
+	if a.Dev != "eth1" || b.Dev != "eth2" || a.Mode != "passthrough" || a.Bridge != "" {
 		t.Errorf("ports %+v and %+v", a, b)
 	}
 	_, err = m.Connect(network.Request{Network: "pool", Owner: network.Owner{Name: "c"}})
@@ -70,6 +71,48 @@ func TestPassthroughPool(t *testing.T) {
 	}
 	if _, err := n.Bridge(); err == nil || err.Error() != "internal error: network 'pool' does not have a bridge name." {
 		t.Errorf("bridge: %v", err)
+	}
+}
+
+// What a macvtap cannot do for an interface is refused, and takes no link.
+func TestPoolRefuses(t *testing.T) {
+	host := &networktest.Fake{}
+	host.AddLink("eth1")
+	m := openManager(t, host, t.TempDir())
+	_, err := m.Define(poolXML("pool", "passthrough", "eth1"))
+	ok(t, err)
+	const mac = "52:54:00:00:00:01"
+	for want, r := range map[string]network.Request{
+		"unsupported configuration: interface " + mac + " - <port isolated='yes'/> is not supported for network interfaces with type='direct'": {Isolated: true},
+		"Operation not supported: Invalid use of 'floor' on interface with MAC address " + mac + " - 'floor' is only supported for interface type 'network' " +
+			"with forward type 'nat', 'route', 'open' or none": {Limits: portconf.Bandwidth{In: portconf.Rate{Floor: 5}}},
+		"unsupported configuration: network 'pool' with forward mode='passthrough' can tag no VLANs: its ports are macvtaps": {VLAN: portconf.VLAN{Tags: []uint16{5}}},
+	} {
+		r.Network, r.MAC, r.Owner = "pool", mac, network.Owner{Name: "a", UUID: uuid.New()}
+		_, err := m.Connect(r)
+		fails(t, err, want)
+	}
+	connect(t, m, "pool", "a")
+}
+
+// TestPoolRates: a macvtap has rates, of its own or its port group's, and can get others.
+func TestPoolRates(t *testing.T) {
+	host := &networktest.Fake{}
+	host.AddLink("eth1")
+	m := openManager(t, host, t.TempDir())
+	n, err := m.Define(strings.Replace(poolXML("pool", "private", "eth1"), "</network>",
+		"<portgroup name='slow' default='yes'><bandwidth><outbound average='10'/></bandwidth></portgroup></network>", 1))
+	ok(t, err)
+	ten := portconf.Bandwidth{Out: portconf.Rate{Average: 10}}
+	p := connect(t, m, "pool", "a")
+	same(t, p.Limits, ten)
+	own := portconf.Bandwidth{In: portconf.Rate{Average: 7}}
+	ok(t, m.Limit(p.UUID, own))
+	list, err := n.Ports()
+	ok(t, err)
+	same(t, list[0].Limits, own)
+	if err := m.Limit(p.UUID, portconf.Bandwidth{In: portconf.Rate{Floor: 7}}); !virterr.Is(err, virterr.OperationUnsupported) {
+		t.Errorf("a floor of a macvtap: %v", err)
 	}
 }
 

@@ -88,7 +88,7 @@ func (n *Network) reshape() error {
 	return n.shape(s)
 }
 
-// Limit gives a port other rates. Those of its tap are for whoever has it to set. When the bridge does not take them, the port
+// Limit gives a port other rates. Those of its tap or macvtap are for whoever has it to set. When the bridge does not take them, the port
 // has what it had.
 func (m *Manager) Limit(id uuid.UUID, b portconf.Bandwidth) error {
 	n, had, err := m.limit(id, b)
@@ -110,7 +110,7 @@ func (m *Manager) limit(id uuid.UUID, b portconf.Bandwidth) (n *Network, had por
 	if p == nil {
 		return nil, had, failure(virterr.NoNetworkPort, "Network port with UUID %s does not exist", id)
 	}
-	if b.Limited() && p.plugKind() != plugNetwork && p.plugKind() != plugBridge {
+	if b.Limited() && p.plugKind() == plugHostdev {
 		return nil, had, failure(virterr.ConfigUnsupported, "bandwidth settings are not supported for port %s: its plug is of type '%s'", id, p.plugKind())
 	}
 	now := *p

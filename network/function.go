@@ -190,8 +190,8 @@ func (n *Network) placeFunction(p *Port, req Request, function string) error {
 	if p.Limits.Limited() {
 		return failure(virterr.ConfigUnsupported, "interface %s - bandwidth settings are not supported for hostdev interfaces (network '%s')", req.MAC, n.def.name)
 	}
-	if req.Isolated {
-		return failure(virterr.ConfigUnsupported, "interface %s - an isolated port is not possible in network '%s': its ports are virtual functions; use VLANs", req.MAC, n.def.name)
+	if p.Isolated {
+		return notIsolated(p, "hostdev") // as domains call it
 	}
 	if _, err := p.VLAN.SingleTag(); err != nil {
 		return failure(virterr.ConfigUnsupported, "interface %s on network '%s': %w", req.MAC, n.def.name, err)

@@ -162,10 +162,10 @@ func TestFunctionPoolRefuses(t *testing.T) {
 	_, err := m.Define(vfPoolXML)
 	ok(t, err)
 	for want, change := range map[string]func(*network.Request){
-		"bandwidth settings are not supported for hostdev interfaces": func(r *network.Request) { r.Limits.In.Average = 1000 },
-		"an isolated port is not possible":                            func(r *network.Request) { r.Isolated = true },
-		"vlan trunking is not supported by SR-IOV network devices":    func(r *network.Request) { r.VLAN = portconf.VLAN{Tags: []uint16{1, 2}, Trunk: true} },
-		"network 'vfs' has no portgroup 'blue'":                       func(r *network.Request) { r.Group = "blue" },
+		"bandwidth settings are not supported for hostdev interfaces":                        func(r *network.Request) { r.Limits.In.Average = 1000 },
+		"<port isolated='yes'/> is not supported for network interfaces with type='hostdev'": func(r *network.Request) { r.Isolated = true },
+		"vlan trunking is not supported by SR-IOV network devices":                           func(r *network.Request) { r.VLAN = portconf.VLAN{Tags: []uint16{1, 2}, Trunk: true} },
+		"network 'vfs' has no portgroup 'blue'":                                              func(r *network.Request) { r.Group = "blue" },
 	} {
 		r := request("vfs", "a")
 		change(&r)

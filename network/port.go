@@ -172,13 +172,21 @@ func (n *Network) addressFree(p *Port) error {
 
 // placePort puts a port of a pool on one of devs. The caller holds the manager's mu.
 func (n *Network) placePort(p *Port, devs []string) error {
-	if p.VLAN.Given() || p.Limits.Limited() {
-		return failure(virterr.ConfigUnsupported, "network '%s' with forward mode='%s' can limit no bandwidth and tag no VLANs: its ports are macvtaps", n.def.name, n.def.forward.mode)
+	if p.Isolated {
+		return notIsolated(p, plugDirect)
 	}
-	p.Mode, p.Trust, p.Isolated = string(n.def.forward.mode), n.def.trusts(p.Group), false
+	if p.VLAN.Given() {
+		return failure(virterr.ConfigUnsupported, "network '%s' with forward mode='%s' can tag no VLANs: its ports are macvtaps", n.def.name, n.def.forward.mode)
+	}
+	p.Mode, p.Trust = string(n.def.forward.mode), n.def.trusts(p.Group)
 	var err error
 	p.Dev, err = n.m.pick(n.def, devs)
 	return err
+}
+
+// notIsolated refuses a port that is to be isolated and is none of a bridge.
+func notIsolated(p *Port, kind string) error {
+	return failure(virterr.ConfigUnsupported, "interface %s - <port isolated='yes'/> is not supported for network interfaces with type='%s'", p.MAC, kind)
 }
 
 // pool returns the links of a network that is one, as far as the host has them.

@@ -45,6 +45,7 @@ func (d *Driver) openMacvtap(o *opened, r Resource, dir string) ([]*os.File, err
 	o.links = append(o.links, linkPath(dir, r.Alias))
 	tap, err := d.cfg.Links.OpenMacvtap(bridge.MacvtapConfig{
 		Name: r.Macvtap.Name, Parent: r.Macvtap.Parent, Mode: r.Macvtap.Mode, MAC: mac, MTU: r.Macvtap.MTU, Queues: r.Macvtap.Queues, Note: note,
+		Bandwidth: value(r.Macvtap.Bandwidth),
 	})
 	if err != nil {
 		return nil, err

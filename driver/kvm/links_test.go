@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -12,6 +14,8 @@ import (
 	"virtd/hypervisor"
 	"virtd/network/bridge"
 	"virtd/network/bridge/bridgetest"
+	"virtd/network/portconf"
+	"virtd/virterr"
 )
 
 func macvtapDriver(t *testing.T) (*Driver, *bridgetest.Fake, string) {
@@ -157,6 +161,55 @@ func TestMacvtapsAreRemoved(t *testing.T) {
 			t.Errorf("%v; left %v", err, have(t, links))
 		}
 	})
+}
+
+// A macvtap has its rates from the start, gets others while it is in use, and loses them before it is removed. An interface without
+// a link on the host can have none.
+func TestMacvtapRates(t *testing.T) {
+	d, links, dir := macvtapDriver(t)
+	links.AddLink("eth1")
+	live := started(t, "interface-direct")
+	_, resources, err := PlanDevice(live, "net1", facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resources = slices.DeleteFunc(resources, func(r Resource) bool { return r.Kind != ResourceMacvtap })
+	o, err := d.open(hypervisor.Config{Name: "x"}, resources, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.close)
+	first := portconf.Bandwidth{In: portconf.Rate{Average: 1000, Peak: 5000, Burst: 1024}, Out: portconf.Rate{Average: 128}}
+	if got := links.Bandwidths["lan0"]; got != first {
+		t.Errorf("made with %+v", got)
+	}
+	i := &instance{d: d, name: "x", live: live, rec: record{Dir: dir, Taps: o.taps}}
+	second := portconf.Bandwidth{Out: portconf.Rate{Average: 7}}
+	next, err := live.SetInterfaceBandwidth("52:54:00:01:02:04", second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	links.Fail = func(method, _ string) error {
+		if method == "SetBandwidth" {
+			return errors.New("no tc")
+		}
+		return nil
+	}
+	if err := i.UpdateInterface(t.Context(), "net1", next); err == nil || i.definition() != live {
+		t.Errorf("rates that the kernel does not take: %v", err)
+	}
+	links.Fail = nil
+	if err := i.UpdateInterface(t.Context(), "net1", next); err != nil || links.Bandwidths["lan0"] != second || i.definition() != next {
+		t.Errorf("changed to %+v, %v", links.Bandwidths["lan0"], err)
+	}
+	d.releaseTaps(o.taps)
+	if got := links.Bandwidths["lan0"]; got.Limited() {
+		t.Errorf("left with %+v", got)
+	}
+	err = i.UpdateInterface(t.Context(), "net9", next) // of type user, say
+	if !virterr.Is(err, virterr.OperationUnsupported) || !strings.Contains(err.Error(), "Unable to set bandwidth for interface because device name is unknown") {
+		t.Errorf("without a link: %v", err)
+	}
 }
 
 // What an engine says of its guest's filter is checked.

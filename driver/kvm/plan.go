@@ -109,6 +109,8 @@ type MacvtapResource struct {
 	MAC    string             `json:"mac"`
 	MTU    int                `json:"mtu,omitempty"`
 	Queues int                `json:"queues"`
+
+	Bandwidth *portconf.Bandwidth `json:"bandwidth,omitempty"`
 }
 
 // UserNetResource says what the process behind an interface of type user does.

@@ -205,12 +205,16 @@ func (p *planner) nic(n *xmltree.Node) error {
 func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
 	source, target := n.Child("source"), n.Child("target")
 	nic.Taps = files("tap", n, nic.Queues)
+	limits, err := readLimits(n)
+	if err != nil {
+		return err
+	}
 	if n.Attr("type") == "direct" {
 		p.add(Resource{
 			Kind: ResourceMacvtap, Files: nic.Taps, Alias: nic.ID,
 			Macvtap: &MacvtapResource{
 				Name: target.Attr("dev"), Parent: source.Attr("dev"), Mode: bridge.MacvtapMode(source.Attr("mode")), MAC: nic.MAC,
-				MTU: nic.MTU, Queues: nic.Queues,
+				MTU: nic.MTU, Queues: nic.Queues, Bandwidth: limits,
 			},
 		})
 		return nil
@@ -219,7 +223,7 @@ func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
 		Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
 		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
 		Isolated: n.Child("port").Attr("isolated") == "yes", Device: n.Child("backend").Attr("tap"),
-		Steered: nic.Steering != nil,
+		Steered: nic.Steering != nil, Bandwidth: limits,
 	}
 	if err := tap.limit(n); err != nil {
 		return err
@@ -228,7 +232,19 @@ func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
 	return nil
 }
 
-// limit reads what a tap may carry.
+// readLimits reads what an interface may receive and send, nil where nothing limits that.
+func readLimits(nic *xmltree.Node) (*portconf.Bandwidth, error) {
+	limits, err := portconf.ReadBandwidth(nic, true)
+	if err != nil {
+		return nil, err
+	}
+	if limits.In.Floor = 0; !limits.Limited() { // a floor is the network's business
+		return nil, nil
+	}
+	return &limits, nil
+}
+
+// limit reads what else is asked of a tap.
 func (t *TapResource) limit(nic *xmltree.Node) error {
 	vlan, err := portconf.ReadVLAN(nic)
 	if err != nil {
@@ -236,13 +252,6 @@ func (t *TapResource) limit(nic *xmltree.Node) error {
 	}
 	if vlan.Given() {
 		t.VLAN = &vlan
-	}
-	limits, err := portconf.ReadBandwidth(nic, true)
-	if err != nil {
-		return err
-	}
-	if limits.In.Floor = 0; limits.Limited() { // a floor is the network's business
-		t.Bandwidth = &limits
 	}
 	if t.Coalesce, err = portconf.ReadCoalesce(nic); err != nil {
 		return err

@@ -63,7 +63,8 @@ func (i *instance) UpdateInterface(_ context.Context, alias string, next *domain
 	_, taps := i.used()
 	tap, ok := taps[alias]
 	if !ok {
-		return virterr.New(virterr.OperationUnsupported, "interface %s of domain '%s' has no tap whose bridge or limits could change", alias, i.name)
+		return virterr.New(virterr.OperationUnsupported,
+			"Unable to set bandwidth for interface because device name is unknown (interface %s of domain '%s' has no tap or macvtap)", alias, i.name)
 	}
 	have, err := i.d.tapResource(i.definition(), alias)
 	if err != nil {
@@ -83,15 +84,18 @@ func (i *instance) UpdateInterface(_ context.Context, alias string, next *domain
 	return nil
 }
 
-// tapResource plans the tap of one interface.
+// tapResource plans the tap of one interface. Of a macvtap it is what can change: its rates.
 func (d *Driver) tapResource(def *domain.Definition, alias string) (*TapResource, error) {
 	_, resources, err := PlanDevice(def, alias, d.facts())
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range resources {
-		if r.Kind == ResourceTap {
+		switch r.Kind {
+		case ResourceTap:
 			return r.Tap, nil
+		case ResourceMacvtap:
+			return &TapResource{Bandwidth: r.Macvtap.Bandwidth}, nil
 		}
 	}
 	return nil, virterr.New(virterr.OperationUnsupported, "interface %s of domain '%s' has no tap", alias, def.Name())

@@ -103,9 +103,12 @@ func TestLabMacvtap(t *testing.T) {
 		t.Errorf("the macvtap of a guest that is not trusted:\n%s", got)
 	}
 
-	nic := h.file("nic.xml", direct("up1", "52:54:00:95:00:02", "", "name='qemu'"))
+	const thirdMAC = "52:54:00:95:00:02"
+	limited := strings.Replace(direct("up1", thirdMAC, "", "name='qemu'"), "</interface>", "<bandwidth><inbound average='500'/><outbound average='300'/></bandwidth></interface>", 1)
+	nic := h.file("nic.xml", limited)
 	h.virsh("attach-device", name, nic)
 	h.expect(name, "hotplugged ping ok", 60*time.Second)
+	h.checkMacvtapRates(name, thirdMAC)
 	h.stopDaemon(syscall.SIGKILL)
 	h.startDaemon()
 	h.refuses("Unable to get index for interface up9", "virsh", "attach-device", name, h.file("bad.xml", direct("up9", "52:54:00:95:00:03", "", "name='qemu'")))
@@ -173,6 +176,25 @@ func (h *host) checkMacvtaps(name string) (taps []string) {
 		}
 	}
 	return taps
+}
+
+// checkMacvtapRates looks at the rates that a macvtap was attached with, and takes those of one way away.
+func (h *host) checkMacvtapRates(name, mac string) {
+	h.t.Helper()
+	m := regexp.MustCompile(`(macvtap\d+)\s+direct\s+up1\s`).FindStringSubmatch(h.virsh("domiflist", name))
+	if m == nil {
+		h.t.Fatal("no macvtap on up1")
+	}
+	queues := func() string {
+		return h.sh("tc class show dev " + m[1] + "; tc qdisc show dev " + m[1] + "; tc filter show dev " + m[1] + " ingress")
+	}
+	if q := queues(); !strings.Contains(q, "rate 2400Kbit") || !strings.Contains(q, "police") || !strings.Contains(q, "rate 4Mbit") {
+		h.t.Errorf("rates of a macvtap that was attached:\n%s", q)
+	}
+	h.virsh("domiftune", name, mac, "--inbound", "0", "--live")
+	if q := queues(); !strings.Contains(q, "rate 2400Kbit") || strings.Contains(q, "police") {
+		h.t.Errorf("rates of a macvtap after one was taken away:\n%s", q)
+	}
 }
 
 func macvtaps(h *host) []string {

@@ -16,10 +16,11 @@ import (
 	"virtd/virterr"
 )
 
-// TestLabOutboundBandwidth is TestOutboundBandwidth where the kernel has what it needs.
+// TestLabOutboundBandwidth is TestOutboundBandwidth, and the same of macvtaps, where the kernel has what it needs.
 func TestLabOutboundBandwidth(t *testing.T) {
 	labtest.Need(t, labtest.Tun)
-	outboundBandwidth(t)
+	t.Run("tap", outboundBandwidth)
+	t.Run("macvtap", macvtapInboundBandwidth)
 }
 
 // frame is a broadcast that tells who sent it, with a VLAN tag unless that is 0.

@@ -33,7 +33,7 @@ type Links interface {
 	Detach(port string) error
 	// SetVLAN makes a port of a bridge a member of the VLANs that v says, or of the bridge's own choice.
 	SetVLAN(bridge, port string, v portconf.VLAN) error
-	// SetBandwidth limits what the guest behind a tap receives and sends.
+	// SetBandwidth limits what the guest behind a tap or macvtap receives and sends.
 	SetBandwidth(name string, b portconf.Bandwidth) error
 	// SetCoalesce says how many frames that a guest sends its tap gathers at most before the host looks at them; 0 gathers none.
 	SetCoalesce(name string, frames uint32) error
@@ -125,6 +125,8 @@ type MacvtapConfig struct {
 	MAC    net.HardwareAddr // the guest's; a macvtap carries it itself
 	MTU    int              // bytes; 0 is the parent's
 	Queues int
+	// Bandwidth is what the guest may receive and send.
+	Bandwidth portconf.Bandwidth
 	// Note is called with the name, and index 0, before the link exists, and with its index after: a macvtap does not go with
 	// its last descriptor, so that whoever makes one has to find it again. An error ends the making. Nil notes nothing.
 	Note func(name string, index int) error

@@ -155,6 +155,11 @@ func (h *Host) finishMacvtap(parent, link netlink.Link, c MacvtapConfig) (*Tap, 
 				"may have to set it: vctl sriov set %s --mac %s)", c.MAC, c.Parent, errno(err), c.Parent, c.Parent, c.MAC)
 		}
 	}
+	if c.Bandwidth.Limited() { // before anything can pass
+		if err := h.SetBandwidth(name, c.Bandwidth); err != nil {
+			return nil, err
+		}
+	}
 	if c.Mode == MacvtapPassthrough && parent.Attrs().RawFlags&unix.IFF_UP == 0 { // it is the guest's alone, and so virtd's to switch on
 		if err := h.SetUp(c.Parent, true); err != nil {
 			return nil, err

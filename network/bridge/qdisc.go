@@ -31,52 +31,73 @@ var (
 	ingressHandle = netlink.MakeHandle(0xffff, 0)
 )
 
-// SetBandwidth limits what a guest's end of a tap receives and sends. What comes to the guest leaves the host's end, and is
-// queued there (HTB); what the guest sends beyond its rate is dropped where it comes in, as libvirt does. Limits that are 0 are
-// taken away. Queued packets stay in line when a rate changes.
+// SetBandwidth limits what the guest behind a tap or macvtap receives and sends, as libvirt does. What leaves the host's link is
+// queued there (HTB); what comes in by it beyond its rate is dropped. A tap's link is the other end of the guest's wire: what comes
+// to the guest leaves it. A macvtap's is the guest's own end: what comes to the guest comes in by it. Limits that are 0 are taken
+// away. Queued packets stay in line when a rate changes.
 func (h *Host) SetBandwidth(name string, b portconf.Bandwidth) error {
-	return h.shape(name, b, func(index int) error {
-		if b.In.Average == 0 {
-			return removeRoot(index)
+	return h.shape(name, func(l netlink.Link) error {
+		queued, policed := b.In, b.Out
+		if l.Type() == "macvtap" {
+			queued, policed = policed, queued
 		}
-		if err := ensureRoot(index, 1); err != nil {
+		index := l.Attrs().Index
+		if err := queue(index, queued); err != nil {
 			return err
 		}
-		return netlink.ClassReplace(class(index, rootHandle, classAll, b.In.Average, b.In))
+		return police(index, policed)
 	})
+}
+
+// queue holds back what leaves by a link beyond a rate.
+func queue(index int, r portconf.Rate) error {
+	if r.Average == 0 {
+		return removeRoot(index)
+	}
+	if err := ensureRoot(index, 1); err != nil {
+		return err
+	}
+	return netlink.ClassReplace(class(index, rootHandle, classAll, r.Average, r))
 }
 
 // ShapeBridge limits what comes from the host into a network, whose interfaces may have floors, and what they send to the host.
 // Packets between guests pass no limit.
 func (h *Host) ShapeBridge(name string, b portconf.Bandwidth, floors []Floor) error {
-	return h.shape(name, b, func(index int) error {
-		if b.In.Average == 0 {
-			return removeRoot(index)
-		}
-		if err := ensureRoot(index, 2); err != nil {
+	return h.shape(name, func(l netlink.Link) error {
+		index := l.Attrs().Index
+		if err := queueFloors(index, b.In, floors); err != nil {
 			return err
 		}
-		if err := netlink.ClassReplace(class(index, rootHandle, classAll, b.In.Average, b.In)); err != nil {
-			return err
-		}
-		rest := b.In.Average
-		for _, f := range floors {
-			rest -= min(f.Rate, rest)
-		}
-		if err := netlink.ClassReplace(class(index, classAll, classRest, max(rest, 1), b.In)); err != nil {
-			return err
-		}
-		return setFloors(index, b.In, floors)
+		return police(index, b.Out)
 	})
 }
 
-// shape sets the inbound side with in, and the outbound one.
-func (h *Host) shape(name string, b portconf.Bandwidth, in func(index int) error) error {
+// queueFloors is queue with a class for each floor and one for the rest.
+func queueFloors(index int, r portconf.Rate, floors []Floor) error {
+	if r.Average == 0 {
+		return removeRoot(index)
+	}
+	if err := ensureRoot(index, 2); err != nil {
+		return err
+	}
+	if err := netlink.ClassReplace(class(index, rootHandle, classAll, r.Average, r)); err != nil {
+		return err
+	}
+	rest := r.Average
+	for _, f := range floors {
+		rest -= min(f.Rate, rest)
+	}
+	if err := netlink.ClassReplace(class(index, classAll, classRest, max(rest, 1), r)); err != nil {
+		return err
+	}
+	return setFloors(index, r, floors)
+}
+
+// shape finds the link and sets its rates with set.
+func (h *Host) shape(name string, set func(netlink.Link) error) error {
 	l, err := netlink.LinkByName(name)
 	if err == nil {
-		if err = in(l.Attrs().Index); err == nil {
-			err = police(l.Attrs().Index, b.Out)
-		}
+		err = set(l)
 	}
 	if err != nil {
 		return virterr.New(virterr.SystemError, "cannot set bandwidth limits on %s: %w%s", name, errno(err), shapeHint(err))

@@ -76,24 +76,18 @@ func queues(t *testing.T, name string) []string {
 func TestInboundBandwidth(t *testing.T) {
 	h := inNamespace(t)
 	tap := openTap(t, h, TapConfig{Bridge: "br0", MAC: guestMAC, Owner: -1, Bandwidth: portconf.Bandwidth{In: portconf.Rate{Average: 1000, Peak: 5000, Burst: 1024}}})
-	check := func(name string, want ...string) {
-		t.Helper()
-		if got := queues(t, name); !slices.Equal(got, want) {
-			t.Errorf("%s has\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
-		}
-	}
-	check(tap.Name, "class 1:1 below root rate 1000 ceil 5000 burst 1024", "htb 1:0 default 1")
+	checkQueues(t, tap.Name, "class 1:1 below root rate 1000 ceil 5000 burst 1024", "htb 1:0 default 1")
 	for range 2 {
 		if err := h.SetBandwidth(tap.Name, portconf.Bandwidth{In: portconf.Rate{Average: 200, Burst: 8}}); err != nil {
 			t.Fatal(err)
 		}
-		check(tap.Name, "class 1:1 below root rate 200 ceil 200 burst 8", "htb 1:0 default 1")
+		checkQueues(t, tap.Name, "class 1:1 below root rate 200 ceil 200 burst 8", "htb 1:0 default 1")
 	}
 	for range 2 {
 		if err := h.SetBandwidth(tap.Name, portconf.Bandwidth{}); err != nil {
 			t.Fatal(err)
 		}
-		check(tap.Name)
+		checkQueues(t, tap.Name)
 	}
 	for _, big := range []uint64{1, portconf.MaxRate} { // the ends of what can be asked for
 		if err := h.SetBandwidth(tap.Name, portconf.Bandwidth{In: portconf.Rate{Average: big, Peak: portconf.MaxRate, Burst: portconf.MaxRate}}); err != nil {
@@ -175,4 +169,49 @@ func outboundBandwidth(t *testing.T) {
 	if got := queues(t, tap.Name); len(got) != 0 {
 		t.Errorf("left: %v", got)
 	}
+}
+
+// checkQueues compares how a link's traffic is limited.
+func checkQueues(t *testing.T, name string, want ...string) {
+	t.Helper()
+	if got := queues(t, name); !slices.Equal(got, want) {
+		t.Errorf("%s has\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestMacvtapBandwidth: the host's link is the guest's own end, so that what the guest sends waits in line there; on a tap that is
+// what comes to it. Nothing is done to the link below, and nothing stays when the rates are taken away.
+func TestMacvtapBandwidth(t *testing.T) {
+	h := inMacvtapNamespace(t)
+	tap := openMacvtap(t, h, MacvtapConfig{Parent: "eth0", Mode: MacvtapBridge, MAC: guestMAC,
+		Bandwidth: portconf.Bandwidth{Out: portconf.Rate{Average: 128, Peak: 200, Burst: 256}}})
+	checkQueues(t, tap.Name, "class 1:1 below root rate 128 ceil 200 burst 256", "htb 1:0 default 1")
+	checkQueues(t, "eth0")
+	if err := h.SetBandwidth(tap.Name, portconf.Bandwidth{Out: portconf.Rate{Average: 32, Burst: 8}}); err != nil {
+		t.Fatal(err)
+	}
+	checkQueues(t, tap.Name, "class 1:1 below root rate 32 ceil 32 burst 8", "htb 1:0 default 1")
+	if err := h.SetBandwidth(tap.Name, portconf.Bandwidth{}); err != nil {
+		t.Fatal(err)
+	}
+	checkQueues(t, tap.Name)
+}
+
+func TestMacvtapInboundBandwidth(t *testing.T) { macvtapInboundBandwidth(t) }
+
+// macvtapInboundBandwidth: what comes to the guest is policed, whether it asks for that at first or later.
+func macvtapInboundBandwidth(t *testing.T) {
+	h := inMacvtapNamespace(t)
+	needPolice(t, h)
+	tap := openMacvtap(t, h, MacvtapConfig{Parent: "eth0", Mode: MacvtapVEPA, MAC: guestMAC,
+		Bandwidth: portconf.Bandwidth{In: portconf.Rate{Average: 128, Burst: 256}}})
+	checkQueues(t, tap.Name, "ingress", "police rate 128 mtu 65536")
+	if err := h.SetBandwidth(tap.Name, portconf.Bandwidth{In: portconf.Rate{Average: 64}, Out: portconf.Rate{Average: 32, Burst: 8}}); err != nil {
+		t.Fatal(err)
+	}
+	checkQueues(t, tap.Name, "class 1:1 below root rate 32 ceil 32 burst 8", "htb 1:0 default 1", "ingress", "police rate 64 mtu 65536")
+	if err := h.SetBandwidth(tap.Name, portconf.Bandwidth{}); err != nil {
+		t.Fatal(err)
+	}
+	checkQueues(t, tap.Name)
 }

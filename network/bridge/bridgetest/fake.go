@@ -30,7 +30,7 @@ type Fake struct {
 	Fail func(method, name string) error
 	// Stats are what GuestStats returns, by name.
 	Stats map[string]bridge.Stats
-	// VLANs and Bandwidths are what SetVLAN and SetBandwidth were told, by name.
+	// VLANs and Bandwidths are what SetVLAN and SetBandwidth were told, by name, and what macvtaps were made with.
 	VLANs      map[string]portconf.VLAN
 	Bandwidths map[string]portconf.Bandwidth
 	// Filters are what ApplyRxFilter was last called with, by name.
@@ -154,6 +154,7 @@ func (f *Fake) OpenMacvtap(c bridge.MacvtapConfig) (*bridge.Tap, error) {
 		}
 	}
 	l := f.add(bridge.Link{Name: name, Kind: "macvtap", MTU: c.MTU, MAC: c.MAC})
+	f.limit(l, c.Bandwidth)
 	files, err := nulls(c.Queues)
 	return &bridge.Tap{Name: l.Name, Index: l.Index, Files: files}, err
 }
@@ -272,13 +273,15 @@ func (f *Fake) SetVLAN(_, port string, v portconf.VLAN) error {
 
 // SetBandwidth implements bridge.Links.
 func (f *Fake) SetBandwidth(name string, b portconf.Bandwidth) error {
-	return f.change("SetBandwidth", name, func(l *bridge.Link) error {
-		if f.Bandwidths == nil {
-			f.Bandwidths = map[string]portconf.Bandwidth{}
-		}
-		f.Bandwidths[l.Name] = b
-		return nil
-	})
+	return f.change("SetBandwidth", name, func(l *bridge.Link) error { f.limit(l, b); return nil })
+}
+
+// limit notes the rates of a link. The caller holds mu.
+func (f *Fake) limit(l *bridge.Link, b portconf.Bandwidth) {
+	if f.Bandwidths == nil {
+		f.Bandwidths = map[string]portconf.Bandwidth{}
+	}
+	f.Bandwidths[l.Name] = b
 }
 
 // SetCoalesce implements bridge.Links.

@@ -124,8 +124,8 @@ skips() {
     !/needs the lab/ { sub(/^ */, ""); if (n++ < 40) print "    skipped " name ": " $0 }'
 }
 
-# fuzz: every Fuzz function of the tree, FUZZTIME each, behind its seeds. Two run at a time with a worker each, so that
-# one builds while the other searches.
+# fuzz: every Fuzz function of the tree, FUZZTIME each, behind its seeds. Two packages are searched at a time with a worker
+# each, so that one builds while the other searches.
 fuzz() {
   local part pass fail
   for part in 0 1; do
@@ -140,23 +140,30 @@ fuzz() {
   done
 }
 
-# fuzz_stream PART: every second target
+# fuzz_stream PART: the targets of every second package. A package is linked once for all of its targets.
 fuzz_stream() {
-  local file name pkg
+  local file name pkg last=
   PASSED=0 FAILED=0
   while IFS=: read -r file name; do
-    pkg=./$(dirname "$file")
-    check "fuzz-$(tr / - <<<"${pkg#./}")-$name" fuzz_target "$pkg" "$name"
-  done < <(fuzz_targets | awk -v part="$1" 'NR % 2 == part')
+    pkg=$(dirname "$file")
+    if [ "$pkg" != "$last" ]; then
+      rm -f "$OUT/fuzz-$1.test" # so that targets of a package that does not build fail
+      go test -c -vet=off -fuzz . -o "$OUT/fuzz-$1.test" "./$pkg" || true
+      last=$pkg
+    fi
+    check "fuzz-$(tr / - <<<"$pkg")-$name" fuzz_target "$PWD/$OUT/fuzz-$1.test" "$pkg" "$name"
+  done < <(fuzz_targets | awk -F '/[^/]*:' -v part="$1" '$1 != last { n++; last = $1 } n % 2 == part')
+  rm -f "$OUT/fuzz-$1.test"
   echo "$PASSED $FAILED" >"$OUT/fuzz-$1.count"
 }
 
-# fuzz_target PACKAGE NAME. A worker of "go test" that is busy at the instant the time is over makes it fail with
-# "context deadline exceeded" alone: no finding, so the target has its time again. A finding names the failing input.
+# fuzz_target PROGRAM PACKAGE NAME. A worker that is busy at the instant the time is over makes it fail with "context deadline
+# exceeded" alone: no finding, so the target has its time again. A finding names the failing input.
 fuzz_target() {
   local out try
   for try in 1 2 3; do
-    out=$(go test -vet=off -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-5s}" -parallel 1 "$1" 2>&1) && break
+    out=$(cd "$2" && "$1" -test.run '^$' -test.fuzz "^$3\$" -test.fuzztime "${FUZZTIME:-5s}" -test.parallel 1 \
+      -test.fuzzcachedir "$(go env GOCACHE)/fuzz/virtd/$2" 2>&1) && break
     if [ $try = 3 ] || grep -qE 'Failing input written|^panic:|fatal error:' <<<"$out" ||
       ! grep -qE '^ *context deadline exceeded$' <<<"$out"; then
       echo "$out"

@@ -41,9 +41,9 @@ func TestAllEvents(t *testing.T) {
 	do([]string{"reboot demo"}, func() error { return dom.Reset(ctx) })
 	do([]string{"balloon_change demo 262144"}, func() error { return dom.SetMemory(ctx, 256<<10, manager.AffectLive) })
 	do([]string{"tunable demo {'cputune.vcpupin1': '0-1,3'}"}, func() error { return dom.PinVCPU(ctx, 1, []byte{0b1011}, manager.AffectLive) })
-	do([]string{fmt.Sprintf("io_error demo %s/disk.img virtio-disk0 2", b.dir), fmt.Sprintf("io_error_reason demo %s/disk.img virtio-disk0 2 No space left on device", b.dir)},
+	do([]string{fmt.Sprintf("io_error demo %s/disk.img virtio-disk0 2", b.dir), fmt.Sprintf("io_error_reason demo %s/disk.img virtio-disk0 2 enospc", b.dir)},
 		func() error {
-			engine.Emit(driver.IOFailed{Alias: "virtio-disk0", Write: true, Reason: "No space left on device"})
+			engine.Emit(driver.IOFailed{Alias: "virtio-disk0", Write: true, Reason: "enospc"})
 			return nil
 		})
 	do([]string{"metadata_change demo 0 None", "metadata_change demo 1 None", "metadata_change demo 2 urn:example"},

@@ -76,11 +76,11 @@ func TestVirshEvent(t *testing.T) {
 		{func() error { return dom.SetMemory(ctx, 300<<10, manager.AffectLive) }, []string{"event 'balloon-change' for domain 'demo': 307200KiB"}},
 		{func() error { return dom.Reset(ctx) }, []string{"event 'reboot' for domain 'demo'"}},
 		{func() error {
-			b.driver.Engine("demo").Emit(driver.IOFailed{Alias: "virtio-disk0", Write: true, Reason: "Input/output error"})
+			b.driver.Engine("demo").Emit(driver.IOFailed{Alias: "virtio-disk0", Write: true, Reason: "input/output error"})
 			return nil
 		}, []string{
 			"event 'io-error' for domain 'demo': " + b.dir + "/disk.img (virtio-disk0) report",
-			"event 'io-error-reason' for domain 'demo': " + b.dir + "/disk.img (virtio-disk0) report due to Input/output error",
+			"event 'io-error-reason' for domain 'demo': " + b.dir + "/disk.img (virtio-disk0) report due to input/output error",
 		}},
 		{func() error { return dom.Destroy(ctx, 0) },
 			[]string{"event 'lifecycle' for domain 'demo': Shutdown Finished after host request", "event 'lifecycle' for domain 'demo': Stopped Destroyed"}},

@@ -104,6 +104,9 @@ func (d *Definition) hostdevNIC(nic *xmltree.Node) error {
 	if name := nic.Child("driver").Attr("name"); name != "" && name != "vfio" {
 		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "driver name '%s' is not for interface type='hostdev', whose driver is vfio", name)
 	}
+	if err := noRSS(nic); err != nil {
+		return err
+	}
 	for _, element := range []string{"mtu", "link", "target", "model"} {
 		if e := nic.Child(element); e != nil && len(e.Attrs) > 0 {
 			return e.Errorf(virterr.ConfigUnsupported, "<%s> is not for interface type='hostdev': the guest has the card itself", element)
@@ -119,6 +122,14 @@ func (d *Definition) hostdevNIC(nic *xmltree.Node) error {
 		}
 	}
 	return d.hostdevSource(nic)
+}
+
+// noRSS refuses what a card has of its own.
+func noRSS(nic *xmltree.Node) error {
+	if driver := nic.Child("driver"); driver.Attr("rss") == "on" {
+		return driver.Errorf(virterr.ConfigUnsupported, "rss='on' is not for interfaces of type hostdev: the guest has the card itself, and sets its receive-side scaling")
+	}
+	return nil
 }
 
 // onlyHostdev refuses what other types of interfaces cannot have.

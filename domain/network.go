@@ -109,6 +109,9 @@ func (d *Definition) becomeHostdev(root, nic *xmltree.Node, p NetworkPort) error
 	if nic.Child("driver").Attr("queues") != "" {
 		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "interface %s - multiqueue is not supported for network interfaces of type hostdev", mac)
 	}
+	if err := noRSS(nic); err != nil { // before its <driver> is another
+		return err
+	}
 	nic.SetAttr("managed", map[bool]string{true: "yes", false: "no"}[p.Managed])
 	source := nic.Child("source")
 	source.RemoveAll("address")

@@ -57,15 +57,19 @@ func (d *Definition) CheckSameMachine(other *Definition) error {
 		return virterr.New(virterr.ConfigUnsupported, "Target domain devices %v do not match source %v", others, names)
 	}
 	for name, dev := range was {
-		if before, now := packedOption(dev), packedOption(is[name]); before != now {
-			return virterr.New(virterr.ConfigUnsupported, "Target device packed option '%s' does not match source '%s': %s", now, before, name)
+		for _, option := range []string{"packed", "rss"} {
+			if before, now := driverOption(dev, option), driverOption(is[name], option); before != now {
+				return virterr.New(virterr.ConfigUnsupported, "Target device %s option '%s' does not match source '%s': %s", option, now, before, name)
+			}
 		}
 	}
 	return nil
 }
 
-// packedOption is what virtqueues a device offers.
-func packedOption(dev *xmltree.Node) string { return cmp.Or(dev.Child("driver").Attr("packed"), "off") }
+// driverOption is a switch by which a device offers its driver something, off where it is not there.
+func driverOption(dev *xmltree.Node, name string) string {
+	return cmp.Or(dev.Child("driver").Attr(name), "off")
+}
 
 // guestDevices are the devices that a guest sees, by kind and PCI address.
 func (d *Definition) guestDevices() map[string]*xmltree.Node {

@@ -108,11 +108,12 @@ func TestCheckSameMachine(t *testing.T) {
 }
 
 // A guest's driver has chosen its virtqueues, so what a device offers stays.
-func TestCheckSameMachinePacked(t *testing.T) {
+func TestCheckSameMachineOptions(t *testing.T) {
 	live := running(t)
 	was := live.Saved()
 	on := strings.Replace(was, "<driver name='vhost'", "<driver name='vhost' packed='on'", 1)
 	off := strings.Replace(was, "<driver name='vhost'", "<driver name='vhost' packed='off'", 1)
+	scaled := strings.Replace(was, "<driver name='vhost'", "<driver name='vhost' rss='on'", 1)
 	if on == was {
 		t.Fatalf("no driver in\n%s", was)
 	}
@@ -120,6 +121,7 @@ func TestCheckSameMachinePacked(t *testing.T) {
 		{on, was, "Target device packed option 'on' does not match source 'off': interface at "},
 		{was, on, "Target device packed option 'off' does not match source 'on': interface at "},
 		{off, was, ""}, {was, off, ""}, {on, on, ""},
+		{scaled, was, "Target device rss option 'on' does not match source 'off': interface at "}, {scaled, scaled, ""},
 	} {
 		before, err := ParseSaved(c.was, Options{})
 		if err != nil {

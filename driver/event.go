@@ -45,7 +45,7 @@ type (
 	IOFailed struct {
 		Alias  string
 		Write  bool
-		Reason string // text of the host's error
+		Reason string // "enospc" where the host has no space left, else the text of its error
 	}
 	// MonitorEvent is any monitor event as it came, for clients that ask for the engine's own events. It accompanies
 	// the typed one.

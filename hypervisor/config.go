@@ -253,11 +253,19 @@ type NIC struct {
 	TxQueueSize int        `json:"txQueueSize,omitempty"`
 	// Offloads switches by libvirt's names under <driver><host/> and <guest/>: "host.csum", "guest.tso4"... Absent is on.
 	Offloads map[string]bool `json:"offloads,omitempty"`
+	// Steering offers receive-side scaling (VIRTIO_NET_F_RSS). There are Taps then.
+	Steering *Steering `json:"steering,omitempty"`
 	// NoEventIdx takes VIRTIO_F_EVENT_IDX away. Standby offers VIRTIO_NET_F_STANDBY: the guest uses the device in place of
 	// another with the same MAC address, when that one is not there.
 	NoEventIdx bool `json:"noEventIdx,omitempty"`
 	Standby    bool `json:"standby,omitempty"`
 	Transport
+}
+
+// Steering is by what the kernel spreads packets over the queues of a NIC as its driver wants.
+type Steering struct {
+	Program FileName `json:"program"` // BPF program for the tap
+	Map     FileName `json:"map"`     // its BPF map, which the engine maps to memory
 }
 
 // Transport are a virtio device's wishes of the PCI transport.

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"virtd/hypervisor/block"
+	"virtd/hypervisor/monitor"
 	"virtd/hypervisor/virtio/blk"
 )
 
@@ -34,7 +37,8 @@ func (m *Machine) makeDisk(c *Disk) error {
 		queues = min(m.cfg.CPU.Count, blk.MaxQueues)
 	}
 	dev, err := blk.New(img, blk.Config{Name: c.ID, Serial: c.Serial, Queues: queues, QueueSize: c.QueueSize,
-		LogicalBlock: c.LogicalBlock, PhysBlock: c.PhysBlock, IO: c.IO, Logf: m.host.Logf})
+		LogicalBlock: c.LogicalBlock, PhysBlock: c.PhysBlock, IO: c.IO, Logf: m.host.Logf,
+		Failed: func(write bool, reason error) { m.host.Event(ioErrorEvent(c.ID, write, reason)) }})
 	if err != nil {
 		return err
 	}
@@ -50,6 +54,16 @@ func (m *Machine) makeDisk(c *Disk) error {
 		m.devices.mu.Unlock()
 	}
 	return err
+}
+
+// ioErrorEvent tells that the host refused a request of a disk, of which the guest has heard.
+func ioErrorEvent(id string, write bool, reason error) monitor.Event {
+	operation := "read"
+	if write {
+		operation = "write"
+	}
+	return monitor.Event{Name: monitor.EventBlockIOError, Data: map[string]any{"device": id, "operation": operation,
+		"action": "report", "nospace": errors.Is(reason, unix.ENOSPC), "reason": reason.Error()}}
 }
 
 // openImage opens a disk's image chain from its end.

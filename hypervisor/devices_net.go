@@ -42,6 +42,9 @@ func (m *Machine) makeNIC(c *NIC) error {
 		if cfg.Streams {
 			unix.Close(cfg.Stream)
 		}
+		if cfg.Steering != nil {
+			closeAll([]int{cfg.Steering.Program, cfg.Steering.Map})
+		}
 		return err
 	}
 	if err := m.add(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
@@ -79,9 +82,18 @@ func (m *Machine) takeNICFiles(c *NIC, cfg *virtionet.Config) (err error) {
 	if c.Driver == driverVhost {
 		if cfg.Vhosts, err = m.host.takeAll(c.Vhosts, "vhost"); err != nil {
 			closeAll(cfg.Taps)
+			return err
 		}
 	}
-	return err
+	if c.Steering != nil {
+		files, err := m.host.takeAll([]FileName{c.Steering.Program, c.Steering.Map}, "BPF program and map")
+		if err != nil {
+			closeAll(append(cfg.Taps, cfg.Vhosts...))
+			return err
+		}
+		cfg.Steering = &virtionet.Steering{Program: files[0], Map: files[1]}
+	}
+	return nil
 }
 
 func (m *Machine) takeVhostUser(c *NIC) (*virtionet.User, error) {

@@ -284,6 +284,7 @@ func (i *instance) event(e qmp.Event) {
 		Driver    string `json:"driver"`
 		Operation string `json:"operation"`
 		Connected bool   `json:"connected"`
+		NoSpace   bool   `json:"nospace"`
 	}
 	if len(e.Data) > 0 && json.Unmarshal(e.Data, &data) != nil {
 		i.nonsense.Do(func() {
@@ -325,7 +326,11 @@ func (i *instance) event(e qmp.Event) {
 			i.deliver(driver.DeviceKept{Alias: data.Device})
 		}
 	case "BLOCK_IO_ERROR":
-		i.deliver(driver.IOFailed{Alias: data.Device, Write: data.Operation == "write", Reason: printable(data.Reason)})
+		reason := printable(data.Reason)
+		if data.NoSpace {
+			reason = "enospc" // the one that libvirt's clients know
+		}
+		i.deliver(driver.IOFailed{Alias: data.Device, Write: data.Operation == "write", Reason: reason})
 	}
 	i.deliver(driver.MonitorEvent{Name: e.Name, Time: e.Time, Data: e.Data})
 }

@@ -108,6 +108,8 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 		return one(f, d.openChain(o, f, r))
 	case ResourceTap:
 		return d.openTap(o, r)
+	case ResourceBPF:
+		return openSteering(r)
 	case ResourceMacvtap:
 		return d.openMacvtap(o, r, dir)
 	case ResourceUserNet:
@@ -167,7 +169,13 @@ func (d *Driver) openTap(o *opened, r Resource) ([]*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.setFilter(tap.Name, r.Tap.Filter); err != nil { // before the guest can send anything
+	if r.Tap.Steered {
+		err = takesSteering(tap, r.Alias)
+	}
+	if err == nil {
+		err = d.setFilter(tap.Name, r.Tap.Filter)
+	}
+	if err != nil { // before the guest can send anything
 		tap.Close()
 		return nil, err
 	}

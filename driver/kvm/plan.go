@@ -39,6 +39,7 @@ const (
 	ResourceDisk    ResourceKind = "disk"       // Path, locked
 	ResourceTap     ResourceKind = "tap"        // Tap, one file for each queue pair
 	ResourceMacvtap ResourceKind = "macvtap"    // Macvtap, one file for each queue pair
+	ResourceBPF     ResourceKind = "bpf"        // BPF program for the tap of an interface, and its map
 	ResourceUserNet ResourceKind = "usernet"    // UserNet, the socket of a process that is started
 	ResourceVhost   ResourceKind = "vhost"      // /dev/vhost-net, one file for each queue pair
 	// ResourceVhostUser is the socket of a process that serves a device: VhostUser.
@@ -92,6 +93,7 @@ type TapResource struct {
 	Unmanaged bool   `json:"unmanaged,omitempty"` // exists and stays as it is
 	Isolated  bool   `json:"isolated,omitempty"`  // does not reach other isolated ports of its bridge
 	Device    string `json:"device,omitempty"`    // of which it is opened; "" is /dev/net/tun
+	Steered   bool   `json:"steered,omitempty"`   // must take a BPF program that chooses queues
 	Coalesce  uint32 `json:"coalesce,omitempty"`  // frames that the guest's are gathered into at most
 
 	VLAN      *portconf.VLAN      `json:"vlan,omitempty"`

@@ -175,6 +175,11 @@ func (p *planner) nic(n *xmltree.Node) error {
 	case "transient":
 		return teaming.Errorf(virterr.ConfigUnsupported, "teaming type 'transient' is for host devices, and the network '%s' gives none", n.Child("source").Attr("network"))
 	}
+	if driver.Attr("rss") == "on" {
+		if err := p.steering(n, &nic); err != nil {
+			return err
+		}
+	}
 	switch {
 	case domain.IsVhostUser(n):
 		return p.vhostUserNIC(n, nic)
@@ -214,6 +219,7 @@ func (p *planner) tap(n *xmltree.Node, nic *hypervisor.NIC) error {
 		Name: target.Attr("dev"), Bridge: source.Attr("bridge"), MAC: nic.MAC, MTU: nic.MTU,
 		Queues: nic.Queues, Unmanaged: target.Attr("managed") == "no",
 		Isolated: n.Child("port").Attr("isolated") == "yes", Device: n.Child("backend").Attr("tap"),
+		Steered: nic.Steering != nil,
 	}
 	if err := tap.limit(n); err != nil {
 		return err

@@ -156,6 +156,9 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 		use(n.Taps...)
 		use(n.Vhosts...)
 		use(n.Stream)
+		if n.Steering != nil {
+			use(n.Steering.Program, n.Steering.Map)
+		}
 		if n.VhostUser != nil {
 			use(n.VhostUser.Socket, n.VhostUser.Listen)
 		}

@@ -73,6 +73,7 @@ func policy(pid int) seccomp.Policy {
 var ioctls = []uint64{
 	0xAE80,                               // KVM_RUN, first because it is the hot one
 	unix.TUNSETOFFLOAD,                   // guest changes its offloads
+	unix.TUNSETSTEERINGEBPF,              // guest chooses, or no more, by what its packets get to queues
 	unix.TUNSETQUEUE,                     // guest changes its number of queue pairs
 	unix.TUNGETIFF, unix.TUNSETVNETHDRSZ, // a tap of a device that came later
 	unix.TCGETS,                 // is this chardev a terminal

@@ -51,6 +51,9 @@
 //	x-virtd-unplug-cpu {cpu}            asks the guest; DEVICE_DELETED for vcpuN follows when it lets go of vCPU N
 //	x-virtd-set-action {shutdown}       -> what the guest's next power-off does: reset (in place) or poweroff (leave)
 //
+// BLOCK_IO_ERROR {device, operation, action: report, nospace, reason} tells that the host refused a request of a disk, once a
+// second for each disk at most.
+//
 // An event that a command causes goes out before the command's reply (STOP before the reply to stop), so that a client
 // knows the order. SHUTDOWN goes out before the exit record is written, and before RESET when the action is reset.
 // stop while stopped and cont while running succeed and send no event.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,9 +43,10 @@ func TestLabBoot(t *testing.T) {
 	h.t = t
 }
 
-// What a guest writes to its disks is in the images after shutdown, whatever the cache mode.
+// What a guest writes to its disks is in the images after shutdown, whatever the cache mode. A write that the host has no space
+// for is an error to the guest and an event, and leaves the other disks alone.
 func TestLabDisks(t *testing.T) {
-	labtest.Need(t, labtest.KVM)
+	labtest.Need(t, labtest.KVM, labtest.Virsh)
 	h := startHost(t)
 	var devices string
 	modes := []string{"none", "writeback", "writethrough"}
@@ -53,10 +55,24 @@ func TestLabDisks(t *testing.T) {
 		xml := disk(image, fmt.Sprintf("vd%c", 'a'+i), fmt.Sprintf("<serial>DISK%d</serial>", i))
 		devices += strings.Replace(xml, "type='raw'", fmt.Sprintf("type='raw' cache='%s' discard='unmap'", mode), 1)
 	}
-	run := "for i in 0 1 2; do for d in vda vdb vdc; do grep -q DISK$i /sys/block/$d/serial && echo written-to-$i | dd of=/dev/$d bs=512 seek=2048 conv=sync,fsync; done; done"
+	small := h.path("small")
+	if err := os.Mkdir(small, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.sh("mount -t tmpfs -o size=1m small " + small + " && truncate -s 64M " + small + "/disk.img")
+	t.Cleanup(func() { syscall.Unmount(small, syscall.MNT_DETACH) })
+	devices += disk(small+"/disk.img", "vdd", "<serial>SMALL</serial>")
+	run := "dd if=/dev/zero of=/dev/vdd bs=1M count=4 oflag=direct || echo no-room; for i in 0 1 2; do for d in vda vdb vdc; do grep -q DISK$i /sys/block/$d/serial && echo written-to-$i | dd of=/dev/$d bs=512 seek=2048 conv=sync,fsync; done; done"
 	name := h.define(guest{name: "disks", kernel: labtest.Kernel("6.1"), devices: devices, run: run})
+	events := watchEvents(t, h)
 	h.vctl("start", name)
 	h.finish(name, 150*time.Second)
+	if out := h.output(name); !strings.Contains(out, "no-room") {
+		t.Errorf("the guest wrote 4 MiB where there is room for one:\n%s", tail(out, 1000))
+	}
+	h.until(10*time.Second, "event io-error-reason", func() bool {
+		return strings.Contains(events(), "disk.img (virtio-disk3) report due to enospc")
+	})
 	for i := range modes {
 		data, err := os.ReadFile(filepath.Join(h.images(), fmt.Sprintf("disk%d.img", i)))
 		if err != nil {

@@ -51,6 +51,12 @@ func TestLabNetwork(t *testing.T) {
 			h.vctl("undefine", name)
 		})
 	}
+	if !testing.Short() {
+		t.Run("receive-side scaling", func(t *testing.T) {
+			h.t = t
+			checkRSS(t, h, s)
+		})
+	}
 	h.t = t
 	if left := h.ip("-o", "link", "show", "master", "virtdbr0"); left != "" {
 		t.Errorf("ports are left on the bridge:\n%s", left)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -610,40 +609,6 @@ func TestConfigRefused(t *testing.T) {
 			t.Errorf("accepted %+v", c)
 		}
 	}
-}
-
-// TestHostErrors: a full disk is an I/O error for the guest and one line in the log, however often it tries.
-func TestHostErrors(t *testing.T) {
-	everyMode(t, func(t *testing.T, io string) {
-		var mu sync.Mutex
-		var lines []string
-		r := newRig(t, allFeat, block.Options{}, Config{IO: io, Logf: func(f string, a ...any) {
-			mu.Lock()
-			defer mu.Unlock()
-			lines = append(lines, fmt.Sprintf(f, a...))
-		}})
-		full, err := unix.Open("/dev/full", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(full)
-		if err := unix.Dup3(full, r.dev.img.FD(), unix.O_CLOEXEC); err != nil { // the image has become a full device
-			t.Fatal(err)
-		}
-		for range 5 {
-			if s := r.write(0, make([]byte, 512)); s != statusIOErr {
-				t.Errorf("status %d", s)
-			}
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if len(lines) != 1 || !strings.Contains(lines[0], "virtio-disk0: write of 512 bytes at 0: no space left") {
-			t.Errorf("log %q", lines)
-		}
-		if s := r.dev.Stats(); s.Errors != 5 || s.WriteOps != 0 {
-			t.Errorf("stats %+v", s)
-		}
-	})
 }
 
 // FuzzRequests fills ring and headers with random bytes around a valid layout and lets the device work on it.

@@ -21,6 +21,9 @@ type Config struct {
 	IO           string // as block.LoopConfig's
 	// Logf reports what the administrator should know, such as a slower way of I/O. nil reports nothing.
 	Logf func(format string, args ...any)
+	// Failed tells that the host refused a request of the guest, once a second at most: a guest repeats what fails. write is
+	// false for reads only. It is called by the thread of a queue and must not wait. nil tells nobody.
+	Failed func(write bool, reason error)
 }
 
 // MaxQueues is the largest number of virtqueues of a disk.
@@ -37,8 +40,9 @@ type Device struct {
 	workers   []*worker
 	env       atomic.Pointer[virtio.Env]
 	running   bool
-	started   time.Time    // zero of request times
-	reported  atomic.Int64 // when an error was last logged, ns after started
+	started   time.Time // zero of request times
+	logged    pace
+	told      pace
 }
 
 var _ virtio.Device = (*Device)(nil)
@@ -86,6 +90,9 @@ func (c *Config) complete() error {
 	}
 	if c.Logf == nil {
 		c.Logf = func(string, ...any) {}
+	}
+	if c.Failed == nil {
+		c.Failed = func(bool, error) {}
 	}
 	switch {
 	case c.Queues < 1 || c.Queues > MaxQueues:
@@ -188,21 +195,6 @@ func (d *Device) SetThrottle(t *block.Throttle) {
 	for _, w := range d.workers {
 		w.loop.Wake() // for what waits by the old limits
 	}
-}
-
-// reportEvery is how often errors of the image are logged at most: a guest repeats what fails.
-const reportEvery = 10 * time.Second
-
-var opNames = map[block.Code]string{block.Read: "read", block.Write: "write", block.Flush: "flush", block.Discard: "discard",
-	block.WriteZeroes: "write zeroes"}
-
-// report logs what the host said to a request that the guest had every right to make.
-func (d *Device) report(op *block.Op) {
-	now, last := int64(time.Since(d.started)), d.reported.Load()
-	if last != 0 && now-last < int64(reportEvery) || !d.reported.CompareAndSwap(last, max(now, 1)) {
-		return
-	}
-	d.cfg.Logf("disk %s: %s of %d bytes at %d: %v (the guest sees an I/O error)", d.cfg.Name, opNames[op.Code], op.Len, op.Off, op.Err)
 }
 
 // stateVersion counts up when the meaning of state changes.

@@ -34,6 +34,8 @@ type Config struct {
 	RxFilterChanged func()
 	// BackendChanged is called with what Backend returns when that changes after New. It must not block. Nil tells nobody.
 	BackendChanged func(name string, refused error)
+	// Steering offers VIRTIO_NET_F_RSS, where it is set. There are taps then.
+	Steering *Steering
 	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
 	Log func(format string, args ...any)
 }
@@ -46,6 +48,10 @@ type User struct {
 	// Changed is called when the back end came or went. It must not block. Nil tells nobody.
 	Changed func(connected bool)
 }
+
+// Steering is by what the kernel spreads packets over the queues as the driver wants: descriptors of a BPF program for the tap,
+// and of an array map that can be mapped to memory, of which the program reads what package rss puts there.
+type Steering struct{ Program, Map int }
 
 // MaxPairs is the largest number of queue pairs.
 const MaxPairs = 16
@@ -80,6 +86,7 @@ const (
 	featureGuestUSO4     uint64 = 1 << 54 // VIRTIO_NET_F_GUEST_USO4
 	featureGuestUSO6     uint64 = 1 << 55 // VIRTIO_NET_F_GUEST_USO6
 	featureHostUSO       uint64 = 1 << 56 // VIRTIO_NET_F_HOST_USO
+	featureRSS           uint64 = 1 << 60 // VIRTIO_NET_F_RSS
 	featureStandby       uint64 = 1 << 62 // VIRTIO_NET_F_STANDBY
 )
 
@@ -111,6 +118,9 @@ func (c *Config) check() error {
 	}
 	if len(c.Vhosts) != 0 && len(c.Vhosts) != len(c.Taps) {
 		return fmt.Errorf("%d vhost descriptors for %d queue pairs", len(c.Vhosts), len(c.Taps))
+	}
+	if c.Steering != nil && len(c.Taps) == 0 {
+		return errors.New("receive-side scaling without taps")
 	}
 	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) { // virtio 1.2, 5.1.4.1
 		return fmt.Errorf("an MTU of %d bytes is outside 68 to 65535", c.MTU)
@@ -172,6 +182,9 @@ func offer(c *Config, tunOffloads uint) uint64 {
 	}
 	if len(c.Taps) > 1 || c.User != nil && c.User.Pairs > 1 {
 		f |= featureMQ
+	}
+	if c.Steering != nil {
+		f |= featureRSS
 	}
 	f |= guestFeatures(tunOffloads)
 	if f&featureGuestCsum != 0 {

@@ -17,6 +17,7 @@ const (
 	macAddrSet     = 1
 	classMQ        = 4 // VIRTIO_NET_CTRL_MQ
 	mqPairsSet     = 0
+	mqRSSConfig    = 1
 	classOffloads  = 5 // VIRTIO_NET_CTRL_GUEST_OFFLOADS
 	offloadsSet    = 0
 	controlOK      = 0 // VIRTIO_NET_OK
@@ -109,6 +110,8 @@ func (d *Device) command(c *virtio.Chain) bool {
 		return d.has(featureCtrlMAC) && data >= 6 && d.setMAC(c)
 	case class == classMQ && cmd == mqPairsSet:
 		return d.has(featureMQ) && data >= 2 && d.setPairs(c)
+	case class == classMQ && cmd == mqRSSConfig:
+		return d.has(featureRSS) && d.setRSS(c)
 	case class == classOffloads && cmd == offloadsSet:
 		return d.has(featureGuestOffloads) && data >= 8 && d.setOffloads(c)
 	}
@@ -134,6 +137,7 @@ func (d *Device) setPairs(c *virtio.Chain) bool {
 	if n < 1 || n > len(d.taps) {
 		return false
 	}
+	d.steerAutomatically()
 	if n != int(d.pairs.Load()) {
 		d.steer(n)
 	}

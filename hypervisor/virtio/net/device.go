@@ -33,8 +33,9 @@ type Device struct {
 	// filterAsked: the host has asked for the filter since it was last told of a change.
 	filterAsked bool
 	offloads    uint64 // guest features now in force at the tap
-	restored    bool   // offloads comes from a saved state, not from the features
-	refused     error  // why packets go through the engine though vhost was asked for
+	rss         scaling
+	restored    bool  // offloads comes from a saved state, not from the features
+	refused     error // why packets go through the engine though vhost was asked for
 	env         *virtio.Env
 	data        backend
 	control     *control
@@ -118,12 +119,16 @@ func newDevice(cfg Config, ops tapOps) (*Device, error) {
 	d.features = offer(&d.cfg, d.taps[0].probeOffloads())
 	d.pairs.Store(1)
 	d.linkDown.Store(cfg.LinkDown)
+	if err := d.openSteering(); err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.ID, err)
+	}
 	return d, nil
 }
 
 // Close releases the descriptors. The device is not active.
 func (d *Device) Close() {
 	d.closeVhost()
+	d.closeSteering()
 	if d.user != nil {
 		d.user.Close()
 		return
@@ -162,9 +167,9 @@ func (d *Device) QueueSizes() []uint16 {
 	return append(sizes, controlQueueSize)
 }
 
-// controlIndex is the virtqueue index of the control queue: a driver without MQ finds it after the first pair.
+// controlIndex is the virtqueue index of the control queue: a driver without MQ and RSS finds it after the first pair.
 func (d *Device) controlIndex(features uint64) int {
-	if features&featureMQ == 0 {
+	if features&(featureMQ|featureRSS) == 0 {
 		return 2
 	}
 	return 2 * len(d.taps)
@@ -183,6 +188,11 @@ func (d *Device) Activate(env *virtio.Env) error {
 		return fmt.Errorf("%s: %w", d.cfg.ID, err)
 	}
 	d.steer(int(d.pairs.Load()))
+	if d.rss.config != nil {
+		if err := d.steerBy(d.rss.config); err != nil {
+			return fmt.Errorf("%s: %w", d.cfg.ID, err)
+		}
+	}
 	return d.start()
 }
 
@@ -202,10 +212,10 @@ func (d *Device) start() error {
 	return nil
 }
 
-// pairQueues returns the virtqueues of pair i, nil where the driver has none. Without MQ there is one pair, and index 2
+// pairQueues returns the virtqueues of pair i, nil where the driver has none. Without MQ and RSS there is one pair, and index 2
 // is the control queue.
 func (d *Device) pairQueues(i int) (rx, tx *virtio.Queue) {
-	if i > 0 && d.env.Features&featureMQ == 0 {
+	if i > 0 && d.env.Features&(featureMQ|featureRSS) == 0 {
 		return nil, nil
 	}
 	if 2*i < len(d.env.Queues) {
@@ -298,6 +308,7 @@ func (d *Device) Reset() {
 		d.user.Forget()
 	}
 	_ = d.taps[0].setOffloads(0) // the next driver's choice follows at Activate
+	d.steerAutomatically()
 	d.steer(1)
 }
 

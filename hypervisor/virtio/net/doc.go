@@ -9,9 +9,11 @@
 // A guest that gives no receive buffers makes its own tap queue drop. A broken ring stops the device until the driver
 // resets it; a broken packet is dropped and counted.
 //
+// Which queue a packet takes is the kernel's choice, or that of a BPF program, which the driver configures (rss.go).
+//
 // In place of a tap there can be a stream socket to a process that has the guest's network (stream.go): frames behind their
 // lengths, without offloads.
 //
 // The package leaves out filtering by MAC and VLAN (the guest's stack does it, as with vhost; a host that has to know is told:
-// filter.go), RSS and hash reports, announcements, and making taps (virtd does). Start reading at New, then worker.
+// filter.go), hash reports, announcements, and making taps (virtd does). Start reading at New, then worker.
 package net

@@ -37,6 +37,8 @@ type fakeTap struct {
 	offloads uint
 	attached map[int]bool
 	refuse   uint // offloads the tap does not take
+	program  int  // that chooses queues; 0 none was ever set, -1 none is
+	stubborn bool // the tap takes none
 }
 
 func (f *fakeTap) setOffloads(_ int, tun uint) error {
@@ -59,6 +61,16 @@ func (f *fakeTap) steer(fd int, to bool) error {
 		return unix.EINVAL
 	}
 	f.attached[fd] = to
+	return nil
+}
+
+func (f *fakeTap) setProgram(_, program int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stubborn {
+		return unix.EINVAL
+	}
+	f.program = program
 	return nil
 }
 

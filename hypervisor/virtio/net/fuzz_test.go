@@ -27,7 +27,8 @@ func FuzzQueues(f *testing.F) {
 		}
 		b[fuzzAvail+2] = 1
 	}
-	f.Add(bytes.Clone(seed))
+	split := bytes.Clone(seed)
+	f.Add(split)
 	seed[0] = 0x1f // the same with packed rings
 	for ring := range 3 {
 		b := seed[3+ring*fuzzRing:]
@@ -35,6 +36,10 @@ func FuzzQueues(f *testing.F) {
 			d[12], d[14] = 0, d[12]|0x80
 		}
 	}
+	f.Add(seed)
+	seed = bytes.Clone(split)
+	seed[0] = 0x2f // a whole command for receive-side scaling where the first buffer of each queue is
+	copy(seed[3+fuzzRing:], append([]byte{classMQ, mqRSSConfig}, rssCommand(3, 0, 1, 1, []byte{1, 2, 3}, 0, 0)...))
 	f.Add(seed)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var head [3]byte
@@ -49,12 +54,16 @@ func FuzzQueues(f *testing.F) {
 		}
 		defer unix.Close(fds[0])
 		defer unix.Close(fds[1])
-		dev, err := newDevice(Config{ID: "fuzz", Taps: fds[:1:1], RxQueueSize: 16, TxQueueSize: 16}, &fakeTap{})
+		fake := fakeSteering(t)
+		defer unix.Close(fake.Program)
+		defer unix.Close(fake.Map)
+		dev, err := newDevice(Config{ID: "fuzz", Taps: fds[:1:1], RxQueueSize: 16, TxQueueSize: 16, Steering: fake}, &fakeTap{})
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer unix.Munmap(dev.rss.shared)
 		env := &virtio.Env{Memory: mem, ConfigChanged: func() {}, Fail: func(error) {}}
-		for i, bit := range []uint64{featureMrgRxbuf, virtio.FeatureEventIdx, virtio.FeatureIndirectDesc, featureCtrlRx | featureCtrlMAC | featureGuestOffloads, virtio.FeatureRingPacked} {
+		for i, bit := range []uint64{featureMrgRxbuf, virtio.FeatureEventIdx, virtio.FeatureIndirectDesc, featureCtrlRx | featureCtrlMAC | featureGuestOffloads, virtio.FeatureRingPacked, featureRSS | featureMQ} {
 			if head[0]>>i&1 != 0 {
 				env.Features |= bit
 			}
@@ -82,6 +91,9 @@ func FuzzQueues(f *testing.F) {
 		c := &control{dev: dev, q: env.Queues[2]}
 		for range 3 {
 			c.drain()
+		}
+		if config := dev.rss.config; config != nil && (env.Features&featureRSS == 0 || config.Check(1) != nil) {
+			t.Errorf("%+v was taken from a driver with features %#x", config, env.Features)
 		}
 	})
 }

@@ -1,6 +1,10 @@
 package net
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"virtd/hypervisor/virtio/net/rss"
+)
 
 // Offsets in struct virtio_net_config (virtio 1.2, 5.1.4).
 const (
@@ -10,7 +14,10 @@ const (
 	spaceMTU    = 10
 	spaceSpeed  = 12
 	spaceDuplex = 16
-	spaceSize   = 20
+	spaceKey    = 17 // rss_max_key_size and what follows exist with RSS only
+	spaceTable  = 18
+	spaceHashes = 20
+	spaceSize   = 24
 )
 
 // statusLinkUp is VIRTIO_NET_S_LINK_UP.
@@ -29,6 +36,11 @@ func (d *Device) ReadConfig(offset int, p []byte) {
 	binary.LittleEndian.PutUint16(space[spaceMTU:], uint16(d.cfg.MTU))
 	binary.LittleEndian.PutUint32(space[spaceSpeed:], 0xffffffff)
 	space[spaceDuplex] = 0xff
+	if d.features&featureRSS != 0 {
+		space[spaceKey] = rss.KeySize
+		binary.LittleEndian.PutUint16(space[spaceTable:], rss.MaxTable)
+		binary.LittleEndian.PutUint32(space[spaceHashes:], rss.Supported)
+	}
 	clear(p)
 	if offset >= 0 && offset < len(space) {
 		copy(p, space[offset:])

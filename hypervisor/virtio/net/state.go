@@ -3,16 +3,19 @@ package net
 import (
 	"encoding/json"
 	"fmt"
+
+	"virtd/hypervisor/virtio/net/rss"
 )
 
 // state is what Save writes. Queue positions are the transport's to save: a quiesced queue knows its own.
 type state struct {
-	Version  int     `json:"version"`
-	MAC      [6]byte `json:"mac"`
-	Pairs    int     `json:"pairs"`
-	Offloads *uint64 `json:"offloads,omitempty"` // guest features in force; nil when no driver was active
-	LinkDown bool    `json:"linkDown,omitempty"`
-	Filter   *Filter `json:"filter,omitempty"` // nil of engines that did not keep it: everything
+	Version  int         `json:"version"`
+	MAC      [6]byte     `json:"mac"`
+	Pairs    int         `json:"pairs"`
+	Offloads *uint64     `json:"offloads,omitempty"` // guest features in force; nil when no driver was active
+	RSS      *rss.Config `json:"rss,omitempty"`      // nil when the kernel chooses queues by itself
+	LinkDown bool        `json:"linkDown,omitempty"`
+	Filter   *Filter     `json:"filter,omitempty"` // nil of engines that did not keep it: everything
 }
 
 const stateVersion = 1
@@ -23,6 +26,7 @@ func (d *Device) Save() ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := state{Filter: &filter, Version: stateVersion, MAC: d.mac, Pairs: int(d.pairs.Load()), LinkDown: d.linkDown.Load()}
+	s.RSS = d.rss.config
 	if d.env != nil || d.restored {
 		s.Offloads = &d.offloads
 	}
@@ -41,9 +45,17 @@ func (d *Device) Restore(data []byte) error {
 	if s.Pairs < 1 || s.Pairs > len(d.taps) {
 		return fmt.Errorf("%s: saved state uses %d queue pairs, the device has %d", d.cfg.ID, s.Pairs, len(d.taps))
 	}
+	if s.RSS != nil {
+		if d.cfg.Steering == nil {
+			return fmt.Errorf("%s: saved state has receive-side scaling, the device has none", d.cfg.ID)
+		}
+		if err := s.RSS.Check(len(d.taps)); err != nil {
+			return fmt.Errorf("%s: saved state: %w", d.cfg.ID, err)
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.mac = s.MAC
+	d.mac, d.rss.config = s.MAC, s.RSS
 	if s.Filter != nil {
 		d.filter = s.Filter.restore()
 	}

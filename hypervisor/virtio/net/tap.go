@@ -18,6 +18,8 @@ type tap struct {
 type tapOps interface {
 	setOffloads(fd int, tun uint) error
 	steer(fd int, to bool) error
+	// setProgram makes a BPF program choose the queues of all packets; -1 lets the kernel choose.
+	setProgram(fd, program int) error
 }
 
 // offloadBits pairs what a driver can take with what a tap can be told (linux/if_tun.h).
@@ -101,13 +103,18 @@ func (noTap) setOffloads(_ int, tun uint) error {
 	return nil
 }
 
-func (noTap) steer(int, bool) error { return nil }
+func (noTap) steer(int, bool) error     { return nil }
+func (noTap) setProgram(int, int) error { return unix.EINVAL }
 
 // kernelTap is the real thing.
 type kernelTap struct{}
 
 func (kernelTap) setOffloads(fd int, tun uint) error {
 	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(tun))
+}
+
+func (kernelTap) setProgram(fd, program int) error {
+	return unix.IoctlSetPointerInt(fd, unix.TUNSETSTEERINGEBPF, program)
 }
 
 func (kernelTap) steer(fd int, to bool) error {

@@ -55,6 +55,7 @@ type userTap struct{}
 
 func (userTap) setOffloads(int, uint) error { return nil }
 func (userTap) steer(int, bool) error       { return nil }
+func (userTap) setProgram(int, int) error   { return unix.EINVAL }
 
 // userBackend is the backend in another process.
 type userBackend struct{ dev *Device }

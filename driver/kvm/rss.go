@@ -1,0 +1,63 @@
+package kvm
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"virtd/domain"
+	"virtd/domain/xmltree"
+	"virtd/driver/kvm/steering"
+	"virtd/hypervisor"
+	"virtd/network/bridge"
+	"virtd/virterr"
+)
+
+// steering plans receive-side scaling of an interface, which a tap is needed for.
+func (p *planner) steering(n *xmltree.Node, nic *hypervisor.NIC) error {
+	kind := ""
+	switch {
+	case domain.IsVhostUser(n):
+		kind = "vhostuser"
+	case n.Attr("type") == "user" || n.Attr("type") == "direct":
+		kind = n.Attr("type")
+	}
+	if kind != "" {
+		return n.Child("driver").Errorf(virterr.ConfigUnsupported,
+			"rss='on' was requested for interface %s, but only a tap's queues can be chosen by the guest, and interfaces of type %s have none; "+
+				"use an interface on a bridge, or rss='off'", nic.ID, kind)
+	}
+	files := files("bpf", n, 2)
+	nic.Steering = &hypervisor.Steering{Program: files[0], Map: files[1]}
+	p.add(Resource{Kind: ResourceBPF, Files: files, Alias: nic.ID})
+	return nil
+}
+
+// openSteering loads the program by which the kernel chooses queues.
+func openSteering(r Resource) ([]*os.File, error) {
+	program, table, err := steering.Open()
+	if err != nil {
+		return nil, rssError(r.Alias, "the kernel does not load a BPF program for it", err)
+	}
+	return []*os.File{program, table}, nil
+}
+
+// takesSteering refuses a tap that no program can choose the queues of.
+func takesSteering(tap *bridge.Tap, alias string) error {
+	if len(tap.Files) == 0 {
+		return nil // nothing to ask, and the caller says so
+	}
+	if err := steering.Check(tap.Files[0]); err != nil {
+		return rssError(alias, "device "+tap.Name+" takes no BPF program for it", err)
+	}
+	return nil
+}
+
+func rssError(alias, what string, err error) error {
+	remedy := "use rss='off'"
+	if errors.Is(err, unix.EPERM) {
+		remedy = "run virtd with CAP_BPF and CAP_NET_ADMIN, or use rss='off'"
+	}
+	return virterr.New(virterr.ConfigUnsupported, "rss='on' was requested for interface %s, but %s: %w; %s", alias, what, err, remedy)
+}

@@ -9,6 +9,9 @@ import (
 // optionsFirst moves a command's options before its operands, because cli stops reading options at the first operand
 // and people write "vctl start DOMAIN --console". What follows -- stays where it is.
 func optionsFirst(a *cli.App, args []string) []string {
+	if last := len(args) - 1; last > 0 && args[last] == completionFlag { // which cli looks for at the end
+		return append(optionsFirst(a, args[:last:last]), completionFlag)
+	}
 	if len(args) < 2 {
 		return args
 	}
@@ -53,6 +56,9 @@ func optionsFirst(a *cli.App, args []string) []string {
 	out := append([]string{}, args[:at+1]...)
 	return append(append(out, options...), operands...)
 }
+
+// completionFlag ends the command lines with which shells ask what the next word can be.
+const completionFlag = "--generate-bash-completion"
 
 func subcommand(group *cli.Command, name string) *cli.Command {
 	for _, c := range group.Subcommands {

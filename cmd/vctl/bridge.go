@@ -20,7 +20,7 @@ func bridgeCommands() []*cli.Command {
 	}
 	return []*cli.Command{
 		{
-			Name: "bridge", Category: "Host", Usage: "list, make and change bridges of the host", Action: groupHelp("bridge"),
+			Name: "bridge", Category: "Host", Usage: "list, make and change bridges of the host",
 			Description: "What is made here is gone after a boot: make what shall last with the host's own tools.\n" +
 				"When a link that has addresses becomes a port of a bridge, they move to the bridge. The change is taken back when the host's\n" +
 				"gateway does not answer any more, or when nobody confirms it.",
@@ -32,24 +32,16 @@ func bridgeCommands() []*cli.Command {
 					&cli.UintFlag{Name: "mtu", Usage: "largest packet in `BYTES`"},
 				}},
 				{Name: "delete", Usage: "remove a bridge without ports and addresses", ArgsUsage: "NAME", Action: bridgeDelete},
-				{Name: "add-port", Usage: "make a link of the host a port of a bridge", ArgsUsage: "BRIDGE LINK", Flags: port, Action: bridgePort(0)},
+				{Name: "add-port", Usage: "make a link of the host a port of a bridge", ArgsUsage: "BRIDGE LINK",
+					Description: "For example:\n\n" +
+						"    vctl bridge add-port br0 enp2s0 --wait 60", Flags: port, Action: bridgePort(0)},
 				{Name: "remove-port", Usage: "take a link off its bridge", ArgsUsage: "BRIDGE LINK", Flags: port, Action: bridgePort(rpc.PrivRemovePort)},
 			},
 		},
 		{
-			Name: "tap", Category: "Host", Usage: "list the host's ends of guests' interfaces", Action: groupHelp("tap"),
+			Name: "tap", Category: "Host", Usage: "list the host's ends of guests' interfaces",
 			Subcommands: []*cli.Command{{Name: "list", Usage: "list taps with their bridges and domains", Action: tapList}},
 		},
-	}
-}
-
-// groupHelp shows the commands of a group.
-func groupHelp(name string) cli.ActionFunc {
-	return func(c *cli.Context) error {
-		if c.NArg() > 0 {
-			return fmt.Errorf("unknown command: '%[1]s %[2]s'; vctl %[1]s --help lists the commands", name, c.Args().First())
-		}
-		return cli.ShowSubcommandHelp(c)
 	}
 }
 
@@ -94,9 +86,6 @@ func upDown(up bool) string {
 }
 
 func bridgeCreate(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return fmt.Errorf("command 'bridge create' requires <name>; see vctl bridge create --help")
-	}
 	args := rpc.PrivBridgeCreateArgs{Name: c.Args().First(), MTU: uint32(c.Uint("mtu"))}
 	if c.Bool("stp") {
 		args.Flags |= rpc.PrivBridgeSTP
@@ -111,9 +100,6 @@ func bridgeCreate(c *cli.Context) error {
 }
 
 func bridgeDelete(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return fmt.Errorf("command 'bridge delete' requires <name>; see vctl bridge delete --help")
-	}
 	name := c.Args().First()
 	if err := callPrivate(c, false, rpc.PrivProcBridgeDelete, &rpc.PrivBridgeDeleteArgs{Name: name}, &struct{}{}); err != nil {
 		return fmt.Errorf("failed to delete bridge '%s': %w", name, err)
@@ -124,9 +110,6 @@ func bridgeDelete(c *cli.Context) error {
 // bridgePort puts a link on a bridge, or takes it away.
 func bridgePort(flags uint32) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		if c.NArg() != 2 {
-			return fmt.Errorf("command 'bridge %[1]s' requires <bridge> and <link>; see vctl bridge %[1]s --help", c.Command.Name)
-		}
 		args := rpc.PrivBridgePortArgs{Bridge: c.Args().First(), Port: c.Args().Get(1), Wait: uint32(c.Uint("wait")), Flags: flags}
 		var ret rpc.PrivBridgePortRet
 		if err := callPrivate(c, false, rpc.PrivProcBridgePort, &args, &ret); err != nil {

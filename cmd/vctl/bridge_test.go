@@ -89,7 +89,7 @@ func TestBridgeCommands(t *testing.T) {
 		{"bridge create br1 --mtu 5", 1, `MTU 5 must be from 68 to 65535`},
 		{"bridge add-port br0 eth1", 0, `^'eth1' is a port of bridge 'br0'\n$`},
 		{"bridge add-port br0 eth0 --yes --wait 7", 0, `^'eth0' is a port of bridge 'br0'\n$`},
-		{"bridge add-port br0", 1, `^error: command 'bridge add-port' requires <bridge> and <link>`},
+		{"bridge add-port br0", 1, `^error: command 'bridge add-port' requires <link>`},
 		{"bridge list", 0, `(?m)^ br0 +up +9000 +yes +yes +- +192.0.2.1/24 +eth0$`},
 		{"-o json bridge list", 0, `"vlanFiltering": true`},
 		{"bridge remove-port br0 eth0", 0, `^'eth0' is no port any more of bridge 'br0'\n$`},

@@ -144,9 +144,6 @@ func withSession(body func(*cli.Context, *session) error) cli.ActionFunc {
 // withDomain runs a command's body with the domain that its first argument names.
 func withDomain(body func(*cli.Context, *session, libvirt.Domain) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		if c.NArg() == 0 {
-			return fmt.Errorf("command '%s' requires <domain>; see vctl %s --help", c.Command.Name, c.Command.Name)
-		}
 		return withSession(func(c *cli.Context, s *session) error {
 			d, err := s.domain(c.Args().First())
 			if err != nil {

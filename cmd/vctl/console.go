@@ -27,7 +27,7 @@ func consoleCommands() []*cli.Command {
 		Action: withDomain(func(c *cli.Context, s *session, d libvirt.Domain) error {
 			return runConsole(c, s, d, consoleOptions{})
 		}),
-		BashComplete: completeDomains(activeDomain),
+		BashComplete: complete(activeDomain),
 	}}
 }
 

@@ -18,23 +18,20 @@ func definitionCommands() []*cli.Command {
 		{Name: "undefine", Category: "Definitions", Usage: "remove a domain's definition", ArgsUsage: "DOMAIN",
 			Description: "A running domain goes on and vanishes when it stops.",
 			Flags:       []cli.Flag{&cli.BoolFlag{Name: "nvram", Usage: "remove the firmware's variables too"}, &cli.BoolFlag{Name: "managed-save", Usage: "remove the saved state too"}},
-			Action:      withDomain(undefine), BashComplete: completeDomains(anyDomain)},
+			Action:      withDomain(undefine), BashComplete: complete(anyDomain)},
 		{Name: "dumpxml", Category: "Definitions", Usage: "print a domain's XML", ArgsUsage: "DOMAIN",
 			Flags:  []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "the definition that the next start uses"}, &cli.BoolFlag{Name: "security-info", Usage: "include secrets"}},
-			Action: withDomain(dumpXML), BashComplete: completeDomains(anyDomain)},
+			Action: withDomain(dumpXML), BashComplete: complete(anyDomain)},
 		{Name: "edit", Category: "Definitions", Usage: "edit a domain's definition", ArgsUsage: "DOMAIN",
 			Description: "Opens the definition in $VISUAL or $EDITOR. A text that virtd refuses can be edited again, and is kept in a file if you give up.",
-			Action:      withDomain(edit), BashComplete: completeDomains(anyDomain)},
+			Action:      withDomain(edit), BashComplete: complete(anyDomain)},
 		{Name: "autostart", Category: "Definitions", Usage: "start a domain when the host boots", ArgsUsage: "DOMAIN",
 			Flags:  []cli.Flag{&cli.BoolFlag{Name: "disable", Usage: "do not start it any more"}},
-			Action: withDomain(autostart), BashComplete: completeDomains(anyDomain)},
+			Action: withDomain(autostart), BashComplete: complete(anyDomain)},
 	}
 }
 
 func define(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return fmt.Errorf("command 'define' requires <file>; see vctl define --help")
-	}
 	xml, err := readDocument(c, c.Args().First())
 	if err != nil {
 		return err

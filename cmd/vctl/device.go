@@ -11,18 +11,18 @@ import (
 func deviceCommands() []*cli.Command {
 	return []*cli.Command{{
 		Name: "device", Category: "Devices", Usage: "attach devices to domains, detach them, list them",
-		Description: affectHelp, Action: group, HideHelpCommand: true,
+		Description: affectHelp,
 		Subcommands: []*cli.Command{
 			{Name: "attach", Usage: "attach the device that an XML file describes", ArgsUsage: "DOMAIN FILE",
-				Description: "FILE - is standard input.", Flags: affectOptions(), Action: withOperands("device", deviceAttach, "file"),
-				BashComplete: completeDomains(anyDomain)},
+				Description: "FILE - is standard input.", Flags: affectOptions(), Action: withDomain(deviceAttach),
+				BashComplete: complete(anyDomain)},
 			{Name: "detach", Usage: "detach a device", ArgsUsage: "DOMAIN ALIAS|FILE",
 				Description: "ALIAS is the device's name in device list. FILE, known by its dot or slash, has the device's XML; - is standard input.\n" +
 					"A running guest is asked to let go of the device: it stays in the list until it did.",
-				Flags: affectOptions(), Action: withOperands("device", deviceDetach, "device"), BashComplete: completeDomains(anyDomain)},
+				Flags: affectOptions(), Action: withDomain(deviceDetach), BashComplete: complete(anyDomain, deviceAliases)},
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list a domain's devices, and what of the host is behind them", ArgsUsage: "DOMAIN",
 				Flags:  []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "those that the next start uses"}},
-				Action: withOperands("device", deviceList), BashComplete: completeDomains(anyDomain)},
+				Action: withDomain(deviceList), BashComplete: complete(anyDomain)},
 		},
 	}}
 }
@@ -54,25 +54,6 @@ func affected(c *cli.Context) uint32 {
 		flags |= affectConfig
 	}
 	return flags
-}
-
-// withOperands runs the body of a group's command with the domain that its first argument names, once the operands that
-// names lists follow it and no more.
-func withOperands(group string, body func(*cli.Context, *session, libvirt.Domain) error, names ...string) cli.ActionFunc {
-	need := "<domain>"
-	for i, n := range names {
-		if i == len(names)-1 {
-			need += " and <" + n + ">"
-			break
-		}
-		need += ", <" + n + ">"
-	}
-	return func(c *cli.Context) error {
-		if c.NArg() != 1+len(names) {
-			return fmt.Errorf("command '%s %s' requires %s; see vctl %s %s --help", group, c.Command.Name, need, group, c.Command.Name)
-		}
-		return withDomain(body)(c)
-	}
 }
 
 func deviceAttach(c *cli.Context, s *session, d libvirt.Domain) error {

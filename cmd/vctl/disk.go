@@ -11,7 +11,7 @@ import (
 
 func diskCommands() []*cli.Command {
 	return []*cli.Command{{
-		Name: "disk", Category: "Devices", Usage: "attach disks to domains, detach them and limit their I/O", Description: affectHelp, Action: group, HideHelpCommand: true,
+		Name: "disk", Category: "Devices", Usage: "attach disks to domains, detach them and limit their I/O", Description: affectHelp,
 		Subcommands: []*cli.Command{
 			{Name: "attach", Usage: "attach an image or block device", ArgsUsage: "DOMAIN PATH TARGET",
 				Description: "PATH is absolute, of the daemon's host. TARGET is the disk's name: vda, vdb and so on.",
@@ -19,10 +19,10 @@ func diskCommands() []*cli.Command {
 					&cli.StringFlag{Name: "format", Usage: "raw or qcow2", Value: "raw"},
 					&cli.BoolFlag{Name: "block", Usage: "PATH is a block device; known without the flag on this host"},
 					&cli.BoolFlag{Name: "readonly", Usage: "the guest cannot write to it"},
-				}, affectOptions()...), Action: withOperands("disk", diskAttach, "path", "target"), BashComplete: completeDomains(anyDomain)},
+				}, affectOptions()...), Action: withDomain(diskAttach), BashComplete: complete(anyDomain)},
 			{Name: "detach", Usage: "detach a disk; its image stays", ArgsUsage: "DOMAIN TARGET", Flags: affectOptions(),
 				Description: "TARGET is the disk's name, or its path. A running guest is asked to let go of the disk: it is in use until it did.",
-				Action:      withOperands("disk", diskDetach, "target"), BashComplete: completeDomains(anyDomain)},
+				Action:      withDomain(diskDetach), BashComplete: complete(anyDomain, diskTargets)},
 			throttleCommand(),
 		},
 	}}

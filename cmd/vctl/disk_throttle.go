@@ -31,8 +31,9 @@ var throttleOptions = func() (list []throttleOption) {
 func throttleCommand() *cli.Command {
 	cmd := &cli.Command{Name: "throttle", Usage: "show the limits of a disk's I/O, or change them", ArgsUsage: "DOMAIN TARGET", Flags: affectOptions(),
 		Description: "TARGET is the disk's name, or its path. Options that are not given stay, except that those of bytes, and those of requests,\n" +
-			"belong together: who sets a limit for reads takes away that of the total. 0 takes a limit away.",
-		Action: withOperands("disk", diskThrottle, "target"), BashComplete: completeDomains(anyDomain)}
+			"belong together: who sets a limit for reads takes away that of the total. 0 takes a limit away.\n\n" +
+			"    vctl disk throttle demo vda --read-bytes-sec 10MiB --write-iops-sec 500",
+		Action: withDomain(diskThrottle), BashComplete: complete(anyDomain, diskTargets)}
 	for _, o := range throttleOptions {
 		cmd.Flags = append(cmd.Flags, &cli.StringFlag{Name: o.name, Usage: o.usage})
 	}

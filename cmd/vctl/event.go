@@ -20,7 +20,7 @@ func eventCommands() []*cli.Command {
 			&cli.IntFlag{Name: "count", Aliases: []string{"n"}, Usage: "end after `N` events"},
 			&cli.DurationFlag{Name: "timeout", Usage: "end after this time; it is an error if no event came"},
 		},
-		Action: withSession(watchEvents), BashComplete: completeDomains(anyDomain),
+		Action: withSession(watchEvents), BashComplete: complete(anyDomain),
 	}}
 }
 

@@ -23,12 +23,12 @@ func infoCommands() []*cli.Command {
 				&cli.BoolFlag{Name: "name", Usage: "names only"},
 				&cli.BoolFlag{Name: "uuid", Usage: "UUIDs only"},
 			}, Action: withSession(list)},
-		{Name: "dominfo", Category: "Information", Usage: "describe a domain", ArgsUsage: "DOMAIN", Action: withDomain(domInfo), BashComplete: completeDomains(anyDomain)},
+		{Name: "dominfo", Category: "Information", Usage: "describe a domain", ArgsUsage: "DOMAIN", Action: withDomain(domInfo), BashComplete: complete(anyDomain)},
 		{Name: "domstate", Category: "Information", Usage: "print a domain's state", ArgsUsage: "DOMAIN",
 			Flags:  []cli.Flag{&cli.BoolFlag{Name: "reason", Usage: "and why it is in it"}},
-			Action: withDomain(domState), BashComplete: completeDomains(anyDomain)},
+			Action: withDomain(domState), BashComplete: complete(anyDomain)},
 		{Name: "domstats", Category: "Information", Usage: "print the statistics of running domains, or of those named", ArgsUsage: "[DOMAIN…]",
-			Action: withSession(domStats), BashComplete: completeDomains(anyDomain)},
+			Action: withSession(domStats), BashComplete: complete(anyDomain)},
 	}
 }
 

@@ -8,9 +8,9 @@ import (
 )
 
 // lifecycleCommand is a command that does one call on a domain and says so.
-func lifecycleCommand(name, usage, verb, said string, which domainFilter, flags []cli.Flag, call func(*cli.Context, *session, libvirt.Domain) error) *cli.Command {
+func lifecycleCommand(name, usage, verb, said string, which candidates, flags []cli.Flag, call func(*cli.Context, *session, libvirt.Domain) error) *cli.Command {
 	return &cli.Command{
-		Name: name, Category: "Running", Usage: usage, ArgsUsage: "DOMAIN", Flags: flags, BashComplete: completeDomains(which),
+		Name: name, Category: "Running", Usage: usage, ArgsUsage: "DOMAIN", Flags: flags, BashComplete: complete(which),
 		Action: withDomain(func(c *cli.Context, s *session, d libvirt.Domain) error {
 			if err := call(c, s, d); err != nil {
 				return fmt.Errorf("failed to %s domain '%s': %w", verb, d.Name, err)
@@ -29,7 +29,7 @@ func lifecycleCommands() []*cli.Command {
 				&cli.BoolFlag{Name: "autodestroy", Usage: "destroy it when this connection ends"},
 				&cli.BoolFlag{Name: "force-boot", Usage: "discard its saved state, if there is one"},
 			},
-			Action: withDomain(start), BashComplete: completeDomains(inactiveDomain)},
+			Action: withDomain(start), BashComplete: complete(inactiveDomain)},
 		lifecycleCommand("shutdown", "ask the guest to shut down (power button)", "shut down", "Domain '%s' is being shutdown", activeDomain, nil,
 			func(_ *cli.Context, s *session, d libvirt.Domain) error { return s.DomainShutdownFlags(d, 0) }),
 		lifecycleCommand("reboot", "ask the guest to reboot", "reboot", "Domain '%s' is being rebooted", activeDomain, nil,

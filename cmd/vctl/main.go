@@ -26,6 +26,7 @@ func main() {
 // run executes one command line and returns the exit status: 0 on success, 1 on any failure, as virsh does.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := app(stdin, stdout, stderr)
+	a.Metadata = map[string]any{argumentsKey: args}
 	err := a.RunContext(ctx, optionsFirst(a, args))
 	if err == nil {
 		return 0
@@ -36,12 +37,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return 1
 }
 
+// argumentsKey is where an app's metadata have the whole command line.
+const argumentsKey = "arguments"
+
 // errSilent ends a command with status 1 when it has already said why.
 var errSilent = errors.New("")
 
 // app describes the whole command line.
 func app(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
-	return &cli.App{
+	a := &cli.App{
 		Name:    "vctl",
 		Usage:   "manage virtual machines through virtd",
 		Version: release.Version,
@@ -56,12 +60,14 @@ func app(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 				EnvVars: []string{"VIRTD_URI", "LIBVIRT_DEFAULT_URI"}},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT` of printed data: text or json", Value: "text"},
 		},
-		EnableBashCompletion:   true,
-		UseShortOptionHandling: true,
-		Reader:                 stdin,
-		Writer:                 stdout,
-		ErrWriter:              stderr,
-		ExitErrHandler:         func(*cli.Context, error) {}, // run prints the error, once
+		EnableBashCompletion: true,
+		Reader:               stdin,
+		Writer:               stdout,
+		ErrWriter:            stderr,
+		ExitErrHandler:       func(*cli.Context, error) {}, // run prints the error, once
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			return fmt.Errorf("%w; vctl --help lists the options", err)
+		},
 		Before: func(c *cli.Context) error {
 			if f := c.String("output"); f != "text" && f != "json" {
 				return fmt.Errorf("output format '%s': use text or json", f)
@@ -78,6 +84,8 @@ func app(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			deviceCommands(), diskCommands(), nicCommands(), poolCommands(), volCommands(), netCommands(), bridgeCommands(), eventCommands(), hostCommands(), nodedevCommands(),
 			sriovCommands(), passthroughCommands(), shellCommands()),
 	}
+	strict("", a.Commands)
+	return a
 }
 
 func concat(groups ...[]*cli.Command) []*cli.Command {

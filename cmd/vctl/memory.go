@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -16,13 +15,14 @@ func memoryCommands() []*cli.Command {
 	return []*cli.Command{
 		{Name: "balloon", Category: "Resources", Usage: "show a domain's memory balloon, or move it", ArgsUsage: "DOMAIN [SIZE]",
 			Description: "Without SIZE: what the guest has now, its maximum, and the guest's own statistics.\n" +
-				"With SIZE (500MiB, 2GiB): asks the guest to keep that much and waits until it does, or says why it does not.",
+				"With SIZE (500MiB, 2GiB): asks the guest to keep that much and waits until it does, or says why it does not.\n\n" +
+				"    vctl balloon demo 500MiB --timeout 2m",
 			Flags: []cli.Flag{
 				&cli.DurationFlag{Name: "timeout", Usage: "how long to wait for the guest", Value: time.Minute},
 				&cli.BoolFlag{Name: "config", Usage: "change the definition too, so that the next start begins there"},
 				&cli.BoolFlag{Name: "no-wait", Usage: "return once the guest was asked"},
 			},
-			Action: withDomain(balloon), BashComplete: completeDomains(activeDomain)},
+			Action: withDomain(balloon), BashComplete: complete(activeDomain)},
 		{Name: "setvcpus", Category: "Resources", Usage: "set the number of vCPUs of a domain", ArgsUsage: "DOMAIN COUNT",
 			Description: "Without --live and --config: of the running domain, or of the definition of one that is off.\n" +
 				"A running guest gives up only vCPUs that came while it ran, or that its definition calls hotpluggable.",
@@ -32,7 +32,7 @@ func memoryCommands() []*cli.Command {
 				&cli.BoolFlag{Name: "live", Usage: "change the running domain"},
 				&cli.BoolFlag{Name: "hotpluggable", Usage: "let vCPUs that the definition gets go while the domain runs"},
 			},
-			Action: withDomain(setVcpus), BashComplete: completeDomains(anyDomain)},
+			Action: withDomain(setVcpus), BashComplete: complete(anyDomain)},
 	}
 }
 
@@ -59,13 +59,10 @@ func memoryStats(s *session, d libvirt.Domain) (map[int32]uint64, error) {
 }
 
 func balloon(c *cli.Context, s *session, d libvirt.Domain) error {
-	switch c.NArg() {
-	case 1:
+	if c.NArg() == 1 {
 		return showBalloon(c, s, d)
-	case 2:
-		return moveBalloon(c, s, d)
 	}
-	return errors.New("command 'balloon' takes <domain> and at most one <size>")
+	return moveBalloon(c, s, d)
 }
 
 func showBalloon(c *cli.Context, s *session, d libvirt.Domain) error {
@@ -180,9 +177,6 @@ func balloonStuck(d libvirt.Domain, st map[int32]uint64, first, want uint64) err
 }
 
 func setVcpus(c *cli.Context, s *session, d libvirt.Domain) error {
-	if c.NArg() != 2 {
-		return errors.New("command 'setvcpus' requires <domain> and <count>")
-	}
 	n, err := strconv.ParseUint(c.Args().Get(1), 10, 16)
 	if err != nil || n == 0 {
 		return fmt.Errorf("invalid number of virtual CPUs: '%s'", c.Args().Get(1))

@@ -17,20 +17,22 @@ import (
 func netCommands() []*cli.Command {
 	return []*cli.Command{{
 		Name: "net", Category: "Networks", Usage: "manage virtual networks",
-		Description: "NETWORK is a name or a UUID.", Action: group, HideHelpCommand: true,
+		Description: "NETWORK is a name or a UUID.",
 		Subcommands: []*cli.Command{
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list networks: active ones, or as the flags say",
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "active and inactive"},
 					&cli.BoolFlag{Name: "inactive", Usage: "inactive only"},
 				}, Action: withSession(netList)},
-			{Name: "info", Usage: "describe a network", ArgsUsage: "NETWORK", Action: withNet(netInfo)},
+			{Name: "info", Usage: "describe a network", ArgsUsage: "NETWORK", Action: withNet(netInfo), BashComplete: complete(networkNames)},
 			{Name: "dumpxml", Usage: "print a network's XML", ArgsUsage: "NETWORK",
-				Flags: []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "the definition that the next start uses"}}, Action: withNet(netDumpXML)},
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "the definition that the next start uses"}}, Action: withNet(netDumpXML), BashComplete: complete(networkNames)},
 			{Name: "define", Usage: "define a network from XML, or change its definition", ArgsUsage: "FILE",
 				Description: "FILE - is standard input.", Action: netDefine},
 			{Name: "create", Usage: "define a network, start it, and mark it for autostart", ArgsUsage: "NAME",
-				Description: "CIDR is a subnet: the host gets its first address, guests lease the others.",
+				Description: "CIDR is a subnet: the host gets its first address, guests lease the others. One of the options but --domain says what kind of network.\n\n" +
+					"    vctl net create lab --nat 10.9.0.0/24 --domain lab.example\n" +
+					"    vctl net create office --bridge br0",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "nat", Usage: "guests reach the world behind the host's address; subnet `CIDR`"},
 					&cli.StringFlag{Name: "route", Usage: "guests reach the world with their own addresses; subnet `CIDR`"},
@@ -47,21 +49,23 @@ func netCommands() []*cli.Command {
 				func(_ *cli.Context, s *session, n libvirt.Network) error { return s.NetworkUndefine(n) }),
 			netCommand("autostart", "start a network when the host boots", "change autostart of", "Autostart of network '%s' changed",
 				[]cli.Flag{&cli.BoolFlag{Name: "disable", Usage: "do not start it any more"}}, netAutostart),
-			{Name: "leases", Usage: "list the addresses that guests have", ArgsUsage: "NETWORK", Action: withNet(netLeases)},
+			{Name: "leases", Usage: "list the addresses that guests have", ArgsUsage: "NETWORK", Action: withNet(netLeases), BashComplete: complete(networkNames)},
 			{Name: "update", Usage: "change a part of a network", ArgsUsage: "NETWORK COMMAND SECTION XML",
 				Description: "COMMAND is add, add-first, modify or delete; SECTION is ip-dhcp-host, ip-dhcp-range, portgroup, dns-host,\n" +
-					"dns-txt or dns-srv; XML is the element. Without flags an active network changes until it stops, an inactive one for good.",
+					"dns-txt or dns-srv; XML is the element. Without flags an active network changes until it stops, an inactive one for good.\n\n" +
+					"    vctl net update lab add ip-dhcp-host \"<host mac='52:54:00:00:00:01' ip='10.9.0.20'/>\" --live --config",
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "live", Usage: "change what runs"},
 					&cli.BoolFlag{Name: "config", Usage: "change the definition"},
-				}, Action: withNet(netUpdate)},
+				}, Action: withNet(netUpdate), BashComplete: complete(networkNames, words("add", "add-first", "modify", "delete"),
+					words("ip-dhcp-host", "ip-dhcp-range", "portgroup", "dns-host", "dns-txt", "dns-srv"))},
 		},
 	}}
 }
 
 // netCommand is a command that does one call on a network and says so.
 func netCommand(name, usage, verb, said string, flags []cli.Flag, call func(*cli.Context, *session, libvirt.Network) error) *cli.Command {
-	return &cli.Command{Name: name, Usage: usage, ArgsUsage: "NETWORK", Flags: flags,
+	return &cli.Command{Name: name, Usage: usage, ArgsUsage: "NETWORK", Flags: flags, BashComplete: complete(networkNames),
 		Action: withNet(func(c *cli.Context, s *session, n libvirt.Network) error {
 			if err := call(c, s, n); err != nil {
 				return fmt.Errorf("failed to %s network '%s': %w", verb, n.Name, err)
@@ -73,9 +77,6 @@ func netCommand(name, usage, verb, said string, flags []cli.Flag, call func(*cli
 // withNet runs a command's body with the network that its first argument names.
 func withNet(body func(*cli.Context, *session, libvirt.Network) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		if c.NArg() == 0 {
-			return fmt.Errorf("command 'net %s' requires <network>; see vctl net %s --help", c.Command.Name, c.Command.Name)
-		}
 		return withSession(func(c *cli.Context, s *session) error {
 			n, err := s.network(c.Args().First())
 			if err != nil {
@@ -200,9 +201,6 @@ func netDumpXML(c *cli.Context, s *session, n libvirt.Network) error {
 }
 
 func netDefine(c *cli.Context) error {
-	if c.NArg() == 0 {
-		return errors.New("command 'net define' requires <file>; see vctl net define --help")
-	}
 	text, err := readDocument(c, c.Args().First())
 	if err != nil {
 		return err
@@ -276,9 +274,6 @@ func subnetElement(cidr string) (string, error) {
 }
 
 func netCreate(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return errors.New("command 'net create' requires <name>; see vctl net create --help")
-	}
 	name := c.Args().First()
 	text, err := netDocument(c, name)
 	if err != nil {
@@ -347,9 +342,6 @@ func dash(s string) string {
 }
 
 func netUpdate(c *cli.Context, s *session, n libvirt.Network) error {
-	if c.NArg() != 4 {
-		return errors.New("command 'net update' requires <network>, <command>, <section> and <xml>; see vctl net update --help")
-	}
 	commands := map[string]libvirt.NetworkUpdateCommand{"add": libvirt.NetworkUpdateCommandAddLast, "add-first": libvirt.NetworkUpdateCommandAddFirst,
 		"modify": libvirt.NetworkUpdateCommandModify, "delete": libvirt.NetworkUpdateCommandDelete}
 	sections := map[string]libvirt.NetworkUpdateSection{"ip-dhcp-host": libvirt.NetworkSectionIPDhcpHost, "ip-dhcp-range": libvirt.NetworkSectionIPDhcpRange,

@@ -13,19 +13,21 @@ import (
 
 func nicCommands() []*cli.Command {
 	return []*cli.Command{{
-		Name: "nic", Category: "Devices", Usage: "attach network interfaces to domains and detach them", Description: affectHelp, Action: group, HideHelpCommand: true,
+		Name: "nic", Category: "Devices", Usage: "attach network interfaces to domains and detach them", Description: affectHelp,
 		Subcommands: []*cli.Command{
 			{Name: "attach", Usage: "attach a virtio interface to a bridge or virtual network", ArgsUsage: "DOMAIN",
+				Description: "Either --bridge or --network says where it belongs.\n\n" +
+					"    vctl nic attach demo --network default --live --config",
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "bridge", Usage: "put it on the host's bridge `NAME`"},
 					&cli.StringFlag{Name: "network", Usage: "put it on the virtual network `NAME`"},
 					&cli.StringFlag{Name: "mac", Usage: "its `ADDRESS`; one is made up without"},
 					&cli.StringFlag{Name: "driver", Usage: "`BACKEND` on the host: qemu (in the engine) or vhost (in the kernel)"},
 					&cli.UintFlag{Name: "queues", Usage: "it has `N` pairs of queues"},
-				}, affectOptions()...), Action: withOperands("nic", nicAttach), BashComplete: completeDomains(anyDomain)},
+				}, affectOptions()...), Action: withDomain(nicAttach), BashComplete: complete(anyDomain)},
 			{Name: "detach", Usage: "detach an interface", ArgsUsage: "DOMAIN MAC", Flags: affectOptions(),
 				Description: "A running guest is asked to let go of the interface: it is in use until it did.",
-				Action:      withOperands("nic", nicDetach, "mac"), BashComplete: completeDomains(anyDomain)},
+				Action:      withDomain(nicDetach), BashComplete: complete(anyDomain, nicMACs)},
 		},
 	}}
 }

@@ -13,12 +13,6 @@ import (
 func nodedevCommands() []*cli.Command {
 	return []*cli.Command{{
 		Name: "nodedev", Category: "Host", Usage: "look at the host's devices, take them from the host and give them back, make mediated ones",
-		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return fmt.Errorf("unknown command: 'nodedev %s'; vctl nodedev --help lists the commands", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
 		Subcommands: append([]*cli.Command{
 			{Name: "list", Usage: "list the host's devices",
 				Flags: []cli.Flag{
@@ -33,11 +27,11 @@ func nodedevCommands() []*cli.Command {
 				Action: withSession(nodedevList)},
 			{Name: "dumpxml", Usage: "print a device's XML", ArgsUsage: "DEVICE",
 				Flags:  []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "as the device is defined"}},
-				Action: withDevice(nodedevDumpXML), BashComplete: completeDevices},
-			{Name: "info", Usage: "describe a device", ArgsUsage: "DEVICE", Action: withDevice(nodedevInfo), BashComplete: completeDevices},
+				Action: withDevice(nodedevDumpXML), BashComplete: complete(anyHostDevice)},
+			{Name: "info", Usage: "describe a device", ArgsUsage: "DEVICE", Action: withDevice(nodedevInfo), BashComplete: complete(anyHostDevice)},
 			nodedevDetachCommand(),
-			{Name: "reattach", Usage: "give a device back to its driver", ArgsUsage: "DEVICE", Action: withDevice(nodedevReattach), BashComplete: completeDevices},
-			{Name: "reset", Usage: "reset a device that no driver of the host has", ArgsUsage: "DEVICE", Action: withDevice(nodedevReset), BashComplete: completeDevices},
+			{Name: "reattach", Usage: "give a device back to its driver", ArgsUsage: "DEVICE", Action: withDevice(nodedevReattach), BashComplete: complete(anyHostDevice)},
+			{Name: "reset", Usage: "reset a device that no driver of the host has", ArgsUsage: "DEVICE", Action: withDevice(nodedevReset), BashComplete: complete(anyHostDevice)},
 			nodedevEventCommand(),
 		}, nodedevDefineCommands()...),
 	}}
@@ -46,9 +40,6 @@ func nodedevCommands() []*cli.Command {
 // withDevice runs a command's body with the device that its first argument names.
 func withDevice(body func(*cli.Context, *session, string) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		if c.NArg() == 0 {
-			return fmt.Errorf("command 'nodedev %s' requires <device>; see vctl nodedev %s --help", c.Command.Name, c.Command.Name)
-		}
 		return withSession(func(c *cli.Context, s *session) error {
 			d, err := s.NodeDeviceLookupByName(c.Args().First())
 			if err != nil {
@@ -56,25 +47,6 @@ func withDevice(body func(*cli.Context, *session, string) error) cli.ActionFunc 
 			}
 			return body(c, s, d.Name)
 		})(c)
-	}
-}
-
-// completeDevices prints the names of the host's devices.
-func completeDevices(c *cli.Context) {
-	if c.NArg() > 0 {
-		return
-	}
-	s, err := open(c)
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	devices, _, err := s.ConnectListAllNodeDevices(1, 0)
-	if err != nil {
-		return
-	}
-	for _, d := range devices {
-		fmt.Fprintln(c.App.Writer, d.Name)
 	}
 }
 

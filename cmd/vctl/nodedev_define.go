@@ -11,9 +11,6 @@ import (
 func nodedevDefineCommands() []*cli.Command {
 	document := func(name, usage string, do func(*session, string) (libvirt.NodeDevice, error), says string) *cli.Command {
 		return &cli.Command{Name: name, Usage: usage, ArgsUsage: "FILE", Action: func(c *cli.Context) error {
-			if c.NArg() == 0 {
-				return fmt.Errorf("command 'nodedev %s' requires <file>; see vctl nodedev %s --help", name, name)
-			}
 			text, err := readDocument(c, c.Args().First())
 			if err != nil {
 				return err
@@ -28,7 +25,7 @@ func nodedevDefineCommands() []*cli.Command {
 		}}
 	}
 	device := func(name, usage, says string, do func(*cli.Context, *session, string) error) *cli.Command {
-		return &cli.Command{Name: name, Usage: usage, ArgsUsage: "DEVICE", BashComplete: completeDevices,
+		return &cli.Command{Name: name, Usage: usage, ArgsUsage: "DEVICE", BashComplete: complete(anyHostDevice),
 			Action: withDevice(func(c *cli.Context, s *session, dev string) error {
 				if err := do(c, s, dev); err != nil {
 					return fmt.Errorf("failed to %s node device '%s': %w", name, dev, err)

@@ -20,7 +20,7 @@ func nodedevDetachCommand() *cli.Command {
 			&cli.BoolFlag{Name: "group", Usage: "every device of its IOMMU group"},
 			&cli.BoolFlag{Name: "force", Usage: "although the host uses the device"},
 		},
-		Action: withDevice(nodedevDetach), BashComplete: completeDevices,
+		Action: withDevice(nodedevDetach), BashComplete: complete(anyHostDevice),
 	}
 }
 
@@ -46,22 +46,19 @@ func nodedevDetach(c *cli.Context, s *session, name string) error {
 	if err != nil {
 		return fmt.Errorf("failed to detach device %s: %w", name, err)
 	}
-	fmt.Fprintf(c.App.Writer, "Device %s detached\n", name)
-	return nil
+	return done(c, "Device %s detached", name)
 }
 
 func nodedevReattach(c *cli.Context, s *session, name string) error {
 	if err := s.NodeDeviceReAttach(name); err != nil {
 		return fmt.Errorf("failed to re-attach device %s: %w", name, err)
 	}
-	fmt.Fprintf(c.App.Writer, "Device %s re-attached\n", name)
-	return nil
+	return done(c, "Device %s re-attached", name)
 }
 
 func nodedevReset(c *cli.Context, s *session, name string) error {
 	if err := s.NodeDeviceReset(name); err != nil {
 		return fmt.Errorf("failed to reset device %s: %w", name, err)
 	}
-	fmt.Fprintf(c.App.Writer, "Device %s reset\n", name)
-	return nil
+	return done(c, "Device %s reset", name)
 }

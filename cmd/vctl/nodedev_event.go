@@ -22,7 +22,7 @@ func nodedevEventCommand() *cli.Command {
 			&cli.IntFlag{Name: "count", Aliases: []string{"n"}, Usage: "end after `N` events"},
 			&cli.DurationFlag{Name: "timeout", Usage: "end after this time; it is an error if no event came"},
 		},
-		Action: watchDevices, BashComplete: completeDevices,
+		Action: watchDevices, BashComplete: complete(anyHostDevice),
 	}
 }
 

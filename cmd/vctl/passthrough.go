@@ -13,20 +13,18 @@ func passthroughCommands() []*cli.Command {
 	return []*cli.Command{{
 		Name: "passthrough", Category: "Host", Usage: "take a PCI device from the host and put it into a domain", ArgsUsage: "DEVICE DOMAIN",
 		Description: "DEVICE is a PCI address (0000:01:00.0) or a node device (pci_0000_01_00_0). Says why when it cannot be given to a guest. A running domain\n" +
-			"has it at once, any from its next start on; virtd takes it at each start and gives it back at each end.",
+			"has it at once, any from its next start on; virtd takes it at each start and gives it back at each end.\n\n" +
+			"    vctl passthrough 0000:01:00.0 demo",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "group", Usage: "take every device of its IOMMU group from the host"},
 			&cli.BoolFlag{Name: "config", Usage: "from the next start on only"},
 		},
-		Action: withSession(passthrough),
+		Action: withSession(passthrough), BashComplete: complete(pciDevice, anyDomain),
 	}}
 }
 
 // passthrough tries the device with vfio-pci first, so that what is wrong shows now and not at the domain's start.
 func passthrough(c *cli.Context, s *session) error {
-	if c.NArg() != 2 {
-		return fmt.Errorf("command 'passthrough' requires <device> and <domain>; see vctl passthrough --help")
-	}
 	name := nodeDeviceName(c.Args().First())
 	at := strings.Split(strings.TrimPrefix(name, "pci_"), "_")
 	if !strings.HasPrefix(name, "pci_") || len(at) != 4 {
@@ -60,8 +58,7 @@ func passthrough(c *cli.Context, s *session) error {
 	if err := s.DomainAttachDeviceFlags(dom, xml, flags); err != nil {
 		return fmt.Errorf("failed to attach device %s to domain '%s': %w", name, dom.Name, err)
 	}
-	fmt.Fprintf(c.App.Writer, "Device %s can be given to a guest\nDevice %s attached to domain '%s' %s\n", name, name, dom.Name, when)
-	return nil
+	return done(c, "Device %s can be given to a guest\nDevice %s attached to domain '%s' %s", name, name, dom.Name, when)
 }
 
 // nodeDeviceName turns a PCI address into the name of its node device.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -14,16 +13,16 @@ import (
 func poolCommands() []*cli.Command {
 	return []*cli.Command{{
 		Name: "pool", Category: "Storage", Usage: "manage storage pools",
-		Description: "POOL is a name or a UUID.", Action: group, HideHelpCommand: true,
+		Description: "POOL is a name or a UUID.",
 		Subcommands: []*cli.Command{
 			{Name: "list", Aliases: []string{"ls"}, Usage: "list pools: active ones, or as the flags say",
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "active and inactive"},
 					&cli.BoolFlag{Name: "inactive", Usage: "inactive only"},
 				}, Action: withSession(poolList)},
-			{Name: "info", Usage: "describe a pool", ArgsUsage: "POOL", Action: withPool(poolInfo)},
+			{Name: "info", Usage: "describe a pool", ArgsUsage: "POOL", Action: withPool(poolInfo), BashComplete: complete(poolNames)},
 			{Name: "dumpxml", Usage: "print a pool's XML", ArgsUsage: "POOL",
-				Flags: []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "the definition that the next start uses"}}, Action: withPool(poolDumpXML)},
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "inactive", Usage: "the definition that the next start uses"}}, Action: withPool(poolDumpXML), BashComplete: complete(poolNames)},
 			{Name: "define", Usage: "define a pool from XML, or change its definition", ArgsUsage: "FILE",
 				Description: "FILE - is standard input.", Action: poolDefine},
 			poolCreateCommand(),
@@ -45,17 +44,9 @@ func poolCommands() []*cli.Command {
 	}}
 }
 
-// group is what a group of commands does by itself.
-func group(c *cli.Context) error {
-	if c.NArg() > 0 {
-		return fmt.Errorf("unknown command: '%s %s'; vctl %s --help lists the commands", c.Command.Name, c.Args().First(), c.Command.Name)
-	}
-	return cli.ShowSubcommandHelp(c)
-}
-
 // poolCommand is a command that does one call on a pool and says so.
 func poolCommand(name, usage, verb, said string, flags []cli.Flag, call func(*cli.Context, *session, libvirt.StoragePool) error) *cli.Command {
-	return &cli.Command{Name: name, Usage: usage, ArgsUsage: "POOL", Flags: flags,
+	return &cli.Command{Name: name, Usage: usage, ArgsUsage: "POOL", Flags: flags, BashComplete: complete(poolNames),
 		Action: withPool(func(c *cli.Context, s *session, p libvirt.StoragePool) error {
 			if err := call(c, s, p); err != nil {
 				return fmt.Errorf("failed to %s pool '%s': %w", verb, p.Name, err)
@@ -67,9 +58,6 @@ func poolCommand(name, usage, verb, said string, flags []cli.Flag, call func(*cl
 // withPool runs a command's body with the pool that its first argument names.
 func withPool(body func(*cli.Context, *session, libvirt.StoragePool) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		if c.NArg() == 0 {
-			return fmt.Errorf("command 'pool %s' requires <pool>; see vctl pool %s --help", c.Command.Name, c.Command.Name)
-		}
 		return withSession(func(c *cli.Context, s *session) error {
 			p, err := s.pool(c.Args().First())
 			if err != nil {
@@ -201,9 +189,6 @@ func poolDumpXML(c *cli.Context, s *session, p libvirt.StoragePool) error {
 }
 
 func poolDefine(c *cli.Context) error {
-	if c.NArg() == 0 {
-		return errors.New("command 'pool define' requires <file>; see vctl pool define --help")
-	}
 	text, err := readDocument(c, c.Args().First())
 	if err != nil {
 		return err

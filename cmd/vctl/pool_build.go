@@ -22,7 +22,10 @@ func poolCreateCommand() *cli.Command {
 		Name: "create", Usage: "define a pool, make what it is on, start it, and mark it for autostart", ArgsUsage: "NAME [DIRECTORY]",
 		Description: "A pool of type dir is a directory. One of type fs is a device or image with a filesystem that is mounted at the directory;\n" +
 			"one of type logical is a volume group, and has no directory. Filesystems and volume groups are used as they are unless\n" +
-			"--no-overwrite or --overwrite says that they are to be made.",
+			"--no-overwrite or --overwrite says that they are to be made.\n\n" +
+			"    vctl pool create images /srv/images\n" +
+			"    vctl pool create data /srv/data --type fs --device /dev/sdb1 --format ext4 --no-overwrite\n" +
+			"    vctl pool create vg0 --type logical --device /dev/sdc --overwrite",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "type", Usage: "dir, fs or logical", Value: "dir"},
 			&cli.StringSliceFlag{Name: "device", Usage: "the `PATH` of a source device; of type logical more than one"},
@@ -39,8 +42,8 @@ func poolXML(c *cli.Context) (string, error) {
 	switch {
 	case kind != "dir" && kind != "fs" && kind != "logical":
 		return "", fmt.Errorf("unknown type of pool: '%s'; there are dir, fs and logical", kind)
-	case name == "" || c.NArg() > 2 || (dir == "") != (kind == "logical"):
-		return "", errors.New("command 'pool create' requires <name> and <directory>, of type logical <name> only; see vctl pool create --help")
+	case (dir == "") != (kind == "logical"):
+		return "", errors.New("command 'pool create' requires <directory>, but of type logical takes none; see vctl pool create --help")
 	case kind == "dir" && (len(c.StringSlice("device")) > 0 || c.String("format") != "" || c.String("group") != ""):
 		return "", errors.New("--device, --format and --group are for pools of other types; see vctl pool create --help")
 	case kind == "fs" && (len(c.StringSlice("device")) != 1 || c.String("group") != ""):

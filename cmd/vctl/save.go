@@ -20,14 +20,14 @@ func saveCommands() []*cli.Command {
 	return []*cli.Command{
 		{Name: "save", Category: "Saved state", Usage: "write a running guest to a file and stop it", ArgsUsage: "DOMAIN FILE",
 			Description: "The file is on disk before the guest is gone. When it cannot be written, the guest goes on.",
-			Flags:       afterRestore(), Action: withDomain(save), BashComplete: completeDomains(activeDomain)},
+			Flags:       afterRestore(), Action: withDomain(save), BashComplete: complete(activeDomain)},
 		{Name: "restore", Category: "Saved state", Usage: "start a guest where it was saved", ArgsUsage: "FILE",
 			Description: "The file stays. Do not restore it again after the guest has run on: its disks are of a later time then.",
 			Flags:       afterRestore(), Action: restore},
 		{Name: "managedsave", Category: "Saved state", Usage: "save a guest so that its next start goes on from there", ArgsUsage: "DOMAIN",
-			Flags: afterRestore(), Action: withDomain(managedSave), BashComplete: completeDomains(activeDomain)},
+			Flags: afterRestore(), Action: withDomain(managedSave), BashComplete: complete(activeDomain)},
 		{Name: "managedsave-remove", Category: "Saved state", Usage: "discard what managedsave saved", ArgsUsage: "DOMAIN",
-			Action: withDomain(managedSaveRemove), BashComplete: completeDomains(inactiveDomain)},
+			Action: withDomain(managedSaveRemove), BashComplete: complete(inactiveDomain)},
 		{Name: "dump", Category: "Saved state", Usage: "write a guest's memory and registers to an ELF core file", ArgsUsage: "DOMAIN FILE",
 			Description: "For crash and gdb. The guest stands still meanwhile and goes on after it.",
 			Flags: []cli.Flag{
@@ -35,7 +35,7 @@ func saveCommands() []*cli.Command {
 				&cli.BoolFlag{Name: "crash", Usage: "stop the domain after it"},
 				&cli.BoolFlag{Name: "reset", Usage: "reset the machine after it"},
 			},
-			Action: withDomain(dump), BashComplete: completeDomains(activeDomain)},
+			Action: withDomain(dump), BashComplete: complete(activeDomain)},
 	}
 }
 
@@ -54,9 +54,6 @@ func saveFlags(c *cli.Context) (uint32, error) {
 
 // fileOperand is operand i made absolute: the daemon has another working directory.
 func fileOperand(c *cli.Context, i int) (string, error) {
-	if c.NArg() != i+1 {
-		return "", fmt.Errorf("command '%s' requires <file>; see vctl %s --help", c.Command.Name, c.Command.Name)
-	}
 	return filepath.Abs(c.Args().Get(i))
 }
 

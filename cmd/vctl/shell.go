@@ -3,52 +3,21 @@ package main
 import (
 	"fmt"
 
-	"github.com/digitalocean/go-libvirt"
 	"github.com/urfave/cli/v2"
 )
-
-// domainFilter chooses which domains a shell completes.
-type domainFilter int
-
-const (
-	anyDomain domainFilter = iota
-	activeDomain
-	inactiveDomain
-)
-
-// completeDomains prints the names that the first argument can be. It is silent on failure: a shell is no place for
-// errors.
-func completeDomains(which domainFilter) cli.BashCompleteFunc {
-	return func(c *cli.Context) {
-		if c.NArg() > 0 {
-			return
-		}
-		s, err := open(c)
-		if err != nil {
-			return
-		}
-		defer s.Close()
-		flags := libvirt.ConnectListDomainsActive | libvirt.ConnectListDomainsInactive
-		switch which {
-		case activeDomain:
-			flags = libvirt.ConnectListDomainsActive
-		case inactiveDomain:
-			flags = libvirt.ConnectListDomainsInactive
-		}
-		domains, _, err := s.ConnectListAllDomains(1, flags)
-		if err != nil {
-			return
-		}
-		for _, d := range domains {
-			fmt.Fprintln(c.App.Writer, d.Name)
-		}
-	}
-}
 
 func shellCommands() []*cli.Command {
 	return []*cli.Command{
 		{Name: "completion", Category: "Help", Usage: "print a shell's completion script", ArgsUsage: "bash|zsh|fish",
-			Description: "For bash: source <(vctl completion bash)",
+			Description: "Completes commands, options, and the names of domains, networks, pools, volumes and devices that the daemon has. For bash, and with zsh in place of bash for zsh:\n\n" +
+				"    source <(vctl completion bash)\n\n" +
+				"For fish:\n\n" +
+				"    vctl completion fish > ~/.config/fish/completions/vctl.fish",
+			BashComplete: func(c *cli.Context) {
+				if c.NArg() == 0 {
+					fmt.Fprintln(c.App.Writer, "bash\nzsh\nfish")
+				}
+			},
 			Action: func(c *cli.Context) error {
 				switch shell := c.Args().First(); shell {
 				case "bash":
@@ -60,7 +29,7 @@ func shellCommands() []*cli.Command {
 					if err != nil {
 						return err
 					}
-					fmt.Fprint(c.App.Writer, script)
+					fmt.Fprint(c.App.Writer, script, fishOperands)
 				default:
 					return fmt.Errorf("no completion for shell '%s'; use bash, zsh or fish", shell)
 				}
@@ -68,7 +37,7 @@ func shellCommands() []*cli.Command {
 			}},
 		{Name: "man", Hidden: true, Usage: "print the manual page",
 			Action: func(c *cli.Context) error {
-				page, err := c.App.ToManWithSection(8)
+				page, err := manual(c.App)
 				if err != nil {
 					return err
 				}
@@ -93,9 +62,24 @@ complete -o bashdefault -o default -F _vctl vctl
 
 const zshCompletion = `#compdef vctl
 _vctl() {
-	local -a opts
-	opts=("${(@f)$(${words[@]:0:#words[@]-1} --generate-bash-completion 2>/dev/null)}")
-	_describe 'values' opts
+	local -a opts ask
+	ask=("${words[@]:0:$((CURRENT-1))}")
+	[[ "${words[CURRENT]}" == -* ]] && ask+=("${words[CURRENT]}")
+	opts=(${(f)"$("${ask[@]}" --generate-bash-completion 2>/dev/null)"})
+	if (( $#opts )); then
+		compadd -a opts
+	else
+		_files
+	fi
 }
 compdef _vctl vctl
+`
+
+// fishOperands adds to what cli knows by itself, commands and options, what only the daemon knows.
+const fishOperands = `
+function __fish_vctl_operands
+    set -l words (commandline -opc)
+    $words --generate-bash-completion 2>/dev/null
+end
+complete -c vctl -n 'not __fish_vctl_no_subcommand' -a '(__fish_vctl_operands)'
 `

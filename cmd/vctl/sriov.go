@@ -19,17 +19,15 @@ func sriovCommands() []*cli.Command {
 	return []*cli.Command{{
 		Name: "sriov", Category: "Host", Usage: "make and configure virtual functions of network cards and other SR-IOV devices",
 		Description: "CARD and VF are a PCI address (0000:01:00.0), an interface, or a node device (pci_0000_01_00_0).",
-		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return fmt.Errorf("unknown command: 'sriov %s'; vctl sriov --help lists the commands", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
 		Subcommands: []*cli.Command{
 			{Name: "list", Usage: "list cards with SR-IOV and their virtual functions", Action: sriovList},
-			{Name: "create", Usage: "make COUNT virtual functions, in place of those that exist", ArgsUsage: "CARD COUNT", Flags: making, Action: sriovCreate},
-			{Name: "remove", Usage: "remove all virtual functions, for good", ArgsUsage: "CARD", Action: sriovRemove},
-			{Name: "set", Usage: "set what the card does for a virtual function", ArgsUsage: "VF", Action: sriovSet,
+			{Name: "create", Usage: "make COUNT virtual functions, in place of those that exist", ArgsUsage: "CARD COUNT",
+				Description: "For example:\n\n" +
+					"    vctl sriov create enp1s0 4 --persist", Flags: making, Action: sriovCreate, BashComplete: complete(pciDevice)},
+			{Name: "remove", Usage: "remove all virtual functions, for good", ArgsUsage: "CARD", Action: sriovRemove, BashComplete: complete(pciDevice)},
+			{Name: "set", Usage: "set what the card does for a virtual function", ArgsUsage: "VF",
+				Description: "For example:\n\n" +
+					"    vctl sriov set 0000:01:10.2 --mac 52:54:00:77:00:02 --vlan 42", Action: sriovSet, BashComplete: complete(pciDevice),
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "mac", Usage: "the `ADDRESS` that it has"},
 					&cli.StringFlag{Name: "vlan", Usage: "put it into VLAN `ID`; 0 for none"},
@@ -104,9 +102,6 @@ func sriovList(c *cli.Context) error {
 }
 
 func sriovCreate(c *cli.Context) error {
-	if c.NArg() != 2 {
-		return fmt.Errorf("command 'sriov create' requires <card> and <count>; see vctl sriov create --help")
-	}
 	n, err := strconv.ParseUint(c.Args().Get(1), 10, 16)
 	if err != nil || n == 0 {
 		return fmt.Errorf("'%s' is not a number of virtual functions", c.Args().Get(1))
@@ -121,25 +116,17 @@ func sriovCreate(c *cli.Context) error {
 	if err := callPrivate(c, false, rpc.PrivProcFunctionCount, &args, &struct{}{}); err != nil {
 		return fmt.Errorf("failed to create virtual functions: %w", err)
 	}
-	fmt.Fprintf(c.App.Writer, "%d virtual functions of %s created\n", n, args.Card)
-	return nil
+	return done(c, "%d virtual functions of %s created", n, args.Card)
 }
 
 func sriovRemove(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return fmt.Errorf("command 'sriov remove' requires <card>; see vctl sriov remove --help")
-	}
 	if err := callPrivate(c, false, rpc.PrivProcFunctionCount, &rpc.PrivFunctionCountArgs{Card: c.Args().First()}, &struct{}{}); err != nil {
 		return fmt.Errorf("failed to remove virtual functions: %w", err)
 	}
-	fmt.Fprintf(c.App.Writer, "Virtual functions of %s removed\n", c.Args().First())
-	return nil
+	return done(c, "Virtual functions of %s removed", c.Args().First())
 }
 
 func sriovSet(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return fmt.Errorf("command 'sriov set' requires <vf>; see vctl sriov set --help")
-	}
 	args := rpc.PrivFunctionSetArgs{Function: c.Args().First()}
 	for _, f := range c.Command.Flags {
 		if name := f.Names()[0]; c.IsSet(name) && name != "help" {
@@ -152,6 +139,5 @@ func sriovSet(c *cli.Context) error {
 	if err := callPrivate(c, false, rpc.PrivProcFunctionSet, &args, &struct{}{}); err != nil {
 		return fmt.Errorf("failed to configure virtual function %s: %w", args.Function, err)
 	}
-	fmt.Fprintf(c.App.Writer, "Virtual function %s configured\n", args.Function)
-	return nil
+	return done(c, "Virtual function %s configured", args.Function)
 }

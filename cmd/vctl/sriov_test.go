@@ -62,11 +62,11 @@ func TestSRIOVCommands(t *testing.T) {
 		{"sriov list", 0, `^0000:01:00.0 enp1s0 \(driver igb\): 2 of 7 virtual functions\n  0 0000:01:10.0 enp1s0v0 driver igbvf\n  1 0000:01:10.2  driver igbvf\n`},
 		{"sriov create 01:00.0 3 --persist", 0, `^3 virtual functions of 01:00.0 created\n$`},
 		{"sriov list", 0, `: 3 of 7 virtual functions, again after a boot\n`},
-		{"sriov create 01:00.0 3 --persist --no-driver", 0, `^3 virtual functions of 01:00.0 created\n$`},
+		{"-o json sriov create 01:00.0 3 --persist --no-driver", 0, `^\{\n  "result": "3 virtual functions of 01:00.0 created"\n\}\n$`},
 		{"sriov create pci_0000_01_00_0 8", 1, `^error: failed to create virtual functions: .*can have 0 to 7 virtual functions, not 8`},
 		{"sriov create 01:00.0 none", 1, `^error: 'none' is not a number of virtual functions`},
 		{"sriov create 01:00.0 0", 1, `^error: '0' is not a number of virtual functions`},
-		{"sriov create 01:00.0", 1, `^error: command 'sriov create' requires <card> and <count>`},
+		{"sriov create 01:00.0", 1, `^error: command 'sriov create' requires <count>`},
 		{"sriov create 02:00.0 1", 1, `PCI device 0000:02:00.0 has no SR-IOV`},
 		{"sriov set 0000:01:10.2 --vlan 42 --mac 52:54:00:77:00:02", 0, `^Virtual function 0000:01:10.2 configured\n$`},
 		{"sriov list", 0, `(?m)^  1 0000:01:10.2 .* mac 52:54:00:77:00:02 vlan 42$`},
@@ -113,6 +113,6 @@ func TestPassthroughCommand(t *testing.T) {
 		{"passthrough 01:10.0 demo", 0, `attached to domain 'demo' now and from its next start on\n$`},
 		{"device list demo", 0, `0000:01:10.0`},
 		{"passthrough 03:00.0 demo --config", 0, `attached to domain 'demo' from its next start on\n$`},
-		{"passthrough 02:00.0", 1, `^error: command 'passthrough' requires <device> and <domain>`},
+		{"passthrough 02:00.0", 1, `^error: command 'passthrough' requires <domain>`},
 	})
 }

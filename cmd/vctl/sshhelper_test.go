@@ -10,10 +10,13 @@ import (
 	"testing"
 )
 
-// TestMain lets the test's own program be virt-ssh-helper, under that name.
+// TestMain lets the test's own program be virt-ssh-helper and vctl, under those names.
 func TestMain(m *testing.M) {
 	if calledAs() == sshHelperName {
 		os.Exit(runSSHHelper(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	if calledAs() == "vctl" {
+		main()
 	}
 	os.Exit(m.Run())
 }

@@ -31,7 +31,7 @@ func TestStorageCommands(t *testing.T) {
 		{"pool list --all", 0, `^ Name   Type   State   Autostart\n-+\n$`},
 		{"pool create vms " + dir, 0, `^Pool 'vms' created in `},
 		{"pool create vms " + dir + "/x", 1, `^error: failed to define pool 'vms': .*pool 'vms' already exists with uuid`},
-		{"pool create vms", 1, `requires <name> and <directory>`},
+		{"pool create vms", 1, `requires <directory>`},
 		{"pool list", 0, `\n vms    dir    active   yes\n$`},
 		{"pool info vms", 0, `Name: +vms\n.*\nType: +dir\n(.*\n)*Available: +[\d.]+ .iB\n$`},
 		{"pool info nobody", 1, `failed to get pool 'nobody': .*no storage pool with matching name`},
@@ -70,7 +70,7 @@ func TestStorageCommands(t *testing.T) {
 		{"vol clone flat.img again.qcow2 -p vms --format qcow2", 0, `created`},
 		{"vol resize again.qcow2 4MiB -p vms", 0, `.`},
 		{"vol info again.qcow2 -p vms", 0, `4.00 MiB`},
-		{"vol clone flat.img -p vms", 1, `requires <volume> and <name>`},
+		{"vol clone flat.img -p vms", 1, `requires <name>`},
 		{"vol delete a.img -p vms", 0, `deleted`},
 		{"vol delete a.img -p vms", 1, `failed to get volume 'a.img'`},
 		{"pool undefine vms", 1, `still active`},
@@ -128,7 +128,7 @@ func TestStorageKinds(t *testing.T) {
 		{"pool create --type fs o " + dir, 1, `takes one --device`},
 		{"pool create --type nfs o " + dir, 1, `unknown type of pool`},
 		{"pool create --device /dev/sdb o " + dir, 1, `for pools of other types`},
-		{"pool create --type logical o " + dir, 1, `of type logical <name> only`},
+		{"pool create --type logical o " + dir, 1, `of type logical takes none`},
 		{"pool create --type logical --overwrite --no-overwrite o", 1, `exclude each other`},
 	} {
 		stdout, stderr, status := b.run("", strings.Fields(c.line)...)

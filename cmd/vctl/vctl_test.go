@@ -213,7 +213,7 @@ func TestCommands(t *testing.T) {
 		{"version", 0, `(?s)vctl: .*Library: +libvirt .*Hypervisor: +QEMU .*Host: +testhost`},
 		{"host-check", 1, `^$`},
 		{"nonsense", 1, `^error: unknown command: 'nonsense'`},
-		{"list --nonsense", 1, `^error: flag provided but not defined: -nonsense`},
+		{"list --nonsense", 1, `^error: command 'list' doesn't support option --nonsense; see vctl list --help\n$`},
 		{"-o yaml list", 1, `use text or json`},
 		{"completion bash", 0, `complete .* vctl`},
 		{"completion csh", 1, `no completion for shell 'csh'`},

@@ -19,30 +19,32 @@ func volCommands() []*cli.Command {
 		&cli.Uint64Flag{Name: "length", Usage: "not more than this many `BYTES`; 0: up to the end"}}
 	return []*cli.Command{{
 		Name: "vol", Category: "Storage", Usage: "manage the volumes of storage pools",
-		Description: "VOLUME is a name in the pool that --pool names, or an absolute path.", Action: group, HideHelpCommand: true,
+		Description: "VOLUME is a name in the pool that --pool names, or an absolute path.",
 		Subcommands: []*cli.Command{
-			{Name: "list", Aliases: []string{"ls"}, Usage: "list a pool's volumes", Flags: []cli.Flag{pool}, Action: withSession(volList)},
-			{Name: "create", Usage: "create a volume of zeros, or one over a backing image", ArgsUsage: "NAME SIZE",
-				Description: "With --backing the size may be left out; it is the backing image's then.",
+			{Name: "list", Aliases: []string{"ls"}, Usage: "list a pool's volumes", Flags: []cli.Flag{pool}, Action: withSession(volList), BashComplete: complete()},
+			{Name: "create", Usage: "create a volume of zeros, or one over a backing image", ArgsUsage: "NAME [SIZE]",
+				Description: "With --backing the size may be left out; it is the backing image's then.\n\n" +
+					"    vctl vol create data.img 20GiB --pool images\n" +
+					"    vctl vol create demo.qcow2 --format qcow2 --backing /srv/debian.qcow2 --backing-format qcow2",
 				Flags: []cli.Flag{pool, &cli.BoolFlag{Name: "allocate", Usage: "reserve its space on disk now (raw)"},
 					&cli.StringFlag{Name: "format", Usage: "raw or qcow2", Value: "raw"},
 					&cli.StringFlag{Name: "backing", Usage: "show this `VOLUME` or file where nothing was written (qcow2)"},
 					&cli.StringFlag{Name: "backing-format", Usage: "what the backing image is: raw or qcow2"}},
-				Action: volCreate},
+				Action: volCreate, BashComplete: complete()},
 			{Name: "clone", Usage: "copy a volume, into another format if asked for", ArgsUsage: "VOLUME NAME",
 				Flags:  []cli.Flag{pool, &cli.StringFlag{Name: "format", Usage: "raw or qcow2", Value: "raw"}},
-				Action: withVolume(volClone)},
-			{Name: "info", Usage: "describe a volume", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volInfo)},
-			{Name: "dumpxml", Usage: "print a volume's XML", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volDumpXML)},
-			{Name: "delete", Usage: "delete a volume and its data", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volDelete)},
+				Action: withVolume(volClone), BashComplete: complete(volumeNames)},
+			{Name: "info", Usage: "describe a volume", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volInfo), BashComplete: complete(volumeNames)},
+			{Name: "dumpxml", Usage: "print a volume's XML", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volDumpXML), BashComplete: complete(volumeNames)},
+			{Name: "delete", Usage: "delete a volume and its data", ArgsUsage: "VOLUME", Flags: []cli.Flag{pool}, Action: withVolume(volDelete), BashComplete: complete(volumeNames)},
 			{Name: "resize", Usage: "change a volume's size", ArgsUsage: "VOLUME SIZE",
 				Flags: []cli.Flag{pool, &cli.BoolFlag{Name: "shrink", Usage: "allow it to lose its end"},
 					&cli.BoolFlag{Name: "allocate", Usage: "reserve its space on disk now"}},
-				Action: withVolume(volResize)},
+				Action: withVolume(volResize), BashComplete: complete(volumeNames)},
 			{Name: "upload", Usage: "write a file into a volume", ArgsUsage: "VOLUME FILE",
-				Description: "FILE - is standard input. The data is on the host's disk when the command returns.", Flags: transfer, Action: withVolume(volUpload)},
+				Description: "FILE - is standard input. The data is on the host's disk when the command returns.", Flags: transfer, Action: withVolume(volUpload), BashComplete: complete(volumeNames)},
 			{Name: "download", Usage: "write a volume into a file", ArgsUsage: "VOLUME FILE",
-				Description: "FILE - is standard output; any other must not exist.", Flags: transfer, Action: withVolume(volDownload)},
+				Description: "FILE - is standard output; any other must not exist.", Flags: transfer, Action: withVolume(volDownload), BashComplete: complete(volumeNames)},
 		},
 	}}
 }
@@ -50,9 +52,6 @@ func volCommands() []*cli.Command {
 // withVolume runs a command's body with the volume that its first argument names.
 func withVolume(body func(*cli.Context, *session, libvirt.StorageVol) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		if c.NArg() == 0 {
-			return fmt.Errorf("command 'vol %s' requires <volume>; see vctl vol %s --help", c.Command.Name, c.Command.Name)
-		}
 		return withSession(func(c *cli.Context, s *session) error {
 			v, err := s.volume(c, c.Args().First())
 			if err != nil {
@@ -121,8 +120,8 @@ func volList(c *cli.Context, s *session) error {
 
 func volCreate(c *cli.Context) error {
 	backing := c.String("backing")
-	if c.NArg() != 2 && (c.NArg() != 1 || backing == "") {
-		return errors.New("command 'vol create' requires <name> and <size>; see vctl vol create --help")
+	if c.NArg() == 1 && backing == "" {
+		return errors.New("command 'vol create' requires <size> without --backing; see vctl vol create --help")
 	}
 	name := c.Args().First()
 	size := uint64(0)
@@ -181,9 +180,6 @@ func (s *session) backingPath(c *cli.Context, arg string) (string, error) {
 }
 
 func volClone(c *cli.Context, s *session, v libvirt.StorageVol) error {
-	if c.NArg() != 2 {
-		return errors.New("command 'vol clone' requires <volume> and <name>; see vctl vol clone --help")
-	}
 	name := c.Args().Get(1)
 	p, err := s.pool(v.Pool)
 	if err != nil {
@@ -233,9 +229,6 @@ func volDelete(c *cli.Context, s *session, v libvirt.StorageVol) error {
 }
 
 func volResize(c *cli.Context, s *session, v libvirt.StorageVol) error {
-	if c.NArg() != 2 {
-		return errors.New("command 'vol resize' requires <volume> and <size>; see vctl vol resize --help")
-	}
 	size, err := parseSize(c.Args().Get(1))
 	if err != nil {
 		return err
@@ -254,9 +247,6 @@ func volResize(c *cli.Context, s *session, v libvirt.StorageVol) error {
 }
 
 func volUpload(c *cli.Context, s *session, v libvirt.StorageVol) error {
-	if c.NArg() != 2 {
-		return errors.New("command 'vol upload' requires <volume> and <file>; see vctl vol upload --help")
-	}
 	in := c.App.Reader
 	if file := c.Args().Get(1); file != "-" {
 		f, err := os.Open(file)
@@ -273,9 +263,6 @@ func volUpload(c *cli.Context, s *session, v libvirt.StorageVol) error {
 }
 
 func volDownload(c *cli.Context, s *session, v libvirt.StorageVol) error {
-	if c.NArg() != 2 {
-		return errors.New("command 'vol download' requires <volume> and <file>; see vctl vol download --help")
-	}
 	fetch := func(w io.Writer) error {
 		if err := s.StorageVolDownload(v, w, c.Uint64("offset"), c.Uint64("length"), 0); err != nil {
 			return fmt.Errorf("failed to download volume '%s': %w", v.Name, err)

@@ -163,13 +163,18 @@ func TestMacvtapsAreRemoved(t *testing.T) {
 	})
 }
 
+const ratedMacvtap = `<domain type='kvm'><name>x</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type><kernel>/boot/vmlinuz</kernel></os><features><acpi/><apic/></features>
+<devices><interface type='direct'><mac address='52:54:00:01:02:04'/><source dev='eth1'/><target dev='lan0'/>
+<bandwidth><inbound average='1000' peak='5000' burst='1024'/><outbound average='128'/></bandwidth></interface></devices></domain>`
+
 // A macvtap has its rates from the start, gets others while it is in use, and loses them before it is removed. An interface without
 // a link on the host can have none.
 func TestMacvtapRates(t *testing.T) {
 	d, links, dir := macvtapDriver(t)
 	links.AddLink("eth1")
-	live := started(t, "interface-direct")
-	_, resources, err := PlanDevice(live, "net1", facts)
+	live := startedFrom(t, ratedMacvtap)
+	_, resources, err := PlanDevice(live, "net0", facts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,11 +200,11 @@ func TestMacvtapRates(t *testing.T) {
 		}
 		return nil
 	}
-	if err := i.UpdateInterface(t.Context(), "net1", next); err == nil || i.definition() != live {
+	if err := i.UpdateInterface(t.Context(), "net0", next); err == nil || i.definition() != live {
 		t.Errorf("rates that the kernel does not take: %v", err)
 	}
 	links.Fail = nil
-	if err := i.UpdateInterface(t.Context(), "net1", next); err != nil || links.Bandwidths["lan0"] != second || i.definition() != next {
+	if err := i.UpdateInterface(t.Context(), "net0", next); err != nil || links.Bandwidths["lan0"] != second || i.definition() != next {
 		t.Errorf("changed to %+v, %v", links.Bandwidths["lan0"], err)
 	}
 	d.releaseTaps(o.taps)

@@ -42,7 +42,13 @@ func started(t *testing.T, name string) *domain.Definition {
 	if err != nil {
 		t.Fatal(err)
 	}
-	def, err := domain.Parse(string(text), domain.Options{})
+	return startedFrom(t, string(text))
+}
+
+// startedFrom is the definition of a running domain that text defines.
+func startedFrom(t *testing.T, text string) *domain.Definition {
+	t.Helper()
+	def, err := domain.Parse(text, domain.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

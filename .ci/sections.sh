@@ -235,9 +235,9 @@ LAB_FULL_ONLY+='|DriverOptions|Transfer|TransferQueues|TransferVhost|TransferVho
 # the others share a boot.
 lab_jobs() {
   local part
-  for part in 0 1 2; do
+  for part in 0 1 2 3; do
     echo "lab/e2e ^($(grep -ohE '^func TestLab[A-Za-z0-9_]+' lab/e2e/*_test.go | sed 's/^func //' | grep -vE "$LAB_FULL_ONLY" |
-      awk -v part=$part 'NR % 3 == part' | paste -sd'|'))\$"
+      awk -v part=$part 'NR % 4 == part' | paste -sd'|'))\$"
   done
   lab_packages | grep -vE '^(cmd/virtd-vmm|hypervisor/virtio/blk|lab/e2e)$' | paste -sd,
   echo kvm

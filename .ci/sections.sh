@@ -227,7 +227,7 @@ lab() {
 # programs. What the others show, one of the short run shows too: TestLabNetwork moves files over four queues of either back
 # end, with four vCPUs; TestLabPassthrough boots the newer kernel; TestLabVirshCommands and TestLabVctlCommands use consoles and
 # go through all states; TestLabGuestEvents ends in a panic; TestRealEngineCyclesLeaveNothing starts and destroys 200 times.
-# TestLabDisks has the cache modes of blk's.
+# TestLabDisks has the cache modes of blk's, and virtd runs the engine that virtd-vmm's tests run alone.
 LAB_FULL_ONLY='^TestLab(VirtManager|LibvirtDBus|Exporter|Boot|ConsoleAndLifecycle|PausedTimeStandsStill|GuestRunsCommand|StartDestroyLeavesNothing'
 LAB_FULL_ONLY+='|DriverOptions|Transfer|TransferQueues|TransferVhost|TransferVhostQueues)$'
 

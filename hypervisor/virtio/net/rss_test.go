@@ -14,6 +14,7 @@ import (
 	"virtd/hypervisor/virtio/net/rss"
 	"virtd/hypervisor/virtio/net/taptest"
 	"virtd/hypervisor/virtio/virtiotest"
+	"virtd/lab/labtest"
 )
 
 // fakeSteering is memory in place of a map, and a descriptor that stands for a program.
@@ -230,8 +231,16 @@ func TestRSSSaved(t *testing.T) {
 	}
 }
 
-// TestRealTapRSS has the kernel spread packets of a real tap as the driver says.
-func TestRealTapRSS(t *testing.T) {
+func TestRealTapRSS(t *testing.T) { realTapRSS(t) }
+
+// TestLabRealTapRSS is the same where nothing may keep it from loading the program: the lab fails when a test skips.
+func TestLabRealTapRSS(t *testing.T) {
+	labtest.Need(t, labtest.Tun)
+	realTapRSS(t)
+}
+
+// realTapRSS has the kernel spread packets of a real tap as the driver says.
+func realTapRSS(t *testing.T) {
 	program, table, err := steering.Open()
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
 		t.Skipf("needs the right to load BPF programs: %v", err)

@@ -11,7 +11,13 @@ mount --bind "$scratch/var" "$root/var"
 mount -t tmpfs tmpfs "$root/tmp"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys" # this network namespace's interfaces
-mount --rbind /dev "$root/dev"
+# Without /dev/kvm: no guest is started, and where there is one that QEMU cannot use, libvirtd asks QEMU for its capabilities
+# anew at every definition.
+mount -t tmpfs tmpfs "$root/dev"
+for node in null zero full random urandom; do
+  : >"$root/dev/$node"
+  mount --bind "/dev/$node" "$root/dev/$node"
+done
 # This shell is the first process of its namespace: it stays, to wait for processes that the daemon's children leave.
 chroot "$root" "$@" &
 wait $!

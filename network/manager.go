@@ -1,11 +1,7 @@
 package network
 
 import (
-	"errors"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -65,24 +61,24 @@ func Open(cfg Config) (*Manager, error) {
 }
 
 func (m *Manager) load() error {
-	defined, problems, err := m.records.read(m.records.state)
+	defined, problems, err := m.records.Defined()
 	if err != nil {
 		return err
 	}
-	active, more, err := m.records.read(m.records.run)
+	active, more, err := m.records.Active()
 	if err != nil {
 		return err
 	}
 	ports, broken := m.records.ports()
 	for _, p := range slices.Concat(problems, more, broken) {
-		m.log.Error("a network's file is left alone because it cannot be understood", "file", p.path, "error", p.err)
+		m.log.Error("a network's file is left alone because it cannot be understood", "file", p.Path, "error", p.Err)
 	}
 	for _, d := range defined {
 		if other := m.byName(d.name); other != nil {
 			m.log.Error("two files define a network of that name; rename one", "network", d.name, "kept", other.id, "left", d.uuid)
 			continue
 		}
-		m.networks[d.uuid] = &Network{m: m, id: d.uuid, def: d, persistent: true, autostart: m.records.autostart(d.uuid)}
+		m.networks[d.uuid] = &Network{m: m, id: d.uuid, def: d, persistent: true, autostart: m.records.Autostart(d.uuid)}
 	}
 	for _, d := range active {
 		n := m.networks[d.uuid]
@@ -119,8 +115,7 @@ func (m *Manager) FlushEvents() { m.events.Flush() }
 // Autostart starts the networks that are marked for it, once for each boot of the host: a network that somebody stopped stays
 // stopped when virtd is restarted.
 func (m *Manager) Autostart() {
-	mark := filepath.Join(m.records.run, autostartedMark)
-	if _, err := os.Stat(mark); err == nil {
+	if m.records.Autostarted() {
 		return
 	}
 	for _, n := range m.List(ListInactive | ListAutostart) {
@@ -128,7 +123,7 @@ func (m *Manager) Autostart() {
 			m.log.Error("cannot autostart a network", "network", n.Name(), "error", err)
 		}
 	}
-	if err := writeFile(mark, ""); err != nil {
+	if err := m.records.NoteAutostarted(); err != nil {
 		m.log.Error("cannot note that networks were autostarted", "error", err)
 	}
 }
@@ -136,8 +131,7 @@ func (m *Manager) Autostart() {
 // EnsureDefault defines the NAT network named default, if that never happened before and no network has that name. Its subnet
 // is one that the host and other networks do not use. It is not started: the first domain that names it does that.
 func (m *Manager) EnsureDefault() error {
-	mark := filepath.Join(m.records.state, defaultMark)
-	if _, err := os.Stat(mark); err == nil || !errors.Is(err, fs.ErrNotExist) {
+	if made, err := m.records.DefaultMade(); made || err != nil {
 		return err
 	}
 	if _, err := m.LookupByName("default"); err != nil {
@@ -149,7 +143,7 @@ func (m *Manager) EnsureDefault() error {
 			return err
 		}
 	}
-	return writeFile(mark, "")
+	return m.records.NoteDefaultMade()
 }
 
 // ListFlags choose networks (virConnectListAllNetworksFlags). In each pair of bits none means both.
@@ -224,7 +218,7 @@ func (m *Manager) Define(text string) (*Network, error) {
 	if d, err = m.assign(d, n); err != nil {
 		return nil, err
 	}
-	if err := m.records.save(d); err != nil {
+	if err := m.records.Save(d); err != nil {
 		return nil, err
 	}
 	if n == nil {

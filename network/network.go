@@ -158,12 +158,12 @@ func (n *Network) activate(d *definition) error {
 		return err
 	}
 	// On record first: what a kill leaves half made is completed by the next virtd.
-	if err := n.m.records.setActive(d); err != nil {
+	if err := n.m.records.SetActive(d); err != nil {
 		return err
 	}
 	s := d.spec()
 	if err := n.m.bringUp(n, s); err != nil {
-		return errors.Join(err, n.m.records.setInactive(n.id))
+		return errors.Join(err, n.m.records.SetInactive(n.id))
 	}
 	n.m.mu.Lock()
 	if n.persistent && d != n.def {
@@ -192,7 +192,7 @@ func (n *Network) Destroy() error {
 	if err := n.m.takeDown(s); err != nil {
 		return err
 	}
-	if err := n.m.records.setInactive(n.id); err != nil {
+	if err := n.m.records.SetInactive(n.id); err != nil {
 		return err
 	}
 	n.m.mu.Lock()
@@ -220,7 +220,7 @@ func (n *Network) Undefine() error {
 	if !n.persistent {
 		return failure(virterr.OperationInvalid, "can't undefine transient network")
 	}
-	if err := n.m.records.forget(n.id); err != nil {
+	if err := n.m.records.Forget(n.id); err != nil {
 		return err
 	}
 	n.persistent, n.autostart, n.next = false, false, nil
@@ -244,7 +244,7 @@ func (n *Network) SetAutostart(on bool) error {
 	if n.autostart == on {
 		return nil
 	}
-	if err := n.m.records.setAutostart(n.id, on); err != nil {
+	if err := n.m.records.SetAutostart(n.id, on); err != nil {
 		return err
 	}
 	n.autostart = on

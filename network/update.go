@@ -81,7 +81,7 @@ func (n *Network) Update(c Change, affect Affect) error {
 		}
 	}
 	if config {
-		if err := n.m.records.save(next); err != nil {
+		if err := n.m.records.Save(next); err != nil {
 			return err
 		}
 	}
@@ -96,11 +96,11 @@ func (n *Network) Update(c Change, affect Affect) error {
 
 // applyLive makes the running network follow a changed definition. On an error it is as it was, on record and for guests.
 func (n *Network) applyLive(was, now *definition) error {
-	if err := n.m.records.setActive(now); err != nil {
+	if err := n.m.records.SetActive(now); err != nil {
 		return err
 	}
 	if err := n.m.cfg.Host.Serve(now.spec()); err != nil {
-		return errors.Join(err, n.m.records.setActive(was), n.m.cfg.Host.Serve(was.spec()))
+		return errors.Join(err, n.m.records.SetActive(was), n.m.cfg.Host.Serve(was.spec()))
 	}
 	return nil
 }

@@ -2,10 +2,7 @@ package storage
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/durable/definitions"
 	"virtd/eventbus"
 	"virtd/virterr"
 )
@@ -32,7 +30,7 @@ type Config struct {
 type Manager struct {
 	log     *slog.Logger
 	host    Host
-	records *records
+	records *definitions.Store[*definition]
 	events  *eventbus.Bus[Event]
 
 	ctx    context.Context // ends with Close
@@ -93,7 +91,7 @@ func (m *Manager) findRunning() {
 			continue
 		}
 		m.log.Warn("a storage pool is not active any more: somebody else stopped it", "pool", p.def.name)
-		if err := m.records.setInactive(p.id); err != nil {
+		if err := m.records.SetInactive(p.id); err != nil {
 			m.log.Error("cannot note that a storage pool is inactive", "pool", p.def.name, "error", err)
 		}
 		p.active = false
@@ -123,23 +121,23 @@ func (m *Manager) users(path string) []string {
 }
 
 func (m *Manager) load() error {
-	defined, problems, err := m.records.read(m.records.state)
+	defined, problems, err := m.records.Defined()
 	if err != nil {
 		return err
 	}
-	active, more, err := m.records.read(m.records.run)
+	active, more, err := m.records.Active()
 	if err != nil {
 		return err
 	}
 	for _, p := range append(problems, more...) {
-		m.log.Error("a pool's file is left alone because it cannot be understood", "file", p.path, "error", p.err)
+		m.log.Error("a pool's file is left alone because it cannot be understood", "file", p.Path, "error", p.Err)
 	}
 	for _, d := range defined {
 		if other := m.byName(d.name); other != nil {
 			m.log.Error("two files define a pool of that name; rename one", "pool", d.name, "kept", other.id, "left", d.uuid)
 			continue
 		}
-		p := &Pool{m: m, id: d.uuid, persistent: true, autostart: m.records.autostart(d.uuid)}
+		p := &Pool{m: m, id: d.uuid, persistent: true, autostart: m.records.Autostart(d.uuid)}
 		p.use(d)
 		m.pools[d.uuid] = p
 	}
@@ -176,8 +174,7 @@ func (m *Manager) FlushEvents() { m.events.Flush() }
 // Autostart starts the pools that are marked for it, once for each boot of the host: a pool that somebody stopped stays
 // stopped when virtd is restarted.
 func (m *Manager) Autostart() {
-	mark := filepath.Join(m.records.run, autostartedMark)
-	if _, err := os.Stat(mark); err == nil {
+	if m.records.Autostarted() {
 		return
 	}
 	for _, p := range m.List(ListInactive | ListAutostart) {
@@ -185,7 +182,7 @@ func (m *Manager) Autostart() {
 			m.log.Error("cannot autostart a storage pool", "pool", p.Name(), "error", err)
 		}
 	}
-	if err := writeFile(mark, ""); err != nil {
+	if err := m.records.NoteAutostarted(); err != nil {
 		m.log.Error("cannot note that pools were autostarted", "error", err)
 	}
 }
@@ -193,8 +190,7 @@ func (m *Manager) Autostart() {
 // EnsureDefault makes the pool named default over a directory, started and marked for autostart, if that never happened
 // before and no pool has that name or directory.
 func (m *Manager) EnsureDefault(target string) error {
-	mark := filepath.Join(m.records.state, defaultMark)
-	if _, err := os.Stat(mark); err == nil || !errors.Is(err, fs.ErrNotExist) {
+	if made, err := m.records.DefaultMade(); made || err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -213,7 +209,7 @@ func (m *Manager) EnsureDefault(target string) error {
 			return err
 		}
 	}
-	return writeFile(mark, "")
+	return m.records.NoteDefaultMade()
 }
 
 // ListFlags choose pools (virConnectListAllStoragePoolsFlags). In each group of bits none means all.
@@ -304,7 +300,7 @@ func (m *Manager) define(d *definition) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.records.save(d); err != nil {
+	if err := m.records.Save(d); err != nil {
 		return nil, err
 	}
 	if p == nil {

@@ -146,11 +146,11 @@ func (m *Manager) bring(d *definition, b backend, flags StartFlags) error {
 			return err
 		}
 	}
-	if err := m.records.setActive(d); err != nil {
+	if err := m.records.SetActive(d); err != nil {
 		return err
 	}
 	if err := b.start(ctx); err != nil {
-		return errors.Join(err, m.records.setInactive(d.uuid))
+		return errors.Join(err, m.records.SetInactive(d.uuid))
 	}
 	return nil
 }
@@ -197,7 +197,7 @@ func (p *Pool) Stop() error {
 		err = b.stop(ctx)
 	}
 	if err == nil {
-		err = p.m.records.setInactive(p.id)
+		err = p.m.records.SetInactive(p.id)
 	}
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
@@ -279,7 +279,7 @@ func (p *Pool) Undefine() error {
 	if err := p.mustBeInactive("still"); err != nil {
 		return err
 	}
-	if err := p.m.records.forget(p.id); err != nil {
+	if err := p.m.records.Forget(p.id); err != nil {
 		return err
 	}
 	delete(p.m.pools, p.id)
@@ -300,7 +300,7 @@ func (p *Pool) SetAutostart(on bool) error {
 	if p.autostart == on {
 		return nil
 	}
-	if err := p.m.records.setAutostart(p.id, on); err != nil {
+	if err := p.m.records.SetAutostart(p.id, on); err != nil {
 		return err
 	}
 	p.autostart = on

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -46,6 +47,7 @@ func (h host) startPeerAsItComes(g guest) (*engine, error) {
 
 func launch(program string, args ...string) (*engine, error) {
 	e := &engine{cmd: exec.Command(program, args...), more: make(chan struct{}, 1)}
+	e.cmd.Env = append(os.Environ(), "GOTRACEBACK=all") // see stuck
 	in, err := e.cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -110,7 +112,7 @@ func (e *engine) expect(text string) (string, error) {
 		select {
 		case <-e.more:
 		case <-timeout.C:
-			return "", fmt.Errorf("no %q on the console within %v: %s", text, patience, tail)
+			return "", fmt.Errorf("no %q on the console within %v: %s%s", text, patience, tail, e.stuck())
 		}
 	}
 }

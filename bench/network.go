@@ -87,23 +87,19 @@ func (n netHost) run(h host) ([]ab.Result, error) {
 		return nil, err
 	}
 	defer stop()
-	var pair [2]*engine
-	for i, start := range []func(guest) (*engine, error){h.start, h.startPeer} {
-		g, err := h.netGuest(n, i)
+	sides := h.netSides(func(side int, start func(guest) (*engine, error)) ([]*engine, error) {
+		g, err := h.netGuest(n, side)
 		if err != nil {
 			return nil, err
 		}
-		if pair[i], err = ready(start, g); err != nil {
-			return nil, fmt.Errorf("%s: %w", []string{"ours", "peer"}[i], err)
-		}
-		defer pair[i].kill()
-	}
+		e, err := ready(start, g)
+		return []*engine{e}, err
+	})
+	defer sides.kill()
 	name := fmt.Sprintf("%s, %d queues, guest and host", n.driver, n.queues)
 	jobs := append(n.throughput("TCP", ""), n.throughput("UDP", "-u -b 0 -l 1448 ")...)
 	jobs = append(jobs, latency("TCP"), latency("UDP"))
-	return compareJobs(h.rounds, name, jobs, func(side int) (asking *engine, all []*engine, address string) {
-		return pair[side], pair[side : side+1], hostAddress
-	})
+	return sides.compare(h.rounds, name, jobs, func(int) string { return hostAddress })
 }
 
 // run measures from one guest to another of the same engine, while the other engine's two idle.
@@ -113,30 +109,25 @@ func (n netGuests) run(h host) ([]ab.Result, error) {
 		return nil, err
 	}
 	defer remove()
-	var all [2][]*engine
-	for i := range 4 {
-		g, err := h.netGuest(netHost(n), i)
-		if err != nil {
-			return nil, err
-		}
-		start := []func(guest) (*engine, error){h.start, h.startPeer}[i/2]
-		e, err := ready(start, g)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", []string{"ours", "peer"}[i/2], err)
-		}
-		defer e.kill()
-		all[i/2] = append(all[i/2], e)
-		if i%2 == 1 {
-			if _, err := e.command("(/tmp/load serve >/dev/null 2>&1 &) ; iperf3 -s -D"); err != nil {
-				return nil, err
+	sides := h.netSides(func(side int, start func(guest) (*engine, error)) (guests []*engine, err error) {
+		for i := range 2 {
+			g, err := h.netGuest(netHost(n), 2*side+i)
+			if err != nil {
+				return guests, err
 			}
+			e, err := ready(start, g)
+			if err != nil {
+				return guests, err
+			}
+			guests = append(guests, e)
 		}
-	}
+		_, err = guests[1].command("(/tmp/load serve >/dev/null 2>&1 &) ; iperf3 -s -D")
+		return guests, err
+	})
+	defer sides.kill()
 	name := fmt.Sprintf("%s, %d queues, guest to guest", n.driver, n.queues)
 	jobs := []netJob{netHost(n).throughput("TCP", "")[0], netHost(n).throughput("UDP", "-u -b 0 -l 1448 ")[0], latency("TCP"), latency("UDP")}
-	return compareJobs(h.rounds, name, jobs, func(side int) (*engine, []*engine, string) {
-		return all[side][0], all[side], guestAddress(2*side + 1)
-	})
+	return sides.compare(h.rounds, name, jobs, func(side int) string { return guestAddress(2*side + 1) })
 }
 
 // netJob is one thing that a guest measures.
@@ -179,31 +170,6 @@ func latency(protocol string) netJob {
 		command: fmt.Sprintf("/tmp/load %s %%s %d", strings.ToLower(protocol), netSeconds),
 		work:    func(us float64) float64 { return netSeconds * 1e6 / us }, per: "ms each",
 	}
-}
-
-// compareJobs runs jobs on both sides. sides returns who asks, which engines' processor time counts, and whom to ask.
-func compareJobs(rounds int, name string, jobs []netJob, sides func(side int) (*engine, []*engine, string)) ([]ab.Result, error) {
-	var measures []ab.Measure
-	for _, j := range jobs {
-		measures = append(measures,
-			ab.Measure{Name: name + ": " + j.name, Unit: j.unit, Better: j.better, RatioBound: 1},
-			ab.Measure{Name: "  processor time", Unit: j.per, Better: ab.Lower})
-	}
-	sampler := func(side int) ab.Sampler {
-		asking, all, address := sides(side)
-		return func() ([]float64, error) {
-			var out []float64
-			for _, j := range jobs {
-				value, used, err := j.run(asking, all, address)
-				if err != nil {
-					return nil, fmt.Errorf("%s: %w", j.name, err)
-				}
-				out = append(out, value, used.Seconds()*1e3/j.work(value))
-			}
-			return out, nil
-		}
-	}
-	return ab.Compare(rounds, measures, sampler(0), sampler(1))
 }
 
 // run takes one sample: the value, and the processor time of all.

@@ -105,7 +105,7 @@ race() {
   local rc=0
   say "the same with the race detector"
   # policy looks at the tree's texts: nothing in it runs at once
-  CGO_ENABLED=1 go test -race -vet=off -timeout 500s -short -p 2 -v $(go list ./... | grep -v '/policy$') >"$OUT/race.log" 2>&1 || rc=$?
+  CGO_ENABLED=1 go test -race -vet=off -timeout 500s -short -p 2 -parallel 4 -v $(go list ./... | grep -v '/policy$') >"$OUT/race.log" 2>&1 || rc=$?
   tally "$OUT/race.log" $rc
 }
 

@@ -88,6 +88,7 @@ var ioctls = []uint64{
 	0x3b6b, 0x3b6c, 0x3b6d, // VFIO_DEVICE_GET_INFO, _GET_REGION_INFO, _GET_IRQ_INFO
 	0x3b6e, 0x3b6f, // VFIO_DEVICE_SET_IRQS, VFIO_DEVICE_RESET
 	0x3b70, 0x3b71, 0x3b72, // VFIO_IOMMU_GET_INFO, VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA
+	0x3b75, // VFIO_IOMMU_DIRTY_PAGES; of a device that the engine has, the number is VFIO_DEVICE_FEATURE
 }
 
 const (

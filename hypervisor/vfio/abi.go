@@ -16,6 +16,7 @@ const (
 	reqIOMMUGetInfo    = 0x3b70
 	reqIOMMUMapDMA     = 0x3b71
 	reqIOMMUUnmapDMA   = 0x3b72
+	reqIOMMUDirtyPages = 0x3b75 // of a container; of a device it is VFIO_DEVICE_FEATURE
 	apiVersion         = 0
 	type1v2IOMMU       = 3 // VFIO_TYPE1v2_IOMMU
 	groupViable        = 1 << 0
@@ -40,6 +41,10 @@ const (
 	irqMSIX            = 2
 	iommuInfoCaps      = 1 << 1
 	capIOVARange       = 1 // VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE
+	capMigration       = 2 // VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION
+	dirtyStart         = 1 << 0
+	dirtyStop          = 1 << 1
+	dirtyGet           = 1 << 2
 	maxInfo            = 64 << 10
 	maxInterruptsOfMSI = 32
 )
@@ -83,3 +88,15 @@ type dmaUnmap struct {
 
 // groupStatus is struct vfio_group_status.
 type groupStatus struct{ argsz, flags uint32 }
+
+// dirtyPages is struct vfio_iommu_type1_dirty_bitmap without its data.
+type dirtyPages struct{ argsz, flags uint32 }
+
+// dirtyBitmap is struct vfio_iommu_type1_dirty_bitmap with struct vfio_iommu_type1_dirty_bitmap_get as its data: the bitmap
+// has size bytes at data.
+type dirtyBitmap struct {
+	argsz, flags uint32
+	iova, length uint64
+	pageSize     uint64
+	size, data   uint64
+}

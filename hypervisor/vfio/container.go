@@ -20,6 +20,7 @@ type Container struct {
 	ready bool // it has an IOMMU
 	ram   []memory.Range
 	bars  map[uint64]uint64 // bytes of the pieces of BARs that other devices reach, by address
+	dirty *dirtyLog         // nil unless somebody asked for it
 }
 
 // iommu is the kernel's side of a container.
@@ -32,6 +33,12 @@ type iommu interface {
 	ranges() ([]memory.Range, error)
 	mapDMA(iova uint64, host []byte) error
 	unmapDMA(iova, size uint64) error
+	// startDirty begins to note which pages devices write, for maps that are there and for those to come; false when it cannot.
+	startDirty() (tells bool, err error)
+	stopDirty() error
+	// readDirty sets the bits of pages of a map, all of it, that devices may have written since they were told of last. bitmap
+	// is zero before.
+	readDirty(r memory.Range, bitmap []uint64) error
 	close() error
 }
 
@@ -92,6 +99,7 @@ func (c *Container) MapRAM(m *memory.Memory) error {
 			return errors.Join(err, c.unmapRAM())
 		}
 		c.ram = append(c.ram, memory.Range{GPA: r.GPA, Size: r.Size})
+		c.dirty.add(c.ram[len(c.ram)-1])
 	}
 	return nil
 }

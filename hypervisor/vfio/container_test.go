@@ -23,6 +23,10 @@ type fakeIOMMU struct {
 	mapped   map[uint64]uint64
 	most     int   // maps that it takes, 0 is any number
 	fails    error // what addGroup answers
+
+	tells   bool                // it can note what devices write
+	noting  bool                // it does
+	written map[uint64][]uint64 // pages, by map
 }
 
 func (f *fakeIOMMU) addGroup(int) error {
@@ -60,6 +64,26 @@ func (f *fakeIOMMU) unmapDMA(iova, size uint64) error {
 	}
 	delete(f.mapped, iova)
 	return nil
+}
+func (f *fakeIOMMU) startDirty() (bool, error) { f.noting = f.tells; return f.tells, nil }
+func (f *fakeIOMMU) stopDirty() error          { f.noting = false; return nil }
+
+// readDirty answers for one map, and all of it, as type 1 does.
+func (f *fakeIOMMU) readDirty(r memory.Range, bitmap []uint64) error {
+	if !f.noting || f.mapped[r.GPA] != r.Size || uint64(len(bitmap))*64 < r.Size/memory.PageSize {
+		return unix.EINVAL
+	}
+	copy(bitmap, f.written[r.GPA])
+	delete(f.written, r.GPA)
+	return nil
+}
+
+// write is a device's: to a page of a map.
+func (f *fakeIOMMU) write(at uint64, page int) {
+	if f.written[at] == nil {
+		f.written[at] = make([]uint64, (f.mapped[at]/memory.PageSize+63)/64)
+	}
+	f.written[at][page/64] |= 1 << (page % 64)
 }
 func (f *fakeIOMMU) close() error { return nil }
 
@@ -225,6 +249,7 @@ func FuzzCapabilities(f *testing.F) {
 				t.Errorf("range %#x", r)
 			}
 		}
+		notesPages(text, at)
 		areas, _ := sparseAreas(text, at, 1<<20)
 		for _, a := range areas {
 			if a.Size == 0 || a.Offset+a.Size > 1<<20 {

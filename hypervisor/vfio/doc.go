@@ -9,8 +9,11 @@
 // for the other capabilities, as vfio-pci filters them. Errors that the device reports, and requests of the host to have it
 // back, are told.
 //
-// Not there: iommufd, which the kernels that it could be shown on do not have, and dirty tracking, for which there is no use: a
-// guest with such a function cannot be saved.
+// Which pages of RAM devices write, the IOMMU tells where it can (Container.ReadDirty); where not, all pages that they reach
+// count as written. The kernel's type 1 IOMMU cannot for PCI functions.
+//
+// Not there: iommufd, which the kernels that it could be shown on do not have, and the migration of a function's own state: a
+// guest with one cannot be saved.
 //
 // Start reading at Function.
 package vfio

@@ -2,9 +2,12 @@ package vfio
 
 import (
 	"encoding/binary"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor/memory"
 )
 
 func ioctl(fd int, req, arg uintptr) (uintptr, error) {
@@ -86,5 +89,16 @@ func setIRQs(fd int, index, action uint32, eventfds []int) error {
 		buf[head+i] = uint32(int32(e))
 	}
 	_, err := ioctlPtr(fd, reqSetIRQs, h)
+	return err
+}
+
+// typeOneDirty asks a container for the pages of one map that devices may have written, and lets it forget them.
+func typeOneDirty(fd int, r memory.Range, bitmap []uint64) error {
+	d := dirtyBitmap{argsz: sizeOf[dirtyBitmap](), flags: dirtyGet, iova: r.GPA, length: r.Size, pageSize: memory.PageSize, size: uint64(len(bitmap)) * 8}
+	var pin runtime.Pinner
+	pin.Pin(unsafe.SliceData(bitmap))
+	defer pin.Unpin()
+	d.data = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(bitmap))))
+	_, err := ioctlPtr(fd, reqIOMMUDirtyPages, &d)
 	return err
 }

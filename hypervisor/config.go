@@ -51,7 +51,8 @@ type Config struct {
 	Balloon        *Balloon        `json:"balloon,omitempty"`
 	RNGs           []RNG           `json:"rngs,omitempty"`
 	Keyboards      []Keyboard      `json:"keyboards,omitempty"`
-	VFIO           FileName        `json:"vfio,omitempty"` // /dev/vfio/vfio, when there are Hostdevs
+	VFIO           FileName        `json:"vfio,omitempty"`    // /dev/vfio/vfio, when there are Hostdevs
+	IOMMUFD        FileName        `json:"iommufd,omitempty"` // /dev/iommu instead, when they have a Cdev
 	Hostdevs       []Hostdev       `json:"hostdevs,omitempty"`
 	Confine        Confine         `json:"confine"`
 }
@@ -320,6 +321,8 @@ type Hostdev struct {
 	// machine instead, which has it already: a group cannot be opened twice.
 	Group   FileName `json:"group,omitempty"`
 	GroupOf string   `json:"groupOf,omitempty"`
+	// Cdev is the device itself for iommufd, /dev/vfio/devices/vfioN, in place of its group. All of a machine have one or none.
+	Cdev FileName `json:"cdev,omitempty"`
 	// ROM is a file with an expansion ROM in place of the device's own; NoROM hides that.
 	ROM   FileName `json:"rom,omitempty"`
 	NoROM bool     `json:"noROM,omitempty"`

@@ -14,32 +14,33 @@ import (
 	"virtd/hypervisor/vfio"
 )
 
-// hostdevs is what the functions of the host that the guest has share: one address space for their DMA, and the IOMMU groups
-// in it.
+// hostdevs is what the functions of the host that the guest has share: one address space for their DMA, and the units in it.
 type hostdevs struct {
 	container *vfio.Container // nil while there are none
-	groups    map[uint64]*hostGroup
+	iommufd   bool            // what container is
+	units     map[uint64]*hostUnit
 	slots     *barSlots
 }
 
-// hostGroup is an IOMMU group, by the device number of its file: functions of one group share it.
-type hostGroup struct {
+// hostUnit is what the container takes, by the device number of its file: an IOMMU group, which functions of one group share, or
+// with iommufd a device.
+type hostUnit struct {
 	fd    int
 	users []string // devices
 }
 
-// openHostdevs puts the IOMMU groups of the functions that the guest has from the start into its container, and learns where
-// their DMA reaches, before it is decided where RAM goes.
+// openHostdevs puts the functions that the guest has from the start into its container, and learns where their DMA reaches,
+// before it is decided where RAM goes.
 func (m *Machine) openHostdevs() error {
 	d := &m.devices.hostdevs
 	for i := range m.cfg.Hostdevs {
 		c := &m.cfg.Hostdevs[i]
 		if d.container == nil {
-			if err := m.openContainer(m.cfg.VFIO); err != nil {
+			if err := m.openContainer(m.cfg.VFIO, m.cfg.IOMMUFD); err != nil {
 				return err
 			}
 		}
-		if err := m.joinGroup(c); err != nil {
+		if err := m.joinContainer(c); err != nil {
 			return fmt.Errorf("host device %s: PCI device %s: %w", c.ID, c.Host, err)
 		}
 	}
@@ -51,7 +52,7 @@ func (m *Machine) openHostdevs() error {
 	return err
 }
 
-// makeHostdevs gives the guest its functions of the host from the start. Their groups are in the container.
+// makeHostdevs gives the guest its functions of the host from the start. They are in the container.
 func (m *Machine) makeHostdevs() error {
 	if m.devices.hostdevs.container == nil {
 		return nil
@@ -68,40 +69,40 @@ func (m *Machine) makeHostdevs() error {
 	return nil
 }
 
-// attachHostdev gives a machine that runs one more function of the host. container is needed for the first.
-func (m *Machine) attachHostdev(c *Hostdev, container FileName) error {
-	d := &m.devices.hostdevs
+// attachHostdev gives a machine that runs one more function of the host, in a container if it is the first.
+func (m *Machine) attachHostdev(a *Attachment) error {
+	d, c := &m.devices.hostdevs, a.Hostdev
 	first := d.container == nil
 	if first {
-		if err := m.openContainer(container); err != nil {
+		if err := m.openContainer(a.VFIO, a.IOMMUFD); err != nil {
 			return err
 		}
 	}
-	err := m.joinGroup(c)
+	err := m.joinContainer(c)
 	if err == nil && first {
 		m.mem.Pin(true)
 		err = d.container.MapRAM(m.mem)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), m.leaveGroup(c.ID))
+		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), m.leaveContainer(c.ID))
 	}
 	return m.makeHostdev(c)
 }
 
-// makeHostdev gives the guest a function of the host whose group is in the container, with guest RAM within reach.
+// makeHostdev gives the guest a function of the host that is in the container, with guest RAM within reach.
 func (m *Machine) makeHostdev(c *Hostdev) error {
 	d := &m.devices.hostdevs
-	group, ok := d.groupOf(c.ID)
+	unit, ok := d.unitOf(c.ID)
 	if !ok {
-		return fmt.Errorf("PCI device %s: its IOMMU group is not in the guest's container", c.Host)
+		return fmt.Errorf("PCI device %s is not in the guest's container", c.Host)
 	}
 	rom, err := m.host.rom(c.ROM)
 	if err != nil {
-		return errors.Join(fmt.Errorf("ROM file: %w", err), m.leaveGroup(c.ID))
+		return errors.Join(fmt.Errorf("ROM file: %w", err), m.leaveContainer(c.ID))
 	}
-	dev, err := vfio.OpenDevice(group, c.Host)
+	dev, err := d.container.OpenDevice(unit, c.Host)
 	if err != nil {
-		return errors.Join(err, m.leaveGroup(c.ID))
+		return errors.Join(err, m.leaveContainer(c.ID))
 	}
 	if err := dev.Reset(); err != nil { // vfio-pci did what it could when it was opened
 		m.host.Logf("%s: %v", c.ID, err)
@@ -112,13 +113,13 @@ func (m *Machine) makeHostdev(c *Hostdev) error {
 			Wanted: func() { m.wanted.put(c.ID) },
 		}})
 	if err != nil {
-		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), dev.Close(), m.leaveGroup(c.ID))
+		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), dev.Close(), m.leaveContainer(c.ID))
 	}
 	if c.Multi {
 		f.PCI().SetMultiFunction()
 	}
 	return m.plug(device{id: c.ID, at: pciAddress(c.Address), function: f.PCI(), removable: true, close: func() {
-		if err := errors.Join(f.Close(), m.leaveGroup(c.ID)); err != nil {
+		if err := errors.Join(f.Close(), m.leaveContainer(c.ID)); err != nil {
 			m.host.Logf("give a host device up: %v", err)
 		}
 	}})
@@ -142,81 +143,98 @@ func (h *Host) rom(name FileName) ([]byte, error) {
 	return image, vfio.CheckROM(image)
 }
 
-// openContainer makes the address space of the devices' DMA.
-func (m *Machine) openContainer(name FileName) error {
-	fd, err := m.host.take(name, "VFIO container")
+// openContainer makes the address space of the devices' DMA: of VFIO's container, or of iommufd when that is named.
+func (m *Machine) openContainer(container, iommufd FileName) error {
+	name, what, open := container, "VFIO container", vfio.NewContainer
+	if iommufd != "" {
+		name, what, open = iommufd, "iommufd", vfio.NewIOMMUFD
+	}
+	fd, err := m.host.take(name, what)
 	if err != nil {
 		return err
 	}
-	container, err := vfio.NewContainer(fd)
-	if err != nil {
+	d := &m.devices.hostdevs
+	if d.container, err = open(fd); err != nil {
 		unix.Close(fd)
 		return err
 	}
-	d := &m.devices.hostdevs
 	if d.slots == nil {
 		d.slots = &barSlots{vm: m.vm}
 	}
-	d.container, d.groups = container, map[uint64]*hostGroup{}
+	d.iommufd, d.units = iommufd != "", map[uint64]*hostUnit{}
 	return nil
 }
 
-// joinGroup puts the group of a function into the container, if it is not there yet. leaveGroup undoes it, also when it failed.
-func (m *Machine) joinGroup(c *Hostdev) error {
+// joinContainer puts a function, or its group, into the container, if it is not there yet. leaveContainer undoes it, also when
+// it failed.
+func (m *Machine) joinContainer(c *Hostdev) error {
 	d := &m.devices.hostdevs
 	if c.GroupOf != "" {
-		for _, g := range d.groups {
-			if slices.Contains(g.users, c.GroupOf) {
-				g.users = append(g.users, c.ID)
+		for _, u := range d.units {
+			if slices.Contains(u.users, c.GroupOf) {
+				u.users = append(u.users, c.ID)
 				return nil
 			}
 		}
 		return fmt.Errorf("no device %s is there that has its IOMMU group", c.GroupOf)
 	}
-	fd, err := m.host.take(c.Group, "IOMMU group")
+	fd, err := m.takeUnit(c)
 	if err != nil {
 		return err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		unix.Close(fd)
-		return fmt.Errorf("look at the IOMMU group: %w", err)
+		return fmt.Errorf("look at what VFIO has of it: %w", err)
 	}
-	if g := d.groups[st.Rdev]; g != nil {
-		g.users = append(g.users, c.ID)
+	if u := d.units[st.Rdev]; u != nil {
+		u.users = append(u.users, c.ID)
 		return unix.Close(fd)
 	}
-	d.groups[st.Rdev] = &hostGroup{fd: fd, users: []string{c.ID}}
-	return d.container.AddGroup(fd)
+	d.units[st.Rdev] = &hostUnit{fd: fd, users: []string{c.ID}}
+	return d.container.Add(fd)
 }
 
-// groupOf returns the descriptor of a device's group.
-func (d *hostdevs) groupOf(id string) (int, bool) {
-	for _, g := range d.groups {
-		if slices.Contains(g.users, id) {
-			return g.fd, true
+// takeUnit returns the descriptor by which a function comes into the container. Both kinds of unit in one container cannot be.
+func (m *Machine) takeUnit(c *Hostdev) (int, error) {
+	switch has := m.devices.hostdevs.iommufd; {
+	case has && c.Cdev == "":
+		return -1, errors.New("the guest's other devices of the host use iommufd, and it does not; they share one address space")
+	case !has && c.Cdev != "":
+		return -1, errors.New("the guest's other devices of the host do not use iommufd, and it does; they share one address space")
+	case has:
+		return m.host.take(c.Cdev, "VFIO device")
+	}
+	return m.host.take(c.Group, "IOMMU group")
+}
+
+// unitOf returns the descriptor of a device's unit.
+func (d *hostdevs) unitOf(id string) (int, bool) {
+	for _, u := range d.units {
+		if slices.Contains(u.users, id) {
+			return u.fd, true
 		}
 	}
 	return -1, false
 }
 
-// leaveGroup notes that a device does not use its group any more. The last one takes guest RAM out of reach and the container
-// with it.
-func (m *Machine) leaveGroup(id string) error {
+// leaveContainer notes that a device does not use its unit any more. The last one takes guest RAM out of reach and the
+// container with it.
+func (m *Machine) leaveContainer(id string) error {
 	d := &m.devices.hostdevs
 	var errs []error
-	for number, g := range d.groups {
-		g.users = slices.DeleteFunc(g.users, func(u string) bool { return u == id })
-		if len(g.users) > 0 {
+	for number, u := range d.units {
+		u.users = slices.DeleteFunc(u.users, func(user string) bool { return user == id })
+		if len(u.users) > 0 {
 			continue
 		}
-		delete(d.groups, number)
-		if len(d.groups) == 0 {
+		delete(d.units, number)
+		if len(d.units) == 0 {
 			errs = append(errs, d.container.UnmapRAM())
 		}
-		errs = append(errs, unix.Close(g.fd))
+		errs = append(errs, d.container.Remove(u.fd), unix.Close(u.fd))
 	}
-	if len(d.groups) == 0 && d.container != nil {
+	if len(d.units) == 0 && d.container != nil {
 		errs = append(errs, d.container.Close())
 		d.container = nil
 		if m.mem != nil { // else the machine did not come into being
@@ -228,9 +246,9 @@ func (m *Machine) leaveGroup(id string) error {
 
 // closeHostdevs gives up what a machine that did not come into being has of VFIO; that of devices goes with them.
 func (m *Machine) closeHostdevs() {
-	for _, g := range m.devices.hostdevs.groups {
-		for _, id := range slices.Clone(g.users) {
-			if err := m.leaveGroup(id); err != nil {
+	for _, u := range m.devices.hostdevs.units {
+		for _, id := range slices.Clone(u.users) {
+			if err := m.leaveContainer(id); err != nil {
 				m.host.Logf("give a host device up: %v", err)
 			}
 		}

@@ -24,8 +24,10 @@ type Attachment struct {
 	Hostdev *Hostdev `json:"hostdev,omitempty"`
 	// VhostUserDisk needs a machine whose RAM is shared memory.
 	VhostUserDisk *VhostUserDisk `json:"vhostUserDisk,omitempty"`
-	// VFIO is the container of a Hostdev, /dev/vfio/vfio. It is used when the machine has none yet.
-	VFIO FileName `json:"vfio,omitempty"`
+	// VFIO is the container of a Hostdev, /dev/vfio/vfio, or IOMMUFD, /dev/iommu, when it has a Cdev. It is used when the
+	// machine has none yet.
+	VFIO    FileName `json:"vfio,omitempty"`
+	IOMMUFD FileName `json:"iommufd,omitempty"`
 }
 
 // unplugPatience is how long a request to let go of a device stands before it can be made again. QEMU's is the same.
@@ -133,7 +135,7 @@ func (a *Attachment) kind(m *Machine) (id string, at PCIAddress, workers int, ma
 	case a.RNG != nil:
 		return a.RNG.ID, a.RNG.Address, 0, func() error { return m.makeRNG(a.RNG) }
 	default:
-		return a.Hostdev.ID, a.Hostdev.Address, 0, func() error { return m.attachHostdev(a.Hostdev, a.VFIO) }
+		return a.Hostdev.ID, a.Hostdev.Address, 0, func() error { return m.attachHostdev(a) }
 	}
 	return "", PCIAddress{}, 0, nil
 }

@@ -11,8 +11,11 @@ import (
 	"virtd/hypervisor/memory"
 )
 
-// Container is the DMA address space of one guest: all groups that the guest has share it. It owns its descriptor. Guest
-// physical addresses are the devices' addresses. Its methods are safe for concurrent use.
+// Container is the DMA address space of one guest: all functions of the host that the guest has share it. It owns its
+// descriptor. Guest physical addresses are the devices' addresses.
+//
+// What is added to it are units: with NewContainer IOMMU groups, of which devices are had, and with NewIOMMUFD devices. Its
+// methods are safe for concurrent use.
 type Container struct {
 	iommu iommu
 
@@ -25,15 +28,20 @@ type Container struct {
 
 // iommu is the kernel's side of a container.
 type iommu interface {
-	// addGroup puts an open IOMMU group into the container.
-	addGroup(fd int) error
-	// setUp makes the address space of the first group.
+	// add puts an open unit into the address space. remove takes it out, also one that did not get in; then its descriptor is
+	// closed.
+	add(fd int) error
+	remove(fd int) error
+	// open returns a new descriptor of a device of a unit that is in.
+	open(fd int, address string) (int, error)
+	// setUp makes the address space of the first unit.
 	setUp() error
 	// ranges are those that can be mapped; nil when the kernel does not tell (before Linux 5.4).
 	ranges() ([]memory.Range, error)
 	mapDMA(iova uint64, host []byte) error
 	unmapDMA(iova, size uint64) error
-	// startDirty begins to note which pages devices write, for maps that are there and for those to come; false when it cannot.
+	// startDirty begins to note which pages devices write, for maps that are there and for those to come; false when it cannot,
+	// and then it does not. When it notes already, it looks at units that came since.
 	startDirty() (tells bool, err error)
 	stopDirty() error
 	// readDirty sets the bits of pages of a map, all of it, that devices may have written since they were told of last. bitmap
@@ -59,15 +67,23 @@ func NewContainer(fd int) (*Container, error) {
 
 func newContainer(i iommu) *Container { return &Container{iommu: i, bars: map[uint64]uint64{}} }
 
-// AddGroup puts an open IOMMU group into the container; closing the group takes it out. The first one decides about the IOMMU.
-func (c *Container) AddGroup(fd int) error {
+// Add puts a unit into the container, by its descriptor, which stays the caller's: Remove comes before it is closed. The first
+// one decides about the IOMMU.
+func (c *Container) Add(fd int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.iommu.addGroup(fd); err != nil {
-		if errors.Is(err, unix.EINVAL) && len(c.ram) > 0 {
+	if err := c.iommu.add(fd); err != nil {
+		if (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EADDRINUSE)) && len(c.ram) > 0 {
 			return fmt.Errorf("%w (a region that is reserved for it is where guest RAM is; a domain that is started with the device has its RAM elsewhere)", err)
 		}
 		return err
+	}
+	if c.dirty != nil && c.dirty.tells {
+		tells, err := c.iommu.startDirty()
+		if err != nil {
+			return fmt.Errorf("let the IOMMU note what the device writes: %w", err)
+		}
+		c.dirty.tells = tells
 	}
 	if c.ready {
 		return nil
@@ -77,7 +93,30 @@ func (c *Container) AddGroup(fd int) error {
 	return err
 }
 
-// Ranges returns the guest physical addresses where devices of the groups can reach memory, in order; nil is everywhere, as far
+// Remove takes a unit out of the container, also one that Add failed for. Its devices are closed.
+func (c *Container) Remove(fd int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	if c.dirty != nil && c.dirty.tells { // what it has written goes with it
+		for _, r := range c.ram {
+			errs = append(errs, c.readDirty(r))
+		}
+	}
+	return errors.Join(append(errs, c.iommu.remove(fd))...)
+}
+
+// OpenDevice opens a device of a unit that is in the container, by its address on the host (0000:01:00.0). The kernel has
+// reset it, as far as it can.
+func (c *Container) OpenDevice(unit int, address string) (Device, error) {
+	fd, err := c.iommu.open(unit, address)
+	if err != nil {
+		return nil, err
+	}
+	return newDevice(fd, address)
+}
+
+// Ranges returns the guest physical addresses where its devices can reach memory, in order; nil is everywhere, as far
 // as the kernel tells.
 func (c *Container) Ranges() ([]memory.Range, error) { return c.iommu.ranges() }
 
@@ -108,7 +147,7 @@ func mapRemedy(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOMEM):
 		return " (the locked-memory limit, or the host's memory, is too small for all of guest RAM)"
-	case errors.Is(err, unix.EINVAL):
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EADDRINUSE):
 		return " (the IOMMU has too few address bits, or a reserved region is there)"
 	case errors.Is(err, unix.ENOSPC):
 		return " (the container has all the maps that vfio_iommu_type1.dma_entry_limit allows)"
@@ -147,6 +186,9 @@ func (c *Container) MapBAR(gpa uint64, host []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.iommu.mapDMA(gpa, host); err != nil {
+		if errors.Is(err, unix.EFAULT) {
+			return fmt.Errorf("%w (iommufd maps no memory of devices; VFIO's container does)", err)
+		}
 		return err
 	}
 	c.bars[gpa] = size
@@ -168,7 +210,7 @@ func (c *Container) UnmapBAR(gpa uint64) error {
 	return nil
 }
 
-// Close gives the address space up. Its groups are closed before.
+// Close gives the address space up. Its units are removed and closed before.
 func (c *Container) Close() error { return c.iommu.close() }
 
 // within reports whether one of the ranges has all of the size bytes at gpa.

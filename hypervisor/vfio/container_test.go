@@ -22,14 +22,14 @@ type fakeIOMMU struct {
 	sets     int
 	mapped   map[uint64]uint64
 	most     int   // maps that it takes, 0 is any number
-	fails    error // what addGroup answers
+	fails    error // what add answers
 
 	tells   bool                // it can note what devices write
 	noting  bool                // it does
 	written map[uint64][]uint64 // pages, by map
 }
 
-func (f *fakeIOMMU) addGroup(int) error {
+func (f *fakeIOMMU) add(int) error {
 	for at, size := range f.mapped {
 		for _, r := range f.reserved {
 			if at < r.GPA+r.Size && r.GPA < at+size {
@@ -40,6 +40,8 @@ func (f *fakeIOMMU) addGroup(int) error {
 	f.groups++
 	return f.fails
 }
+func (f *fakeIOMMU) remove(int) error                { return nil }
+func (f *fakeIOMMU) open(int, string) (int, error)   { return -1, unix.ENODEV }
 func (f *fakeIOMMU) setUp() error                    { f.sets++; return nil }
 func (f *fakeIOMMU) ranges() ([]memory.Range, error) { return f.reach, nil }
 func (f *fakeIOMMU) mapDMA(iova uint64, host []byte) error {
@@ -123,7 +125,7 @@ func TestMapRAM(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.iommu.mapped = map[uint64]uint64{}
 			box := newContainer(&c.iommu)
-			if err := box.AddGroup(0); err != nil {
+			if err := box.Add(0); err != nil {
 				t.Fatal(err)
 			}
 			err := box.MapRAM(ram(t, c.ram...))
@@ -145,14 +147,14 @@ func TestMapRAM(t *testing.T) {
 func TestSecondGroup(t *testing.T) {
 	iommu := &fakeIOMMU{reach: client, mapped: map[uint64]uint64{}}
 	box := newContainer(iommu)
-	if err := errors.Join(box.AddGroup(0), box.MapRAM(ram(t, memory.Range{Size: 2 << 20})), box.AddGroup(0)); err != nil {
+	if err := errors.Join(box.Add(0), box.MapRAM(ram(t, memory.Range{Size: 2 << 20})), box.Add(0)); err != nil {
 		t.Fatal(err)
 	}
 	if iommu.sets != 1 {
 		t.Errorf("the IOMMU was set up %d times", iommu.sets)
 	}
 	iommu.reserved = []memory.Range{{GPA: 1 << 20, Size: 4096}}
-	if err := box.AddGroup(0); err == nil || !strings.Contains(err.Error(), "a region that is reserved for it is where guest RAM is") {
+	if err := box.Add(0); err == nil || !strings.Contains(err.Error(), "a region that is reserved for it is where guest RAM is") {
 		t.Errorf("error %v", err)
 	}
 	if len(iommu.mapped) != 1 {

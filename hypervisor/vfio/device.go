@@ -68,14 +68,8 @@ type hostDevice struct {
 	notices   map[Notice]bool
 }
 
-// OpenDevice asks a group that is in a container for one of its devices, by its address on the host (0000:01:00.0), and
-// resets it.
-func OpenDevice(group int, address string) (Device, error) {
-	fd, err := deviceFD(group, address)
-	if err != nil {
-		return nil, fmt.Errorf("get PCI device %s from its IOMMU group (is its driver vfio-pci?): %w", address, err)
-	}
-	unix.CloseOnExec(fd)
+// newDevice takes over the descriptor of a device.
+func newDevice(fd int, address string) (Device, error) {
 	d := &hostDevice{fd: fd, address: address}
 	if err := d.describe(); err != nil {
 		unix.Close(fd)

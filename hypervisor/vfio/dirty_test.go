@@ -18,7 +18,7 @@ func logging(t *testing.T, tells bool) (*Container, *fakeIOMMU) {
 	t.Helper()
 	iommu := &fakeIOMMU{mapped: map[uint64]uint64{}, written: map[uint64][]uint64{}, tells: tells}
 	box := newContainer(iommu)
-	if err := errors.Join(box.AddGroup(0), box.MapRAM(ram(t, low, high)), box.StartDirtyLog()); err != nil {
+	if err := errors.Join(box.Add(0), box.MapRAM(ram(t, low, high)), box.StartDirtyLog()); err != nil {
 		t.Fatal(err)
 	}
 	return box, iommu
@@ -102,7 +102,7 @@ func TestDirtyLogBegins(t *testing.T) {
 	if err := box.ReadDirty(0, 1, make([]uint64, 1)); err == nil {
 		t.Error("there is no log, and it was read")
 	}
-	if err := errors.Join(box.AddGroup(0), box.StartDirtyLog(), box.StartDirtyLog(), box.MapRAM(ram(t, high))); err != nil {
+	if err := errors.Join(box.Add(0), box.StartDirtyLog(), box.StartDirtyLog(), box.MapRAM(ram(t, high))); err != nil {
 		t.Fatal(err)
 	}
 	iommu.write(high.GPA, 5)

@@ -6,8 +6,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"virtd/hypervisor/memory"
 )
 
 func ioctl(fd int, req, arg uintptr) (uintptr, error) {
@@ -92,13 +90,10 @@ func setIRQs(fd int, index, action uint32, eventfds []int) error {
 	return err
 }
 
-// typeOneDirty asks a container for the pages of one map that devices may have written, and lets it forget them.
-func typeOneDirty(fd int, r memory.Range, bitmap []uint64) error {
-	d := dirtyBitmap{argsz: sizeOf[dirtyBitmap](), flags: dirtyGet, iova: r.GPA, length: r.Size, pageSize: memory.PageSize, size: uint64(len(bitmap)) * 8}
+// withAddress gives do the address of a slice, which stays where it is meanwhile, for the kernel to fill.
+func withAddress[T any](p []T, do func(at uint64) error) error {
 	var pin runtime.Pinner
-	pin.Pin(unsafe.SliceData(bitmap))
+	pin.Pin(unsafe.SliceData(p))
 	defer pin.Unpin()
-	d.data = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(bitmap))))
-	_, err := ioctlPtr(fd, reqIOMMUDirtyPages, &d)
-	return err
+	return do(uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))))
 }

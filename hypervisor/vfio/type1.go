@@ -1,6 +1,7 @@
 package vfio
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,7 +15,8 @@ import (
 // type1 is the descriptor of a container with the type 1 IOMMU, version 2.
 type type1 int
 
-func (c type1) addGroup(fd int) error {
+// add implements iommu: fd is a group's, and closing it, which is the caller's, takes it out.
+func (c type1) add(fd int) error {
 	status := groupStatus{argsz: sizeOf[groupStatus]()}
 	if _, err := ioctlPtr(fd, reqGroupStatus, &status); err != nil {
 		return fmt.Errorf("look at the IOMMU group: %w", err)
@@ -27,6 +29,19 @@ func (c type1) addGroup(fd int) error {
 		return fmt.Errorf("put the IOMMU group into the guest's container: %w", err)
 	}
 	return nil
+}
+
+// remove implements iommu.
+func (c type1) remove(int) error { return nil }
+
+// open implements iommu: a group is asked for one of its devices.
+func (c type1) open(fd int, address string) (int, error) {
+	dev, err := deviceFD(fd, address)
+	if err != nil {
+		return -1, fmt.Errorf("get PCI device %s from its IOMMU group (is its driver vfio-pci?): %w", address, err)
+	}
+	unix.CloseOnExec(dev)
+	return dev, nil
 }
 
 func (c type1) setUp() error {
@@ -92,7 +107,12 @@ func (c type1) stopDirty() error {
 }
 
 func (c type1) readDirty(r memory.Range, bitmap []uint64) error {
-	return typeOneDirty(int(c), r, bitmap)
+	return withAddress(bitmap, func(at uint64) error {
+		d := dirtyBitmap{argsz: sizeOf[dirtyBitmap](), flags: dirtyGet, iova: r.GPA, length: r.Size, pageSize: memory.PageSize,
+			size: uint64(len(bitmap)) * 8, data: at}
+		_, err := ioctlPtr(int(c), reqIOMMUDirtyPages, &d)
+		return err
+	})
 }
 
 // notesPages reads struct vfio_iommu_type1_info_cap_migration: flags u32, a gap of four bytes, sizes of pages u64, bytes of the
@@ -135,20 +155,23 @@ func iovaRanges(text []byte, at uint32) []memory.Range {
 	}
 	le := binary.NativeEndian
 	n := min(int(le.Uint32(text[start+8:])), (len(text)-start-16)/16)
-	out := make([]memory.Range, 0, n)
-	for i := range n {
-		first, last := le.Uint64(text[start+16+16*i:]), le.Uint64(text[start+24+16*i:])
-		first = (first + memory.PageSize - 1) &^ (memory.PageSize - 1)
-		end := (min(last, maxIOVA-1) + 1) &^ (memory.PageSize - 1)
+	list := make([]iovaRange, n)
+	for i := range list {
+		list[i] = iovaRange{le.Uint64(text[start+16+16*i:]), le.Uint64(text[start+24+16*i:])}
+	}
+	return wholePages(list)
+}
+
+// wholePages returns the whole pages of ranges of addresses, in order.
+func wholePages(list []iovaRange) []memory.Range {
+	out := make([]memory.Range, 0, len(list))
+	for _, r := range list {
+		first := (min(r.first, maxIOVA) + memory.PageSize - 1) &^ (memory.PageSize - 1)
+		end := (min(r.last, maxIOVA-1) + 1) &^ (memory.PageSize - 1)
 		if first < end {
 			out = append(out, memory.Range{GPA: first, Size: end - first})
 		}
 	}
-	slices.SortFunc(out, func(a, b memory.Range) int {
-		if a.GPA < b.GPA {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(out, func(a, b memory.Range) int { return cmp.Compare(a.GPA, b.GPA) })
 	return out
 }

@@ -16,7 +16,7 @@ func (d *Definition) devices() error {
 		root.InsertAt(0, xmltree.NewText("emulator", d.opts.Emulator))
 	}
 	for _, step := range []func(devices *xmltree.Node) error{
-		d.readDisks, d.readInterfaces, d.readChardevs, d.readBalloon, d.readRNGs, d.readPanic, d.readHostdevs, d.readIdle, d.checkInfo, d.checkROMs,
+		d.readDisks, d.readInterfaces, d.readChardevs, d.readBalloon, d.readRNGs, d.readPanic, d.readHostdevs, d.readIOMMUFD, d.readIdle, d.checkInfo, d.checkROMs,
 		d.assignAddresses,
 	} {
 		if err := step(root); err != nil {

@@ -137,15 +137,18 @@ func onlyHostdev(nic *xmltree.Node) error {
 	if nic.Child("driver").Attr("name") == "vfio" {
 		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "driver name 'vfio' is for interface type='hostdev'")
 	}
+	if nic.Child("driver").Attr("iommufd") != "" {
+		return nic.Child("driver").Errorf(virterr.ConfigUnsupported, "attribute 'iommufd' of driver is for interface type='hostdev'")
+	}
 	if a := nic.Child("source").Child("address"); a != nil {
 		return a.Errorf(virterr.ConfigUnsupported, "<source><address> is for interface type='hostdev'")
 	}
 	return nil
 }
 
-// nameHostdevDrivers says in a running domain what a host device's driver is, as libvirt does.
+// nameHostdevDrivers is nameHostdevDriver for all of a running domain.
 func nameHostdevDrivers(root *xmltree.Node) {
 	for _, h := range hostdevs(root.Child("devices")) {
-		setDefault(h.Ensure("driver"), "name", "vfio")
+		nameHostdevDriver(root, h)
 	}
 }

@@ -57,7 +57,7 @@ func (d *Definition) AttachLive(v *Device) (live *Definition, alias string, err 
 		if hostdevAt(devices, at) != nil {
 			return nil, "", virterr.New(virterr.OperationFailed, "target pci device %s already exists", at)
 		}
-		setDefault(node.Ensure("driver"), "name", "vfio")
+		nameHostdevDriver(d.doc.Root, node)
 	}
 	if alias = node.Child("alias").Attr("name"); alias == "" {
 		alias = freeAlias(devices, node)

@@ -119,7 +119,7 @@ func (d *Definition) becomeHostdev(root, nic *xmltree.Node, p NetworkPort) error
 	for _, name := range []string{"model", "target", "driver"} {
 		nic.RemoveAll(name)
 	}
-	nic.Append(xmltree.New("driver", "name", "vfio"))
+	nameHostdevDriver(root, nic)
 	if err := nicFilter(nic); err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func Run(ctx context.Context, h Host) Report {
 		"interfaces with <driver name='vhost'/> cannot start; others use the userspace back end"),
 		checkDevice(h, "tun", "/dev/net/tun", "tun", "interfaces with a tap cannot start"),
 		checkHugePages(h), checkCgroup(h), checkPacketFilter(h), checkLegacyRules(h), checkForwarding(h), checkReversePath(h),
-		checkBridgeFilter(h), checkNetworkModules(h), checkIOMMU(h), checkVFIO(h))
+		checkBridgeFilter(h), checkNetworkModules(h), checkIOMMU(h), checkVFIO(h), checkIOMMUFD(h))
 	for _, c := range kernelFeatures {
 		r.Findings = append(r.Findings, checkFeature(h, c))
 	}

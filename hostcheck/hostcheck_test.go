@@ -126,6 +126,26 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// What there is of iommufd is told, and amiss is none of it.
+func TestIOMMUFD(t *testing.T) {
+	for want, files := range map[string][]string{
+		"the kernel does not have it": nil,
+		"/dev/iommu is there":         {"dev/iommu"},
+		"not loaded":                  {"lib/modules/6.12.1/kernel/drivers/iommu/iommufd/iommufd.ko"},
+	} {
+		h := healthy()
+		put(&h, "proc/sys/kernel/osrelease", "6.12.1\n")
+		for _, f := range files {
+			put(&h, f, "")
+		}
+		for _, f := range Run(context.Background(), h).Findings {
+			if f.Name == "iommufd" && (f.Status != Pass || !strings.Contains(f.Detail, want)) {
+				t.Errorf("finding %+v, want %q", f, want)
+			}
+		}
+	}
+}
+
 func TestTryFeatureKnowsItsFeatures(t *testing.T) {
 	for _, f := range kernelFeatures {
 		if err := tryFeature(f.name); err != nil && strings.Contains(err.Error(), "no check") {

@@ -36,6 +36,21 @@ func checkVFIO(h Host) Finding {
 		"install the package with the kernel's extra modules, or build the kernel with CONFIG_VFIO_PCI"}
 }
 
+// checkIOMMUFD says by which interface of the kernel devices can reach guest memory: nothing is amiss without iommufd.
+func checkIOMMUFD(h Host) Finding {
+	_, err := fs.Stat(h.Root, "dev/iommu")
+	if err == nil {
+		return Finding{"iommufd", Pass, "/dev/iommu is there, for devices with <driver iommufd='yes'/>", ""}
+	}
+	release, err := fs.ReadFile(h.Root, "proc/sys/kernel/osrelease")
+	if err == nil {
+		if _, err := fs.Stat(h.Root, "lib/modules/"+trimmed(release)+"/kernel/drivers/iommu/iommufd"); err == nil {
+			return Finding{"iommufd", Pass, "not loaded; virtd loads it for devices with <driver iommufd='yes'/>", ""}
+		}
+	}
+	return Finding{"iommufd", Pass, "the kernel does not have it; devices are given to guests through VFIO's container and group", ""}
+}
+
 func trimmed(b []byte) string {
 	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == ' ') {
 		b = b[:len(b)-1]

@@ -19,6 +19,7 @@ type Claim struct {
 	Managed  bool            // taken from its driver now and given back afterwards
 	Driver   string          // as in DetachOptions
 	Function *FunctionConfig // what the physical function shall do for it, a virtual one; nil: as it is
+	IOMMUFD  bool            `json:",omitempty"` // by OpenIOMMUFD and OpenDevice, not by OpenContainer and OpenGroup
 }
 
 // Claim gives functions to a domain, all or none. Managed ones are taken from their drivers; what the host needs is refused.
@@ -32,6 +33,11 @@ func (h *Hostdevs) Claim(ctx context.Context, user User, want []Claim) error {
 	for i, c := range want {
 		if slices.Contains(with[:i], c.Address) {
 			return virterr.New(virterr.ConfigUnsupported, "PCI device %s is in domain %s twice", c.Address, user.Name)
+		}
+		if c.IOMMUFD {
+			if err := h.needIOMMUFD(ctx, c.Address); err != nil {
+				return err
+			}
 		}
 		if err := h.claimable(c, with); err != nil {
 			return err
@@ -215,7 +221,7 @@ func (h *Hostdevs) OpenGroup(a Address) (number string, group *os.File, err erro
 func (h *Hostdevs) OpenContainer() (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(h.dev, "vfio/vfio"), os.O_RDWR, 0)
 	if err != nil {
-		return nil, virterr.New(virterr.SystemError, "cannot open VFIO: %w; load the module vfio_iommu_type1", err)
+		return nil, virterr.New(virterr.SystemError, "cannot open VFIO: %w; load the module vfio_iommu_type1, or use <driver iommufd='yes'/> if the kernel has only that", err)
 	}
 	return f, nil
 }

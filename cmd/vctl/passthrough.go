@@ -18,6 +18,7 @@ func passthroughCommands() []*cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "group", Usage: "take every device of its IOMMU group from the host"},
 			&cli.BoolFlag{Name: "config", Usage: "from the next start on only"},
+			&cli.BoolFlag{Name: "iommufd", Usage: "through iommufd, not VFIO's container and group"},
 		},
 		Action: withSession(passthrough), BashComplete: complete(pciDevice, anyDomain),
 	}}
@@ -44,8 +45,12 @@ func passthrough(c *cli.Context, s *session) error {
 	if err := callPrivate(c, false, rpc.PrivProcDeviceDetach, &args, &struct{}{}); err != nil {
 		return fmt.Errorf("device %s cannot be given to a guest: %w", name, err)
 	}
-	xml := fmt.Sprintf("<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x%s' bus='0x%s' slot='0x%s' function='0x%s'/></source></hostdev>",
-		at[0], at[1], at[2], at[3])
+	driver := ""
+	if c.IsSet("iommufd") {
+		driver = "<driver iommufd='" + map[bool]string{true: "yes", false: "no"}[c.Bool("iommufd")] + "'/>"
+	}
+	xml := fmt.Sprintf("<hostdev mode='subsystem' type='pci' managed='yes'>%s<source><address domain='0x%s' bus='0x%s' slot='0x%s' function='0x%s'/></source></hostdev>",
+		driver, at[0], at[1], at[2], at[3])
 	if !c.Bool("group") { // the domain takes it when it needs it, and gives it back
 		if err := s.NodeDeviceReAttach(name); err != nil {
 			fmt.Fprintf(c.App.ErrWriter, "device %s stays detached: %v\n", name, err)

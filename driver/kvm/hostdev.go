@@ -29,6 +29,8 @@ type Hostdevs interface {
 	Group(a nodedev.Address) string
 	OpenGroup(a nodedev.Address) (number string, group *os.File, err error)
 	OpenContainer() (*os.File, error)
+	OpenIOMMUFD() (*os.File, error)
+	OpenDevice(a nodedev.Address) (*os.File, error)
 }
 
 // hostdev plans a <hostdev>, or an <interface> that is a virtual function.
@@ -45,7 +47,7 @@ func (p *planner) hostdev(n *xmltree.Node) error {
 	if err != nil {
 		return virterr.New(virterr.XMLError, "%w", err)
 	}
-	claim := &nodedev.Claim{Address: host, Managed: n.Attr("managed") == "yes"}
+	claim := &nodedev.Claim{Address: host, Managed: n.Attr("managed") == "yes", IOMMUFD: p.def.UsesIOMMUFD(n)}
 	if n.Is("interface") {
 		claim.Function = &nodedev.FunctionConfig{MAC: n.Child("mac").Attr("address")}
 		vlan := 0
@@ -59,19 +61,36 @@ func (p *planner) hostdev(n *xmltree.Node) error {
 			claim.Function.Trust = &trust
 		}
 	}
-	d := hypervisor.Hostdev{ID: alias(n), Address: at, Host: host.String(), Group: file("group", n),
-		Multi: n.Child("address").Attr("multifunction") == "on"}
-	if p.cfg.VFIO == "" {
-		p.cfg.VFIO = "vfio"
-		p.add(Resource{Kind: ResourceVFIO, Files: []hypervisor.FileName{p.cfg.VFIO}})
+	d := hypervisor.Hostdev{ID: alias(n), Address: at, Host: host.String(), Multi: n.Child("address").Attr("multifunction") == "on"}
+	if err := p.reach(&d, claim, n); err != nil {
+		return err
 	}
-	p.add(Resource{Kind: ResourceHostdev, Files: []hypervisor.FileName{d.Group}, Alias: d.ID, Hostdev: claim})
 	rom, none := domain.HostdevROM(n)
 	if d.NoROM = none; rom != "" {
 		d.ROM = file("rom", n)
 		p.add(Resource{Kind: ResourceROM, Files: []hypervisor.FileName{d.ROM}, Alias: d.ID, Path: rom})
 	}
 	p.cfg.Hostdevs = append(p.cfg.Hostdevs, d)
+	return nil
+}
+
+// reach plans how the engine gets at a function: through the address space that it shares with the others of the domain, which
+// VFIO's container is or iommufd, and its group or itself.
+func (p *planner) reach(d *hypervisor.Hostdev, claim *nodedev.Claim, n *xmltree.Node) error {
+	unit, space, other, kind, name := &d.Group, &p.cfg.VFIO, p.cfg.IOMMUFD, ResourceVFIO, "group"
+	if claim.IOMMUFD {
+		unit, space, other, kind, name = &d.Cdev, &p.cfg.IOMMUFD, p.cfg.VFIO, ResourceIOMMUFD, "cdev"
+	}
+	if other != "" { // virtual functions of a network's pool, which the definition does not have as such
+		return virterr.New(virterr.ConfigUnsupported, "some host devices of the domain use iommufd and some do not, which is not supported: %s "+
+			"is not like the others", d.ID)
+	}
+	if *space == "" {
+		*space = hypervisor.FileName(kind)
+		p.add(Resource{Kind: kind, Files: []hypervisor.FileName{*space}})
+	}
+	*unit = file(name, n)
+	p.add(Resource{Kind: ResourceHostdev, Files: []hypervisor.FileName{*unit}, Alias: d.ID, Hostdev: claim})
 	return nil
 }
 
@@ -133,8 +152,12 @@ func (r *record) functions() []nodedev.Address {
 // uuid is the domain's.
 func (r *record) uuid() string { return filepath.Base(r.Dir) }
 
-// openGroup opens the IOMMU group of a function. A group can be open once: further functions of it share the description.
-func (d *Driver) openGroup(o *opened, r Resource) (*os.File, error) {
+// openHostdev opens what the engine adds to its address space: a function, or its IOMMU group. A group can be open once:
+// further functions of it share the description.
+func (d *Driver) openHostdev(o *opened, r Resource) (*os.File, error) {
+	if r.Hostdev.IOMMUFD {
+		return d.cfg.Hostdevs.OpenDevice(r.Hostdev.Address)
+	}
 	number, f, err := d.cfg.Hostdevs.OpenGroup(r.Hostdev.Address)
 	if first := o.groups[number]; first != nil && number != "" {
 		if err == nil {

@@ -23,7 +23,9 @@ func (i *instance) attachHostdev(ctx context.Context, client *qmp.Client, req dr
 			claim = r.Hostdev
 		}
 	}
-	a.Hostdev.GroupOf = i.sharesGroup(claim.Address)
+	if !claim.IOMMUFD {
+		a.Hostdev.GroupOf = i.sharesGroup(claim.Address)
+	}
 	before := i.definition()
 	i.recMu.Lock()
 	i.live = req.Live

@@ -128,8 +128,10 @@ func (d *Driver) openResource(o *opened, r Resource, dir string) ([]*os.File, er
 		return one(openRegular("console log", r.Path, flags))
 	case ResourceVFIO:
 		return one(d.cfg.Hostdevs.OpenContainer())
+	case ResourceIOMMUFD:
+		return one(d.cfg.Hostdevs.OpenIOMMUFD())
 	case ResourceHostdev:
-		return one(d.openGroup(o, r))
+		return one(d.openHostdev(o, r))
 	case ResourceROM:
 		return one(openROM(r.Path))
 	case ResourceRNG:

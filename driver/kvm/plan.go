@@ -48,7 +48,8 @@ const (
 	ResourceLog       ResourceKind = "log"     // Path, append or truncate
 	ResourceRNG       ResourceKind = "rng"     // Path, read-only
 	ResourceVFIO      ResourceKind = "vfio"    // the container of all host devices
-	ResourceHostdev   ResourceKind = "hostdev" // Hostdev, its IOMMU group
+	ResourceIOMMUFD   ResourceKind = "iommufd" // /dev/iommu in its place
+	ResourceHostdev   ResourceKind = "hostdev" // Hostdev: its IOMMU group, or with iommufd itself
 	ResourceROM       ResourceKind = "rom"     // Path, read-only
 )
 

@@ -30,7 +30,7 @@ func PlanDevice(def *domain.Definition, alias string, facts HostFacts) (hypervis
 			case len(p.cfg.NICs) > 0:
 				a.NIC = &p.cfg.NICs[0]
 			case len(p.cfg.Hostdevs) > 0:
-				a.Hostdev, a.VFIO = &p.cfg.Hostdevs[0], p.cfg.VFIO
+				a.Hostdev, a.VFIO, a.IOMMUFD = &p.cfg.Hostdevs[0], p.cfg.VFIO, p.cfg.IOMMUFD
 			default:
 				a.RNG = &p.cfg.RNGs[0]
 			}

@@ -183,9 +183,11 @@ func consistent(t *testing.T, cfg hypervisor.Config, res []Resource) {
 		use(s.Chardev.Log...)
 	}
 	use(cfg.VFIO)
+	use(cfg.IOMMUFD)
 	for _, h := range cfg.Hostdevs {
 		put(h.ID, h.Address)
 		use(h.Group)
+		use(h.Cdev)
 		use(h.ROM)
 	}
 	for _, r := range cfg.RNGs {

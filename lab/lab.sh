@@ -13,6 +13,7 @@
 #   lab.sh shell                         a shell in L1 on this terminal
 #   lab.sh tool NAME ARG...              run a program of the lab's userland (virsh, iasl, ...) on this machine
 #   lab.sh libvirtd                      build a tree with Debian's libvirtd, which bench/ compares with; print its path
+#   lab.sh iommufd                       build modules of kernel 6.12 with iommufd, for LAB_IOMMUFD=1; print their folder
 #   lab.sh images                        build the guest kernels and images only, for guests on this machine
 #   lab.sh path [WHAT]                   print where something is: guest/6.1/vmlinuz, root, last-console.log, ...
 #   lab.sh selftest                      check kvm and an L2 boot, vhost, vfio, SR-IOV, the tools
@@ -23,6 +24,7 @@
 #   LAB_TIMEOUT=300 (seconds)   LAB_HUGE=0 (2 MiB huge pages reserved in L1)   LAB_MODULES="kvm_amd vhost_net ..."
 #   LAB_IOMMU=intel|none   LAB_DEVICES=1|0   LAB_CPU   LAB_APPEND (kernel arguments)   LAB_EXTRA (qemu arguments)
 #   LAB_ENV="NAME=VALUE ..." (environment of CMD)   LAB_VERBOSE=0   LAB_CLIENTS=1 (virt-manager and others in /opt/clients)
+#   LAB_IOMMUFD=1 (L1 has iommufd, with LAB_KERNEL=6.12)
 # One lab runs at a time per cache folder; the others wait for $LAB/lock. LAB_SLOTS=2 lets two run where speed does not
 # matter, LAB_SLOTS=0 waits until no other runs.
 set -euo pipefail
@@ -47,6 +49,7 @@ LAB_EXTRA=${LAB_EXTRA:-}
 LAB_ENV=${LAB_ENV:-}
 LAB_VERBOSE=${LAB_VERBOSE:-0}
 LAB_CLIENTS=${LAB_CLIENTS:-0}
+LAB_IOMMUFD=${LAB_IOMMUFD:-0}
 LAB_SLOTS=${LAB_SLOTS:-1}
 
 KERNELS="6.1 6.12"
@@ -57,7 +60,7 @@ IMAGES=$LAB/images   # what L1 sees as /opt/lab, and L1's own initrd
 die() { echo "lab: $*" >&2; exit 125; }
 log() { echo "lab: $*" >&2; }
 
-for part in packages kernels userland libvirtd clients guest l1 run selftest; do
+for part in packages kernels iommufd userland libvirtd clients guest l1 run selftest; do
   . "$HERE/lib/$part.sh"
 done
 
@@ -66,6 +69,7 @@ build() {
   images
   build_l1
   [ "$LAB_CLIENTS" = 0 ] || build_clients
+  [ "$LAB_IOMMUFD" = 0 ] || build_iommufd
 }
 
 images() {
@@ -117,6 +121,7 @@ with_slot() {
 case ${1:-} in
 build) ensure build ;;
 images) ensure images ;;
+iommufd) ensure images; ensure build_iommufd; echo "$IOMMUFD_MODULES" ;;
 libvirtd) ensure build_libvirtd; echo "$LIBVIRTD" ;;
 run) shift; ensure build; with_slot run "$@" ;;
 shell) ensure build; with_slot shell ;;
@@ -128,5 +133,5 @@ path)
   *) echo "$LAB${2:+/$2}" ;;
   esac
   ;;
-*) sed -n '2,27p' "$0"; exit 2 ;;
+*) sed -n '2,29p' "$0"; exit 2 ;;
 esac

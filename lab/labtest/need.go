@@ -25,6 +25,8 @@ var (
 	Tun = Feature{"tun", device("/dev/net/tun")}
 	// VFIO is the container device of VFIO; groups appear when functions are bound.
 	VFIO = Feature{"vfio", device("/dev/vfio/vfio")}
+	// IOMMUFD is iommufd, which LAB_IOMMUFD=1 brings: Debian's kernels are built without.
+	IOMMUFD = Feature{"iommufd (start the lab with LAB_KERNEL=6.12 LAB_IOMMUFD=1)", device("/dev/iommu")}
 	// SRIOV is the igb function of the lab, 0000:01:00.0, that can make virtual functions.
 	SRIOV = Feature{"sriov", exists("/sys/bus/pci/devices/0000:01:00.0/sriov_totalvfs")}
 	// HugePages is a pool of at least one free 2 MiB page (LAB_HUGE).

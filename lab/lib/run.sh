@@ -3,10 +3,15 @@
 # launch CTL SHARE SERIAL-ARGUMENT...: QEMU with everything the header of lab.sh promises. CTL is the folder with the
 # command, SHARE becomes /share.
 launch() {
-  local ctl=$1 share=$2 k t
+  local ctl=$1 share=$2 k t modules
   shift 2
   k=$(kernel_dir "$LAB_KERNEL")
   [ -d "$k" ] || die "LAB_KERNEL=$LAB_KERNEL: it is one of $KERNELS"
+  modules=$k/lib/modules
+  if [ "$LAB_IOMMUFD" != 0 ]; then
+    [ "$LAB_KERNEL" = "$IOMMUFD_KERNEL" ] || die "LAB_IOMMUFD=1 needs LAB_KERNEL=$IOMMUFD_KERNEL"
+    modules=$IOMMUFD_MODULES/lib/modules
+  fi
   cp "$HERE/init/l1-second" "$ctl/init"
   echo "$LAB_MODULES" >"$ctl/modules"
   : >"$ctl/env"
@@ -30,7 +35,7 @@ launch() {
   [ "$LAB_DEVICES" = 0 ] || pci_devices "$ctl/nvme.img"
   folder root "$ROOT" on
   folder opt "$IMAGES/opt" on
-  folder mods "$k/lib/modules" on
+  folder mods "$modules" on
   [ "$LAB_CLIENTS" = 0 ] || append+=" lab.clients"
   [ "$LAB_CLIENTS" = 0 ] || folder clients "$CLIENTS_ROOT" on
   folder ctl "$ctl" off

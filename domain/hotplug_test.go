@@ -161,6 +161,41 @@ func TestAttachHostdevLive(t *testing.T) {
 	}
 }
 
+// A function that comes uses iommufd when the domain does, unless it says otherwise, which is refused beside another.
+func TestAttachIOMMUFDLive(t *testing.T) {
+	const card = `<hostdev mode='subsystem' type='pci' managed='yes'>DRIVER<source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>`
+	for _, c := range []struct {
+		domain, has, comes string
+		uses, refused      bool
+	}{
+		{"<acpi/>", "", "", false, false},
+		{"<acpi/>", "", "<driver iommufd='yes'/>", true, false},
+		{"<acpi/>", "<driver name='vfio' iommufd='yes'/>", "<driver iommufd='yes'/>", true, false},
+		{"<acpi/>", "<driver name='vfio' iommufd='yes'/>", "", false, true},
+		{"<acpi/>", "<driver name='vfio'/>", "<driver iommufd='yes'/>", false, true},
+	} {
+		has := ""
+		if c.has != "" {
+			has = strings.Replace(strings.Replace(card, "DRIVER", c.has, 1), "bus='3'", "bus='4'", 1)
+		}
+		v, err := ParseDevice(strings.Replace(card, "DRIVER", c.comes, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		with, alias, err := liveOf(t, "q35", c.domain, has).AttachLive(v)
+		if refused := virterr.Is(err, virterr.ConfigUnsupported) && strings.Contains(err.Error(), "some host devices of the domain use iommufd and some do not"); refused != c.refused || err != nil && !refused {
+			t.Errorf("%s beside %s: %v", c.comes, c.has, err)
+		}
+		if err != nil {
+			continue
+		}
+		n := byAlias(with.doc.Root.Child("devices"), alias)
+		if with.UsesIOMMUFD(n) != c.uses || (n.Child("driver").Attr("iommufd") == "yes") != c.uses {
+			t.Errorf("%s beside %s: uses iommufd: %v:\n%s", c.comes, c.has, with.UsesIOMMUFD(n), with.XML(0))
+		}
+	}
+}
+
 // A slot with several functions is not unplugged: a guest lets go of slots. One that comes is the only one of its slot.
 func TestLiveFunctionsOfASlot(t *testing.T) {
 	function := func(host, guest string) string {

@@ -52,12 +52,11 @@ func (h *Hostdevs) OpenDevice(a Address) (*os.File, error) {
 			name = entry
 		}
 	}
-	if name == "" {
-		return nil, virterr.New(virterr.ConfigUnsupported, "PCI device %s cannot use iommufd: vfio-pci has no file for it; "+
-			"the kernel needs CONFIG_VFIO_DEVICE_CDEV (Linux 6.6 or newer); <driver iommufd='no'/> does without", a)
-	}
 	f, err := os.OpenFile(filepath.Join(h.dev, "vfio/devices", name), os.O_RDWR, 0)
 	switch {
+	case name == "" || errors.Is(err, os.ErrNotExist): // sysfs names it also where the kernel has no files
+		return nil, virterr.New(virterr.ConfigUnsupported, "PCI device %s cannot use iommufd: vfio-pci has no file for it; "+
+			"the kernel needs CONFIG_VFIO_DEVICE_CDEV (Linux 6.6 or newer); <driver iommufd='no'/> does without", a)
 	case errors.Is(err, unix.EBUSY):
 		return nil, virterr.New(virterr.OperationInvalid, "PCI device %s is in use: another program has it open (%s)", a, name)
 	case err != nil:

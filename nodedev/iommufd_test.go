@@ -48,6 +48,8 @@ func TestOpenIOMMUFD(t *testing.T) {
 	nodedevtest.Build(t, b.cfg.Sys, "@ "+dev[len("../../../"):]+"/vfio-dev/vfio7\ndev 509:7\n")
 	if _, err := b.OpenDevice(e1000e); err == nil {
 		t.Error("a function opens whose file is not there")
+	} else {
+		b.refuses(err, "CONFIG_VFIO_DEVICE_CDEV")
 	}
 	put(t, filepath.Join(b.cfg.Dev, "vfio/devices/vfio7"), "")
 	for _, open := range []func() (*os.File, error){b.OpenIOMMUFD, func() (*os.File, error) { return b.OpenDevice(e1000e) }} {

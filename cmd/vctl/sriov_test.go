@@ -112,6 +112,7 @@ func TestPassthroughCommand(t *testing.T) {
 		{"start demo", 0, ``},
 		{"passthrough 01:10.0 demo", 0, `attached to domain 'demo' now and from its next start on\n$`},
 		{"device list demo", 0, `0000:01:10.0`},
+		{"passthrough 03:00.0 demo --config --iommufd", 1, `some host devices of the domain use iommufd and some do not`},
 		{"passthrough 03:00.0 demo --config", 0, `attached to domain 'demo' from its next start on\n$`},
 		{"passthrough 02:00.0", 1, `^error: command 'passthrough' requires <domain>`},
 	})

@@ -62,9 +62,7 @@ func (p *planner) hostdev(n *xmltree.Node) error {
 		}
 	}
 	d := hypervisor.Hostdev{ID: alias(n), Address: at, Host: host.String(), Multi: n.Child("address").Attr("multifunction") == "on"}
-	if err := p.reach(&d, claim, n); err != nil {
-		return err
-	}
+	p.reach(&d, claim, n)
 	rom, none := domain.HostdevROM(n)
 	if d.NoROM = none; rom != "" {
 		d.ROM = file("rom", n)
@@ -76,14 +74,10 @@ func (p *planner) hostdev(n *xmltree.Node) error {
 
 // reach plans how the engine gets at a function: through the address space that it shares with the others of the domain, which
 // VFIO's container is or iommufd, and its group or itself.
-func (p *planner) reach(d *hypervisor.Hostdev, claim *nodedev.Claim, n *xmltree.Node) error {
-	unit, space, other, kind, name := &d.Group, &p.cfg.VFIO, p.cfg.IOMMUFD, ResourceVFIO, "group"
+func (p *planner) reach(d *hypervisor.Hostdev, claim *nodedev.Claim, n *xmltree.Node) {
+	unit, space, kind, name := &d.Group, &p.cfg.VFIO, ResourceVFIO, "group"
 	if claim.IOMMUFD {
-		unit, space, other, kind, name = &d.Cdev, &p.cfg.IOMMUFD, p.cfg.VFIO, ResourceIOMMUFD, "cdev"
-	}
-	if other != "" { // virtual functions of a network's pool, which the definition does not have as such
-		return virterr.New(virterr.ConfigUnsupported, "some host devices of the domain use iommufd and some do not, which is not supported: %s "+
-			"is not like the others", d.ID)
+		unit, space, kind, name = &d.Cdev, &p.cfg.IOMMUFD, ResourceIOMMUFD, "cdev"
 	}
 	if *space == "" {
 		*space = hypervisor.FileName(kind)
@@ -91,7 +85,6 @@ func (p *planner) reach(d *hypervisor.Hostdev, claim *nodedev.Claim, n *xmltree.
 	}
 	*unit = file(name, n)
 	p.add(Resource{Kind: ResourceHostdev, Files: []hypervisor.FileName{*unit}, Alias: d.ID, Hostdev: claim})
-	return nil
 }
 
 // claim takes the functions of a plan from the host.

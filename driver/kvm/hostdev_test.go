@@ -7,6 +7,7 @@ import (
 
 	"virtd/domain"
 	"virtd/nodedev"
+	"virtd/virterr"
 )
 
 // What an interface of type hostdev says about its function is what the card is told; the rest is left as it is.
@@ -44,5 +45,26 @@ func TestPlanFunction(t *testing.T) {
 		if trust := told[0].Trust; (trust != nil) != want || want && !*trust {
 			t.Errorf("%q: trust is told: %v", attribute, trust != nil)
 		}
+	}
+}
+
+// Devices that do not get at guest memory in one way stop at the plan, also where a definition does not have them as such:
+// virtual functions of a network's pool.
+func TestPlanMixedIOMMUFD(t *testing.T) {
+	text, err := os.ReadFile(domainDocuments + "hostdev-iommufd.golden.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mixed := strings.Replace(string(text), "<iommufd enabled='yes'/>", "", 1)
+	def, err := domain.Parse(mixed, domain.Options{Stored: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := def.Start(1, planHost{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Plan(live, facts); !virterr.Is(err, virterr.ConfigUnsupported) || !strings.Contains(err.Error(), "some host devices of the domain use iommufd and some do not") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -147,6 +147,7 @@ func deviceCapabilities(passthrough bool) *xmltree.Node {
 		hostdev.Append(enum("subsysType", "pci"))
 		hostdev.Append(enum("capsType"))
 		hostdev.Append(enum("pciBackend", "vfio"))
+		hostdev.Append(enum("iommufd", "yes", "no")) // what a document may say; vctl host-check has what the host has
 	}
 	rng := devices.Append(supported("rng", true))
 	rng.Append(enum("model", "virtio", "virtio-non-transitional"))

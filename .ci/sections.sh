@@ -224,9 +224,10 @@ lab() {
 }
 
 # What is in the full run only. The first three need the tree of clients, half a gigabyte: daemon's unit tests run the same
-# programs. TestLabIommufd and its like need kernel modules that are built for it. What the others show, one of the short run shows too:
-# TestLabNetwork moves files over four queues of either back end, with four vCPUs; TestLabPassthrough boots the newer kernel; TestLabVirshCommands and TestLabVctlCommands use consoles and
-# go through all states; TestLabGuestEvents ends in a panic; TestRealEngineCyclesLeaveNothing starts and destroys 200 times.
+# programs. TestLabIommufd and its like need kernel modules that are built for them. What the others show, one of the short run
+# shows too: TestLabNetwork moves files over four queues of either back end, with four vCPUs; TestLabPassthrough boots the newer
+# kernel; TestLabVirshCommands and TestLabVctlCommands use consoles and go through all states; TestLabGuestEvents ends in a panic;
+# TestRealEngineCyclesLeaveNothing starts and destroys 200 times.
 # TestLabDisks has the cache modes of blk's, and virtd runs the engine that virtd-vmm's tests run alone.
 LAB_FULL_ONLY='^TestLab(VirtManager|LibvirtDBus|Exporter|Iommufd|IommufdDirtyLog|Boot|ConsoleAndLifecycle|PausedTimeStandsStill|GuestRunsCommand|StartDestroyLeavesNothing'
 LAB_FULL_ONLY+='|DriverOptions|Transfer|TransferQueues|TransferVhost|TransferVhostQueues)$'

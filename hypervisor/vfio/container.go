@@ -116,8 +116,8 @@ func (c *Container) OpenDevice(unit int, address string) (Device, error) {
 	return newDevice(fd, address)
 }
 
-// Ranges returns the guest physical addresses where its devices can reach memory, in order; nil is everywhere, as far
-// as the kernel tells.
+// Ranges returns the guest physical addresses where its devices can reach memory, in order; nil is everywhere, as far as the
+// kernel tells.
 func (c *Container) Ranges() ([]memory.Range, error) { return c.iommu.ranges() }
 
 // MapRAM lets the devices reach guest RAM, which is pinned from now on. A failure names the range, and maps nothing.
@@ -186,9 +186,6 @@ func (c *Container) MapBAR(gpa uint64, host []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.iommu.mapDMA(gpa, host); err != nil {
-		if errors.Is(err, unix.EFAULT) {
-			return fmt.Errorf("%w (iommufd maps no memory of devices; VFIO's container does)", err)
-		}
 		return err
 	}
 	c.bars[gpa] = size

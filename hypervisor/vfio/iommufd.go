@@ -169,8 +169,14 @@ func (i *iommufd) ranges() ([]memory.Range, error) {
 // setUp implements iommu: the address space is there from the start.
 func (i *iommufd) setUp() error { return nil }
 
-// mapDMA implements iommu.
-func (i *iommufd) mapDMA(iova uint64, host []byte) error { return i.kernel.mapDMA(i.ioas, iova, host) }
+// mapDMA implements iommu. The kernel pins what is mapped, which it can with memory of its own only.
+func (i *iommufd) mapDMA(iova uint64, host []byte) error {
+	err := i.kernel.mapDMA(i.ioas, iova, host)
+	if errors.Is(err, unix.EFAULT) {
+		return fmt.Errorf("%w (iommufd maps no memory of devices; VFIO's container does)", err)
+	}
+	return err
+}
 
 // unmapDMA implements iommu.
 func (i *iommufd) unmapDMA(iova, size uint64) error { return i.kernel.unmapDMA(i.ioas, iova, size) }

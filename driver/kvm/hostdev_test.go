@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,5 +67,56 @@ func TestPlanMixedIOMMUFD(t *testing.T) {
 	}
 	if _, _, err := Plan(live, facts); !virterr.Is(err, virterr.ConfigUnsupported) || !strings.Contains(err.Error(), "some host devices of the domain use iommufd and some do not") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// openedVFIO is a host that notes what is opened of VFIO.
+type openedVFIO struct {
+	Hostdevs
+	calls []string
+}
+
+func (h *openedVFIO) open(call string) (*os.File, error) {
+	h.calls = append(h.calls, call)
+	return os.Open(os.DevNull)
+}
+
+func (h *openedVFIO) OpenContainer() (*os.File, error) { return h.open("container") }
+func (h *openedVFIO) OpenIOMMUFD() (*os.File, error)   { return h.open("iommufd") }
+func (h *openedVFIO) OpenDevice(a nodedev.Address) (*os.File, error) {
+	return h.open("device " + a.String())
+}
+func (h *openedVFIO) OpenGroup(a nodedev.Address) (string, *os.File, error) {
+	f, err := h.open("group of " + a.String())
+	return a.String(), f, err
+}
+
+// virtd opens for the engine what the domain asks for, and nothing of the other interface.
+func TestOpenHostdevs(t *testing.T) {
+	for document, want := range map[string][]string{
+		"hostdev":            {"container", "group of 0000:01:10.2", "group of 0000:03:00.0", "group of 0010:af:1f.7"},
+		"hostdev-iommufd":    {"iommufd", "device 0000:01:10.2", "device 0000:03:00.0"},
+		"hostdev-iommufd-no": {"container", "group of 0000:01:10.2", "group of 0000:03:00.0"},
+	} {
+		cfg, resources, err := Plan(started(t, document), facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var some []Resource
+		for _, r := range resources {
+			if r.Kind == ResourceVFIO || r.Kind == ResourceIOMMUFD || r.Kind == ResourceHostdev {
+				some = append(some, r)
+			}
+		}
+		host := &openedVFIO{}
+		d := &Driver{cfg: Config{Hostdevs: host}}
+		o, err := d.open(cfg, some, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(o.files) != len(want) || !slices.Equal(host.calls, want) {
+			t.Errorf("%s: %d files by %q, want %q", document, len(o.files), host.calls, want)
+		}
+		o.close()
 	}
 }

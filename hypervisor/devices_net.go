@@ -47,7 +47,8 @@ func (m *Machine) makeNIC(c *NIC) error {
 		}
 		return err
 	}
-	if err := m.add(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
+	m.dirty.Add(c.ID, m.nicWrites(c, dev))
+	if err := m.add(c.Transport, c.ID, c.Address, dev, m.unrecorded(c.ID, dev.Close)); err != nil {
 		return err
 	}
 	m.devices.mu.Lock()

@@ -57,8 +57,7 @@ func (m *Machine) makeHostdevs() error {
 	if m.devices.hostdevs.container == nil {
 		return nil
 	}
-	m.mem.Pin(true)
-	if err := m.devices.hostdevs.container.MapRAM(m.mem); err != nil {
+	if err := m.letDMA(); err != nil {
 		return err
 	}
 	for i := range m.cfg.Hostdevs {
@@ -80,13 +79,23 @@ func (m *Machine) attachHostdev(a *Attachment) error {
 	}
 	err := m.joinContainer(c)
 	if err == nil && first {
-		m.mem.Pin(true)
-		err = d.container.MapRAM(m.mem)
+		err = m.letDMA()
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("PCI device %s: %w", c.Host, err), m.leaveContainer(c.ID))
 	}
 	return m.makeHostdev(c)
+}
+
+// letDMA lets the functions of the host reach guest RAM, whose pages stay where they are from now on.
+func (m *Machine) letDMA() error {
+	m.mem.Pin(true)
+	d := &m.devices.hostdevs
+	if err := d.container.MapRAM(m.mem); err != nil {
+		return err
+	}
+	m.dirty.Add(hostdevWriter, containerWrites(d.container))
+	return nil
 }
 
 // makeHostdev gives the guest a function of the host that is in the container, with guest RAM within reach.
@@ -230,6 +239,9 @@ func (m *Machine) leaveContainer(id string) error {
 		}
 		delete(d.units, number)
 		if len(d.units) == 0 {
+			if m.dirty != nil { // else the machine did not come into being
+				m.dirty.Remove(hostdevWriter)
+			}
 			errs = append(errs, d.container.UnmapRAM())
 		}
 		errs = append(errs, d.container.Remove(u.fd), unix.Close(u.fd))

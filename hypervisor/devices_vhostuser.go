@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"virtd/hypervisor/dirtylog"
 	"virtd/hypervisor/monitor"
 	"virtd/hypervisor/vhostuser"
 )
@@ -43,7 +44,8 @@ func (m *Machine) makeVhostUserDisk(c *VhostUserDisk) error {
 	if err != nil {
 		return err
 	}
-	if err := m.add(c.Transport, c.ID, c.Address, dev, dev.Close); err != nil {
+	m.dirty.Add(c.ID, dirtylog.Untracked{Reason: errBackendWrites})
+	if err := m.add(c.Transport, c.ID, c.Address, dev, m.unrecorded(c.ID, dev.Close)); err != nil {
 		return err
 	}
 	m.devices.mu.Lock()

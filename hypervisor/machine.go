@@ -11,6 +11,7 @@ import (
 	"virtd/hypervisor/bus"
 	"virtd/hypervisor/confine"
 	"virtd/hypervisor/cpuid"
+	"virtd/hypervisor/dirtylog"
 	"virtd/hypervisor/irq"
 	"virtd/hypervisor/kvm"
 	"virtd/hypervisor/memory"
@@ -39,7 +40,8 @@ type Machine struct {
 	vm          *kvm.VM
 	cpuid       *cpuid.Guest
 	mem         *memory.Memory
-	reach       []memory.Range // where the DMA of the devices that it started with reaches; nil is everywhere
+	dirty       *dirtylog.Tracker // maps mem as KVM's slots
+	reach       []memory.Range    // where the DMA of the devices that it started with reaches; nil is everywhere
 	layout      *memoryMap
 	irq         *irq.Controller
 	portSpace   bus.Space
@@ -143,12 +145,8 @@ func (m *Machine) makeMemory() error {
 	if m.mem, err = memory.New(m.cfg.Memory.Backing, m.layout.ram...); err != nil {
 		return err
 	}
-	for slot, r := range m.mem.Regions() {
-		if err := m.vm.SetMemory(slot, r.GPA, r.Host, 0); err != nil {
-			return err
-		}
-	}
-	return nil
+	m.dirty, err = dirtylog.New(m.vm, m.mem)
+	return err
 }
 
 func (m *Machine) makeIRQ() error {
@@ -270,6 +268,9 @@ func (m *Machine) release() {
 	}
 	m.devices.close()
 	m.closeHostdevs()
+	if m.dirty != nil {
+		m.dirty.Close()
+	}
 	m.board.close()
 	for _, c := range m.runner.cpus() {
 		c.v.Close()

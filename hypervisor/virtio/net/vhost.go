@@ -1,6 +1,7 @@
 package net
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -145,7 +146,8 @@ func (d *Device) startData() error {
 // LogDirty makes the kernel record the pages it writes for guest memory's dirty log, or ends that; SyncDirty passes the
 // record on. Workers need neither.
 func (d *Device) LogDirty(mem *memory.Memory, on bool) error {
-	for _, n := range d.vhosts {
+	var errs []error
+	for i, n := range d.vhosts {
 		var err error
 		if on {
 			err = n.StartLog(mem)
@@ -153,10 +155,10 @@ func (d *Device) LogDirty(mem *memory.Memory, on bool) error {
 			err = n.StopLog()
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", d.cfg.ID, err)
+			errs = append(errs, fmt.Errorf("queue pair %d: %w", i, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // SyncDirty passes the pages that the kernel wrote since the last call to guest memory's dirty log.

@@ -1,0 +1,64 @@
+package hypervisor
+
+import (
+	"errors"
+
+	"virtd/hypervisor/dirtylog"
+	"virtd/hypervisor/memory"
+	virtionet "virtd/hypervisor/virtio/net"
+)
+
+// unrecorded wraps what releases a device: it leaves the record of what is written to guest RAM between its last write and its
+// end.
+func (m *Machine) unrecorded(id string, release func()) func() {
+	return func() {
+		m.dirty.Remove(id)
+		release()
+	}
+}
+
+// errBackendWrites is why a vhost-user device cannot be part of a record.
+var errBackendWrites = errors.New("what the back end of a vhost-user device writes to guest memory is not known (VHOST_F_LOG_ALL)")
+
+// nicWrites tells what is written to guest RAM for a network device and not by the engine.
+func (m *Machine) nicWrites(c *NIC, dev *virtionet.Device) dirtylog.Source {
+	if c.VhostUser != nil {
+		return dirtylog.Untracked{Reason: errBackendWrites}
+	}
+	return &vhostWrites{dev, m.mem}
+}
+
+// vhostWrites is the log of the kernel's vhost-net, which becomes part of guest memory's own.
+type vhostWrites struct {
+	dev *virtionet.Device
+	mem *memory.Memory
+}
+
+// StartDirtyLog implements dirtylog.Source.
+func (w *vhostWrites) StartDirtyLog() error {
+	err := w.dev.LogDirty(w.mem, true)
+	if err != nil { // some of the queue pairs may have begun
+		err = errors.Join(err, w.dev.LogDirty(w.mem, false))
+	}
+	return err
+}
+
+// StopDirtyLog implements dirtylog.Source.
+func (w *vhostWrites) StopDirtyLog() error { return w.dev.LogDirty(w.mem, false) }
+
+// ReadDirty implements dirtylog.Source. A Tracker reads guest memory's log after it asked its sources.
+func (w *vhostWrites) ReadDirty(uint64, uint64, []uint64) error {
+	w.dev.SyncDirty()
+	return nil
+}
+
+// hostdevWriter is what errors call the functions of the host, which share one address space and one record.
+const hostdevWriter = "passed-through PCI devices"
+
+// containerWrites tells what the functions of the host write: what their container says, where its IOMMU keeps a record.
+func containerWrites(container any) dirtylog.Source {
+	if s, ok := container.(dirtylog.Source); ok {
+		return s
+	}
+	return dirtylog.Untracked{Reason: errors.New("what they write to guest memory is not known")}
+}

@@ -1,0 +1,165 @@
+package hypervisor
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"virtd/hypervisor/memory"
+)
+
+// guestWrites waits for a byte from the serial port, writes to 8 pages, the first at 2 MiB and the others 3 pages after the one
+// before, answers with "k", and goes on so.
+const guestWrites = "66bafd03eca80174fb66baf803ecbf00002000b908000000fe0781c700300000e2f6b06beeebd9"
+
+const guestWrote = "200 203 206 209 20c 20f 212 215" // pages of guestWrites
+
+// writes has guestWrites do it once.
+func (m *testMachine) writes() {
+	m.t.Helper()
+	if _, err := m.serial.Write([]byte("x")); err != nil {
+		m.t.Fatal(err)
+	}
+	m.wantSerial("k")
+}
+
+// dirtyPages lists the numbers of the pages that the record has.
+func (m *testMachine) dirtyPages() string {
+	m.t.Helper()
+	var out []string
+	if err := m.dirty.Read(func(gpa uint64, bitmap []uint64) {
+		for i := range uint64(len(bitmap) * 64) {
+			if bitmap[i/64]>>(i%64)&1 != 0 {
+				out = append(out, fmt.Sprintf("%x", gpa/memory.PageSize+i))
+			}
+		}
+	}); err != nil {
+		m.t.Fatal(err)
+	}
+	return strings.Join(out, " ")
+}
+
+// deviceWrites is a device whose writes only it knows, by page number, as those of a container of passed-through functions.
+type deviceWrites map[uint64]bool
+
+func (deviceWrites) StartDirtyLog() error { return nil }
+func (deviceWrites) StopDirtyLog() error  { return nil }
+func (d deviceWrites) ReadDirty(gpa, pages uint64, bitmap []uint64) error {
+	for page := range pages {
+		if at := gpa/memory.PageSize + page; d[at] {
+			bitmap[page/64] |= 1 << (page % 64)
+			delete(d, at)
+		}
+	}
+	return nil
+}
+
+// TestDirtyLogOfGuest: exactly the pages that a guest wrote are told, and those of the host and of devices, while vCPUs run,
+// also where huge pages were.
+func TestDirtyLogOfGuest(t *testing.T) {
+	for name, backing := range map[string]memory.Backing{
+		"anonymous": {Kind: memory.Anonymous}, "present": {Kind: memory.Anonymous, Prealloc: true}, "shared": {Kind: memory.Memfd, Shared: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := bootGuest(t, guestWrites, func(c *Config) { c.Memory.Backing = backing })
+			m.writes() // KVM has mapped the pages, huge where the host has huge ones
+			device := deviceWrites{0x300: true, 0x206: true}
+			m.dirty.Add(hostdevWriter, containerWrites(device))
+			if err := m.dirty.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.mem.WriteAt(make([]byte, 10), 0x401000-5); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := m.dirtyPages(), "206 300 400 401"; got != want {
+				t.Errorf("the host and a device wrote %s, told are %s", want, got)
+			}
+			m.writes()
+			if got := m.dirtyPages(); got != guestWrote {
+				t.Errorf("the guest wrote %s, told are %s", guestWrote, got)
+			}
+			if got := m.dirtyPages(); got != "" {
+				t.Errorf("told twice: %s", got)
+			}
+			m.writes()
+			m.writes()
+			if got := m.dirtyPages(); got != guestWrote {
+				t.Errorf("the guest wrote %s again, told are %s", guestWrote, got)
+			}
+			if err := m.dirty.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.vm.DirtyLog(0, make([]uint64, 32<<20>>12/64)); err == nil {
+				t.Error("the slot still has a log")
+			}
+			m.writes()
+			if err := m.dirty.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if got := m.dirtyPages(); got != "" {
+				t.Errorf("written before the start: %s", got)
+			}
+		})
+	}
+}
+
+// TestDirtyLogPaused: the record begins on a guest that stands still, and on one that has not started.
+func TestDirtyLogPaused(t *testing.T) {
+	m := buildGuest(t, guestWrites, func(c *Config) { c.Paused = true })
+	if err := m.dirty.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.dirtyPages(); !strings.Contains(" "+got+" ", " 100 ") {
+		t.Errorf("the kernel was loaded to 100, told are %s", got)
+	}
+	if err := m.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	m.writes()
+	if err := m.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.dirtyPages(); got != guestWrote {
+		t.Errorf("the guest wrote %s, told are %s", guestWrote, got)
+	}
+	if err := m.dirty.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.dirty.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	m.writes()
+	if got := m.dirtyPages(); got != guestWrote {
+		t.Errorf("after a pause the guest wrote %s, told are %s", guestWrote, got)
+	}
+	if err := m.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.dirtyPages(); !strings.Contains(" "+got+" ", " 100 ") {
+		t.Errorf("the kernel was loaded again to 100, told are %s", got)
+	}
+}
+
+// TestUntrackedDevice: a device whose writes nobody tells is named, while it is there.
+func TestUntrackedDevice(t *testing.T) {
+	m := bootGuest(t, guestWrites, nil)
+	m.dirty.Add(hostdevWriter, containerWrites(struct{}{}))
+	if err := m.dirty.Start(); err == nil || !strings.Contains(err.Error(), hostdevWriter+": ") {
+		t.Errorf("error %v does not name the devices", err)
+	}
+	m.unrecorded(hostdevWriter, func() {})()
+	if err := m.dirty.Start(); err != nil {
+		t.Error(err)
+	}
+	m.Stop(ExitQuit, "while it records")
+	m.wantEnd(ExitQuit)
+	if err := m.dirty.Start(); err == nil {
+		t.Error("a machine that ended has a record")
+	}
+}

@@ -4,7 +4,9 @@ import (
 	"errors"
 
 	"virtd/hypervisor/dirtylog"
+	"virtd/hypervisor/dirtyrate"
 	"virtd/hypervisor/memory"
+	"virtd/hypervisor/monitor"
 	virtionet "virtd/hypervisor/virtio/net"
 )
 
@@ -61,4 +63,15 @@ func containerWrites(container any) dirtylog.Source {
 		return s
 	}
 	return dirtylog.Untracked{Reason: errors.New("what they write to guest memory is not known")}
+}
+
+// StartDirtyRate implements monitor.Machine.
+func (c control) StartDirtyRate(r monitor.DirtyRateRequest) error {
+	return c.rate.Start(dirtyrate.Request{Mode: dirtyrate.Mode(r.Mode), Period: r.Period, SamplePages: r.SamplePages})
+}
+
+// DirtyRate implements monitor.Machine.
+func (c control) DirtyRate() monitor.DirtyRate {
+	r := c.rate.Result()
+	return monitor.DirtyRate{Status: string(r.Status), Mode: string(r.Mode), Start: r.Start, Period: r.Period, SamplePages: r.SamplePages, Rate: r.Rate}
 }

@@ -1,11 +1,15 @@
 package hypervisor
 
 import (
+	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"virtd/hypervisor/memory"
+	"virtd/hypervisor/monitor"
 )
 
 // guestWrites waits for a byte from the serial port, writes to 8 pages, the first at 2 MiB and the others 3 pages after the one
@@ -161,5 +165,84 @@ func TestUntrackedDevice(t *testing.T) {
 	m.wantEnd(ExitQuit)
 	if err := m.dirty.Start(); err == nil {
 		t.Error("a machine that ended has a record")
+	}
+}
+
+// guestBusy counts in each of the 1024 pages from 2 MiB on, without end.
+const guestBusy = "bf00002000b900040000ff0781c700100000e2f6ebea"
+
+// measure makes one measurement.
+func (m *testMachine) measure(mode string) monitor.DirtyRate {
+	m.t.Helper()
+	c := m.Control()
+	if err := c.StartDirtyRate(monitor.DirtyRateRequest{Mode: mode, Period: time.Second, SamplePages: map[string]int{"page-sampling": 16384}[mode]}); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := c.StartDirtyRate(monitor.DirtyRateRequest{Mode: mode, Period: time.Second}); err == nil {
+		m.t.Error("measured twice at a time")
+	}
+	eventually(m.t, "measured", func() bool { return c.DirtyRate().Status != "measuring" })
+	return c.DirtyRate()
+}
+
+// TestDirtyRate: both modes find the 4 MiB that a guest writes again and again, and nothing of a guest that stands still.
+func TestDirtyRate(t *testing.T) {
+	for _, mode := range []string{"page-sampling", "dirty-bitmap"} {
+		t.Run(mode, func(t *testing.T) {
+			m := bootGuest(t, guestBusy, nil)
+			if got := m.Control().DirtyRate(); got.Status != "unstarted" || !got.Start.IsZero() {
+				t.Errorf("before: %+v", got)
+			}
+			got := m.measure(mode)
+			if want := uint64(4<<20) * 1000 / uint64(got.Period.Milliseconds()); got.Status != "measured" || got.Rate != want {
+				t.Errorf("%+v, want a rate of %d", got, want)
+			}
+			if err := m.Pause(); err != nil {
+				t.Fatal(err)
+			}
+			if got := m.measure(mode); got.Status != "measured" || got.Rate != 0 {
+				t.Errorf("while paused: %+v", got)
+			}
+		})
+	}
+}
+
+// TestEndWhileMeasuring: a machine that ends does not wait for a measurement, and no measurement looks at RAM that is gone.
+func TestEndWhileMeasuring(t *testing.T) {
+	for _, mode := range []string{"page-sampling", "dirty-bitmap"} {
+		m := bootGuest(t, guestBusy, nil)
+		if err := m.Control().StartDirtyRate(monitor.DirtyRateRequest{Mode: mode, Period: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		m.Stop(ExitQuit, "while it measures")
+		m.wantEnd(ExitQuit)
+		if got := m.Control().DirtyRate(); got.Status != "unstarted" {
+			t.Errorf("%s: %+v", mode, got)
+		}
+		if err := m.Control().StartDirtyRate(monitor.DirtyRateRequest{Mode: mode, Period: time.Minute}); err == nil {
+			t.Errorf("%s: measures a machine that ended", mode)
+		}
+	}
+}
+
+// TestSaveWhileMeasuring: a guest that is saved and goes on, and a dump, do not disturb a measurement, nor it them.
+func TestSaveWhileMeasuring(t *testing.T) {
+	m := bootGuest(t, guestBusy, nil)
+	c := m.Control()
+	if err := c.StartDirtyRate(monitor.DirtyRateRequest{Mode: "dirty-bitmap", Period: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Save(context.Background(), create(t, filepath.Join(t.TempDir(), "state")), monitor.Described{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.AbandonSave(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Dump(context.Background(), create(t, filepath.Join(t.TempDir(), "core")), true); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "measured", func() bool { return c.DirtyRate().Status != "measuring" })
+	if got := c.DirtyRate(); got.Status != "measured" || got.Rate == 0 {
+		t.Errorf("%+v", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"virtd/hypervisor/confine"
 	"virtd/hypervisor/cpuid"
 	"virtd/hypervisor/dirtylog"
+	"virtd/hypervisor/dirtyrate"
 	"virtd/hypervisor/irq"
 	"virtd/hypervisor/kvm"
 	"virtd/hypervisor/memory"
@@ -41,6 +42,7 @@ type Machine struct {
 	cpuid       *cpuid.Guest
 	mem         *memory.Memory
 	dirty       *dirtylog.Tracker // maps mem as KVM's slots
+	rate        *dirtyrate.Meter  // uses dirty
 	reach       []memory.Range    // where the DMA of the devices that it started with reaches; nil is everywhere
 	layout      *memoryMap
 	irq         *irq.Controller
@@ -145,8 +147,11 @@ func (m *Machine) makeMemory() error {
 	if m.mem, err = memory.New(m.cfg.Memory.Backing, m.layout.ram...); err != nil {
 		return err
 	}
-	m.dirty, err = dirtylog.New(m.vm, m.mem)
-	return err
+	if m.dirty, err = dirtylog.New(m.vm, m.mem); err != nil {
+		return err
+	}
+	m.rate = dirtyrate.New(m.mem, m.dirty, m.host.Logf)
+	return nil
 }
 
 func (m *Machine) makeIRQ() error {
@@ -259,6 +264,9 @@ func (m *Machine) Record() ExitRecord { return m.record }
 
 // release frees everything. No vCPU thread runs any more.
 func (m *Machine) release() {
+	if m.rate != nil {
+		m.rate.Close() // it may read RAM
+	}
 	if m.held != nil {
 		m.held.file.Close()
 		m.held = nil

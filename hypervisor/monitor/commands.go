@@ -39,6 +39,8 @@ func init() {
 		"block_resize":          blockResize,
 		"set_link":              setLink,
 		"query-rx-filter":       queryRxFilter,
+		"calc-dirty-rate":       calcDirtyRate,
+		"query-dirty-rate":      queryDirtyRate,
 		"human-monitor-command": humanCommand,
 	}
 	saveCommands = map[string]func(c *client, r request) any{

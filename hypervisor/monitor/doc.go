@@ -5,12 +5,14 @@
 //
 //	qmp_capabilities, query-status, query-version, query-commands, query-name, query-uuid, query-kvm, query-cpus-fast,
 //	stop, cont, system_powerdown, system_reset, quit, query-balloon, balloon {value}, query-blockstats, query-block,
-//	block_resize, set_link {name, up}, query-rx-filter {name}, inject-nmi, human-monitor-command {command-line}
+//	block_resize, set_link {name, up}, query-rx-filter {name}, inject-nmi, human-monitor-command {command-line},
+//	calc-dirty-rate {calc-time, calc-time-unit, sample-pages, mode: page-sampling|dirty-bitmap}, query-dirty-rate {calc-time-unit}
 //
 // and emits STOP, RESUME, RESET {guest}, POWERDOWN, SHUTDOWN {guest, reason}, GUEST_PANICKED {action},
 // BALLOON_CHANGE {actual}, GUEST_CRASHLOADED, NIC_RX_FILTER_CHANGED, DEVICE_DELETED {device, path},
 // DEVICE_UNPLUG_GUEST_ERROR {device, path}. The HMP commands are info balloon|status|version|
-// name|uuid|kvm|cpus|block|network|pci|blockstats, balloon MiB, stop, cont, system_powerdown, system_reset, quit, help.
+// name|uuid|kvm|cpus|block|network|pci|blockstats|dirty_rate, balloon MiB, calc_dirty_rate [-b] SECONDS [PAGES], stop, cont,
+// system_powerdown, system_reset, quit, help.
 //
 // virtd itself drives the engine through versioned commands of ours, which carry fragments of hypervisor.Config:
 //

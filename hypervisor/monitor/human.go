@@ -35,6 +35,8 @@ func init() {
 		"info blockstats":  info("show block device statistics", infoBlockStats),
 		"info network":     info("show the network state", infoNetwork),
 		"info pci":         info("show PCI info", infoPCI),
+		"info dirty_rate":  info("show dirty rate information", infoDirtyRate),
+		"calc_dirty_rate":  {"[-r|-b] second [pages per GB] -- measure how fast the guest dirties its memory", humanDirtyRate},
 		"balloon":          {"target -- request VM to change its memory allocation (in MiB)", humanBalloon},
 		"stop":             act("stop emulation", Machine.Pause),
 		"cont":             act("resume emulation", Machine.Resume),

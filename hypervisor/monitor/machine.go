@@ -59,6 +59,9 @@ type Machine interface {
 	VhostUsers() []VhostUser
 	ReconnectVhostUser(id string, fd int) error
 	Chardevs() []Chardev
+	// StartDirtyRate begins to measure how fast the guest dirties its memory and does not wait; DirtyRate tells how that went.
+	StartDirtyRate(r DirtyRateRequest) error
+	DirtyRate() DirtyRate
 	PCI() []PCIFunction
 
 	// PlugCPU gives the machine a vCPU by number and tells the guest; its thread is there when it returns. UnplugCPU asks

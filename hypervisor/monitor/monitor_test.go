@@ -22,6 +22,8 @@ type fakeMachine struct {
 	balloon uint64
 	calls   []string
 	files   map[string]int // of the last Attach
+
+	dirtyRate DirtyRate
 }
 
 func (f *fakeMachine) call(name string) error {
@@ -103,6 +105,14 @@ func (f *fakeMachine) ReconnectVhostUser(id string, fd int) error {
 }
 func (f *fakeMachine) Chardevs() []Chardev {
 	return []Chardev{{ID: "serial0", Type: "pty", Connected: true}}
+}
+func (f *fakeMachine) StartDirtyRate(r DirtyRateRequest) error {
+	return f.call(fmt.Sprint("dirty rate ", r))
+}
+func (f *fakeMachine) DirtyRate() DirtyRate {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dirtyRate
 }
 func (f *fakeMachine) PCI() []PCIFunction { return nil }
 func (f *fakeMachine) Attach(device json.RawMessage, files map[string]int) error {

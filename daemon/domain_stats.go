@@ -21,6 +21,7 @@ func (d *Daemon) registerStats(reg *rpc.Registry) {
 	on(reg, rpc.ProcDomainBlockStatsFlags, d.domainBlockStatsFlags)
 	on(reg, rpc.ProcDomainInterfaceStats, d.domainInterfaceStats)
 	on(reg, rpc.ProcDomainGetBlockInfo, d.domainGetBlockInfo)
+	on(reg, rpc.ProcDomainStartDirtyRateCalc, d.domainStartDirtyRateCalc)
 }
 
 // Flags of GET_ALL_DOMAIN_STATS (virConnectGetAllDomainStatsFlags). The low ones are those of lists.

@@ -212,6 +212,21 @@ func TestHostCheck(t *testing.T) {
 	}
 }
 
+// TestDirtyRateFlags: what libvirt's client library does not let its users ask is refused here too.
+func TestDirtyRateFlags(t *testing.T) {
+	b := newTestbed(t)
+	c := b.client(t, false)
+	for flags, want := range map[uint32]string{
+		3: "Flags 'VIR_DOMAIN_DIRTYRATE_MODE_DIRTY_BITMAP' and 'VIR_DOMAIN_DIRTYRATE_MODE_DIRTY_RING' are mutually exclusive",
+		4: "unsupported flags (0x4) in function qemuDomainStartDirtyRateCalc",
+	} {
+		args := &libvirt.DomainStartDirtyRateCalcArgs{Dom: libvirt.Domain{Name: "demo"}, Seconds: 1, Flags: flags}
+		if err := c.Call(context.Background(), rpc.ProgramRemote, rpc.ProcDomainStartDirtyRateCalc, args, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("flags %d: %v, want %q", flags, err, want)
+		}
+	}
+}
+
 // TestAnswered keeps handlers from being lost: every procedure here is answered by something else than NO_SUPPORT.
 func TestAnswered(t *testing.T) {
 	b := newTestbed(t)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ var update = flag.Bool("update", false, "write what virsh printed into testdata/
 //	$ EDITOR=x virsh edit ... sets the editor, a file in the testbed's directory
 //	! guest ACTION DOMAIN     makes the guest do something
 //	! wait STATE DOMAIN       waits for a state
+//	! measured DOMAIN MIB     ends the measurement of the domain's dirty rate
 //	! typed DOMAIN            prints what was typed at the guest's keyboard
 //	! same FILE TEXT          the file in the testbed's directory holds that
 func TestVirsh(t *testing.T) {
@@ -156,6 +158,15 @@ func (b *testbed) step(t *testing.T, s step) string {
 	case fields[0] == "!" && fields[1] == "same":
 		if got, err := os.ReadFile(filepath.Join(b.dir, fields[2])); err != nil || string(got) != fields[3] {
 			t.Errorf("line %d: %s holds %q (%v), want %q", s.line, fields[2], got, err, fields[3])
+		}
+		return ""
+	case fields[0] == "!" && fields[1] == "measured":
+		rate, err := strconv.ParseInt(fields[3], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !b.driver.Engine(fields[2]).Measure(rate) {
+			t.Errorf("line %d: nothing is measured", s.line)
 		}
 		return ""
 	case fields[0] == "!" && fields[1] == "typed":

@@ -126,6 +126,11 @@ type Instance interface {
 	// OperationUnsupported if the engine has none.
 	SetIOTune(ctx context.Context, alias string, t domain.IOTune) error
 
+	// StartDirtyRate begins to measure how fast the guest dirties its memory, over a period of whole seconds, and does not
+	// wait: DirtyRate tells how that went. OperationUnsupported if the engine cannot.
+	StartDirtyRate(ctx context.Context, period time.Duration, mode DirtyRateMode) error
+	DirtyRate(ctx context.Context) (DirtyRate, error)
+
 	// Save halts the guest and writes its state to f, from f's position on; f stays the caller's. It takes long. When it
 	// fails, or ctx ends, the guest goes on as before; else it stands still for the Saved that is returned. live is the
 	// definition that is kept with the state: it fails when the machine has other devices or vCPUs that come and go,

@@ -12,7 +12,7 @@ import (
 type candidates func(*cli.Context, *session) []string
 
 // optionValues are the options whose values a shell completes.
-var optionValues = map[string]candidates{"--pool": poolNames, "-p": poolNames, "--network": networkNames}
+var optionValues = map[string]candidates{"--pool": poolNames, "-p": poolNames, "--network": networkNames, "--mode": modeNames}
 
 // complete prints what the word at the cursor can be: an option, the value of one, or the operand that comes next. It is
 // silent on failure, for a shell is no place for errors, and about files, which the shell itself completes.

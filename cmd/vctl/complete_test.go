@@ -36,6 +36,7 @@ func TestCompletion(t *testing.T) {
 		{"start ", "demo"},
 		{"start demo --con", "--console"},
 		{"domstats demo ", "demo"},
+		{"dirty-rate demo --mode d", "dirty-bitmap"},
 		{"disk detach demo ", "vda"},
 		{"net info ", "lab"},
 		{"net update lab ", "add-first"},

@@ -23,6 +23,7 @@ func memoryCommands() []*cli.Command {
 				&cli.BoolFlag{Name: "no-wait", Usage: "return once the guest was asked"},
 			},
 			Action: withDomain(balloon), BashComplete: complete(activeDomain)},
+		dirtyRateCommand(),
 		{Name: "setvcpus", Category: "Resources", Usage: "set the number of vCPUs of a domain", ArgsUsage: "DOMAIN COUNT",
 			Description: "Without --live and --config: of the running domain, or of the definition of one that is off.\n" +
 				"A running guest gives up only vCPUs that came while it ran, or that its definition calls hotpluggable.",

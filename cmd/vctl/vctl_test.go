@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -262,6 +263,52 @@ func TestJSON(t *testing.T) {
 	out, _, status := b.run("", "-o", "json", "host-check")
 	if err := json.Unmarshal([]byte(out), &checks); err != nil || status != 1 || checks[0].Remedy != "modprobe kvm_amd" {
 		t.Errorf("host-check: %d %v %s", status, err, out)
+	}
+}
+
+// A measurement is waited for, and its end has a number or a reason.
+func TestDirtyRate(t *testing.T) {
+	b := newBed(t)
+	b.run(testDomain, "define", "-")
+	if _, stderr, status := b.run("", "dirty-rate", "demo"); status != 1 || !strings.Contains(stderr, "domain is not running") {
+		t.Errorf("%d %s", status, stderr)
+	}
+	b.run("", "start", "demo")
+	e := b.driver.Engine("demo")
+	for _, c := range []struct {
+		line, prints string
+		status       int
+		rate         int64 // -1 for a measurement that fails
+	}{
+		{"dirty-rate demo --seconds 2 --mode dirty-bitmap", "Dirty rate:      123 MiB/s\n", 0, 123},
+		{"-o json dirty-rate demo", `{
+  "MiBPerSecond": 0,
+  "mode": "page-sampling",
+  "name": "demo",
+  "seconds": 1
+}
+`, 0, 0},
+		{"dirty-rate demo", "error: failed to measure the dirty rate of domain 'demo': the engine gave it up; its log says why\n", 1, -1},
+		{"dirty-rate demo --mode dirty-ring", "error: option --mode: 'dirty-ring' is neither page-sampling nor dirty-bitmap\n", 1, 0},
+		{"dirty-rate demo --seconds 61", "error: failed to measure the dirty rate of domain 'demo': invalid argument: seconds=61 is invalid, please choose value within [1, 60].\n", 1, 0},
+	} {
+		over := make(chan struct{})
+		var guest sync.WaitGroup
+		guest.Go(func() {
+			for !e.Measure(c.rate) {
+				select {
+				case <-over:
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+		})
+		stdout, stderr, status := b.run("", strings.Fields(c.line)...)
+		close(over)
+		guest.Wait()
+		if status != c.status || stdout+stderr != c.prints {
+			t.Errorf("vctl %s: status %d\n%s%s", c.line, status, stdout, stderr)
+		}
 	}
 }
 

@@ -211,6 +211,7 @@ func TestStats(t *testing.T) {
 		"balloon.available": uint64(61440), "balloon.last-update": uint64(1700000000), "balloon.rss": uint64(32768),
 		"vcpu.current": uint32(2), "vcpu.maximum": uint32(2), "vcpu.0.state": int32(1), "vcpu.0.time": uint64(1e9),
 		"vcpu.1.state": int32(1), "vcpu.1.time": uint64(1e9),
+		"dirtyrate.calc_status": int32(0), "dirtyrate.calc_start_time": int64(0), "dirtyrate.calc_period": int32(0), "dirtyrate.calc_mode": "page-sampling",
 		"net.count": uint32(1), "net.0.name": "vnet10", "net.0.rx.bytes": uint64(100), "net.0.rx.pkts": uint64(1), "net.0.rx.errs": uint64(0),
 		"net.0.rx.drop": uint64(0), "net.0.tx.bytes": uint64(200), "net.0.tx.pkts": uint64(2), "net.0.tx.errs": uint64(0), "net.0.tx.drop": uint64(0),
 		"block.count": uint32(1), "block.0.name": "vda", "block.0.path": "/img/a.raw", "block.0.rd.reqs": uint64(1), "block.0.rd.bytes": uint64(4096),

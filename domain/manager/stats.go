@@ -164,9 +164,10 @@ const (
 	StatsVCPU      StatsGroup = 8
 	StatsInterface StatsGroup = 16
 	StatsBlock     StatsGroup = 32
+	StatsDirtyRate StatsGroup = 512
 
 	// StatsSupported are the groups that Stats fills.
-	StatsSupported = StatsState | StatsCPU | StatsBalloon | StatsVCPU | StatsInterface | StatsBlock
+	StatsSupported = StatsState | StatsCPU | StatsBalloon | StatsVCPU | StatsInterface | StatsBlock | StatsDirtyRate
 )
 
 // Param is a named value of domstats. Value is an int32, uint32, int64, uint64, float64, bool or string, as libvirt's
@@ -203,6 +204,7 @@ func (d *Domain) Stats(ctx context.Context, groups StatsGroup, backing bool) ([]
 		{StatsVCPU, func() { s.vcpus(ctx, info, inst) }},
 		{StatsInterface, func() { s.interfaces(ctx, inst, live) }},
 		{StatsBlock, func() { s.blocks(ctx, d, inst, live, backing) }},
+		{StatsDirtyRate, func() { s.dirtyRate(ctx, inst) }},
 	} {
 		if groups&g.group != 0 {
 			g.add()

@@ -28,6 +28,7 @@ type Engine struct {
 	nics    map[string]*domain.Definition // that interfaces were made as last, by alias
 	tunes   map[string]domain.IOTune      // as last set, by alias
 	typed   []string                      // keys, and how long they were held
+	rate    driver.DirtyRate
 	nmis    int
 	live    *domain.Definition // as devices came and went
 	clings  bool               // the guest does not let go of devices
@@ -44,6 +45,7 @@ func newEngine(d *Driver, key string, live *domain.Definition) *Engine {
 		Live: live, live: live, d: d, key: key, state: driver.MachinePaused, actual: live.CurrentMemory() * 1024,
 		pins: map[int][]byte{}, sizes: map[string]uint64{}, links: map[string]bool{}, nics: map[string]*domain.Definition{},
 		tunes: map[string]domain.IOTune{}, guest: map[driver.MemoryStat]uint64{},
+		rate: driver.DirtyRate{Status: driver.DirtyRateUnstarted, Mode: driver.DirtyRateSampling},
 	}
 }
 

@@ -291,13 +291,16 @@ func TestLabKernel(t *testing.T) {
 	s.Tap = tap.FDs[0]
 	s.Broken = func(err error) { t.Error(err) }
 	const out, in = 0x40000, 0x50000
-	for round := range 3 { // stopped and started in between, the rings go on
+	for round := range 4 { // stopped and started in between, the rings go on
 		s.Memory.StartDirtyLog()
-		if err := n.StartLog(s.Memory); err != nil {
-			t.Fatal(err)
+		begin := []func() error{func() error { return n.StartLog(s.Memory) }, func() error { return n.Start(s) }}
+		if round%2 == 1 { // the log begins and ends while the rings run
+			slices.Reverse(begin)
 		}
-		if err := n.Start(s); err != nil {
-			t.Fatal(err)
+		for _, f := range begin {
+			if err := f(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		frame := taptest.Frame(taptest.Peer, taptest.Guest, 100+round)
 		if err := s.Memory.WriteAt(append(make([]byte, taptest.HeaderSize), frame...), out); err != nil {
@@ -309,6 +312,11 @@ func TestLabKernel(t *testing.T) {
 			t.Fatalf("round %d: sent %d bytes, got %d others", round, len(frame), len(got))
 		}
 		receive(t, s.Memory, rx, tap, in, round)
+		if round%2 == 1 {
+			if err := n.StopLog(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := n.Stop(); err != nil {
 			t.Fatal(err)
 		}

@@ -47,7 +47,7 @@ func (m *Machine) makeNIC(c *NIC) error {
 		}
 		return err
 	}
-	m.dirty.Add(c.ID, m.nicWrites(c, dev))
+	m.dirty.Add(c.ID, m.nicWrites(dev))
 	if err := m.add(c.Transport, c.ID, c.Address, dev, m.unrecorded(c.ID, dev.Close)); err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"virtd/hypervisor/dirtylog"
 	"virtd/hypervisor/monitor"
 	"virtd/hypervisor/vhostuser"
 )
@@ -44,7 +43,7 @@ func (m *Machine) makeVhostUserDisk(c *VhostUserDisk) error {
 	if err != nil {
 		return err
 	}
-	m.dirty.Add(c.ID, dirtylog.Untracked{Reason: errBackendWrites})
+	m.dirty.Add(c.ID, &backendWrites{dev.Backend(), m.mem})
 	if err := m.add(c.Transport, c.ID, c.Address, dev, m.unrecorded(c.ID, dev.Close)); err != nil {
 		return err
 	}

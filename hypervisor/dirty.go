@@ -7,6 +7,7 @@ import (
 	"virtd/hypervisor/dirtyrate"
 	"virtd/hypervisor/memory"
 	"virtd/hypervisor/monitor"
+	"virtd/hypervisor/vhostuser"
 	virtionet "virtd/hypervisor/virtio/net"
 )
 
@@ -19,15 +20,29 @@ func (m *Machine) unrecorded(id string, release func()) func() {
 	}
 }
 
-// errBackendWrites is why a vhost-user device cannot be part of a record.
-var errBackendWrites = errors.New("what the back end of a vhost-user device writes to guest memory is not known (VHOST_F_LOG_ALL)")
-
 // nicWrites tells what is written to guest RAM for a network device and not by the engine.
-func (m *Machine) nicWrites(c *NIC, dev *virtionet.Device) dirtylog.Source {
-	if c.VhostUser != nil {
-		return dirtylog.Untracked{Reason: errBackendWrites}
+func (m *Machine) nicWrites(dev *virtionet.Device) dirtylog.Source {
+	if b := dev.UserBackend(); b != nil {
+		return &backendWrites{b, m.mem}
 	}
 	return &vhostWrites{dev, m.mem}
+}
+
+// backendWrites is what another process writes that serves a vhost-user device.
+type backendWrites struct {
+	backend *vhostuser.Backend
+	mem     *memory.Memory
+}
+
+// StartDirtyLog implements dirtylog.Source.
+func (w *backendWrites) StartDirtyLog() error { return w.backend.StartLog(w.mem) }
+
+// StopDirtyLog implements dirtylog.Source.
+func (w *backendWrites) StopDirtyLog() error { return w.backend.StopLog() }
+
+// ReadDirty implements dirtylog.Source.
+func (w *backendWrites) ReadDirty(gpa, pages uint64, bitmap []uint64) error {
+	return w.backend.ReadLog(gpa, pages, bitmap)
 }
 
 // vhostWrites is the log of the kernel's vhost-net, which becomes part of guest memory's own.

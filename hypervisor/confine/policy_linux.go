@@ -42,6 +42,7 @@ func policy(pid int) seccomp.Policy {
 	checked := []seccomp.NameWithConditions{
 		{Name: "mmap", Conditions: seccomp.ArgumentConditions{notSet(2, unix.PROT_EXEC)}},
 		{Name: "mprotect", Conditions: seccomp.ArgumentConditions{notSet(2, unix.PROT_EXEC)}},
+		{Name: "memfd_create", Conditions: seccomp.ArgumentConditions{equal(1, unix.MFD_CLOEXEC)}}, // where vhost-user back ends note what they write
 		{Name: "tgkill", Conditions: seccomp.ArgumentConditions{equal(0, uint64(pid))}},
 		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags)}},
 		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags|unix.CLONE_SETTLS)}},                                                    // without cgo

@@ -81,6 +81,7 @@ type Backend struct {
 	rings   *rings     // nil unless the back end serves them
 	account *inflight  // the back end's own, of this activation
 	lost    bool       // the queues cannot be served on, in this activation
+	log     *dirtyLog  // nil unless it is noted what the back end writes
 
 	writeMu sync.Mutex
 	writes  []configWrite // not told yet
@@ -444,6 +445,9 @@ func (b *Backend) tellConfig(s *session, w configWrite) error {
 // Close stops, and ends the connection. The device is not active.
 func (b *Backend) Close() {
 	b.Forget()
+	if err := b.StopLog(); err != nil {
+		b.logf("%v", err)
+	}
 	b.reportMu.Lock() // no connection comes after this
 	b.closing.Do(func() { close(b.closed) })
 	b.reportMu.Unlock()

@@ -13,7 +13,9 @@
 // Where a back end that was killed stood in a packed ring cannot be told from the ring, so the device needs a reset then; one
 // that stops tells.
 //
-// The package leaves out the IOTLB, the back end's own channel, dirty logging (a machine is saved standing still) and
-// postcopy. It never connects to a path: descriptors of connections and of listening sockets are handed in. Start reading at
+// A back end that can (VHOST_F_LOG_ALL) notes which pages it writes, in shared memory, while somebody wants to know; ReadLog
+// has them, also when it was killed.
+//
+// The package leaves out the IOTLB, the back end's own channel and postcopy. It never connects to a path: descriptors of connections and of listening sockets are handed in. Start reading at
 // Backend.
 package vhostuser

@@ -16,6 +16,7 @@ const (
 	setFeatures         request = 2
 	setOwner            request = 3
 	setMemTable         request = 5
+	setLogBase          request = 6
 	setVringNum         request = 8
 	setVringAddr        request = 9
 	setVringBase        request = 10
@@ -35,7 +36,7 @@ const (
 
 var requestNames = map[request]string{
 	getFeatures: "GET_FEATURES", setFeatures: "SET_FEATURES", setOwner: "SET_OWNER", setMemTable: "SET_MEM_TABLE",
-	setVringNum: "SET_VRING_NUM", setVringAddr: "SET_VRING_ADDR", setVringBase: "SET_VRING_BASE", getVringBase: "GET_VRING_BASE",
+	setLogBase: "SET_LOG_BASE", setVringNum: "SET_VRING_NUM", setVringAddr: "SET_VRING_ADDR", setVringBase: "SET_VRING_BASE", getVringBase: "GET_VRING_BASE",
 	setVringKick: "SET_VRING_KICK", setVringCall: "SET_VRING_CALL", getProtocolFeatures: "GET_PROTOCOL_FEATURES",
 	setProtocolFeatures: "SET_PROTOCOL_FEATURES", getQueueNum: "GET_QUEUE_NUM", setVringEnable: "SET_VRING_ENABLE",
 	netSetMTU: "NET_SET_MTU", getConfig: "GET_CONFIG", setConfig: "SET_CONFIG", getInflightFD: "GET_INFLIGHT_FD",
@@ -174,6 +175,10 @@ func vringAddr(index uint32, desc, used, avail uint64) []byte {
 	}
 	return b
 }
+
+// vringLogUsed among the flags of a payload of SET_VRING_ADDR has writes to the used ring noted, at its last number
+// (VHOST_VRING_F_LOG).
+const vringLogUsed = 1
 
 // noFD in a payload of SET_VRING_KICK or SET_VRING_CALL says that no descriptor comes along.
 const noFD = 1 << 8

@@ -25,11 +25,15 @@ func (b *Backend) startRings(s *session) error {
 		return nil
 	}
 	w := b.want
-	features := w.Features & s.features
-	if s.features&featureProtocol != 0 {
-		features |= featureProtocol
+	switch {
+	case b.logging(s):
+		if err := s.setLog(b.log); err != nil {
+			return err
+		}
+	case b.log != nil:
+		b.log.missed = errNoLog
 	}
-	if err := s.set(setFeatures, word(features)); err != nil {
+	if err := s.set(setFeatures, word(b.ringFeatures(s))); err != nil {
 		return err
 	}
 	if b.cfg.MTU != 0 && s.protocol&protocolMTU != 0 {
@@ -54,7 +58,7 @@ func (b *Backend) startRings(s *session) error {
 			return err
 		}
 		r.queues = append(r.queues, q)
-		if err := s.startQueue(w.Memory, q, kick); err != nil {
+		if err := s.startQueue(w.Memory, q, kick, b.logging(s)); err != nil {
 			return fmt.Errorf("queue %d: %w", q.Index(), err)
 		}
 	}
@@ -68,6 +72,18 @@ func (b *Backend) startRings(s *session) error {
 		}
 	}
 	return nil
+}
+
+// ringFeatures are those that the back end is to execute. The caller holds mu.
+func (b *Backend) ringFeatures(s *session) uint64 {
+	features := b.want.Features &^ featureLogAll & s.features
+	if s.features&featureProtocol != 0 {
+		features |= featureProtocol
+	}
+	if b.logging(s) {
+		features |= featureLogAll
+	}
+	return features
 }
 
 var one = []byte{1, 0, 0, 0, 0, 0, 0, 0}

@@ -62,7 +62,7 @@ func (s *session) negotiateProtocol(want Config) error {
 	if err != nil {
 		return err
 	}
-	use := protocolMQ | protocolReplyAck
+	use := protocolMQ | protocolReplyAck | protocolLogShmfd
 	if want.ConfigSize > 0 {
 		use |= protocolConfig
 	}
@@ -148,24 +148,16 @@ func tableOf(mem *memory.Memory) (table []memoryRegion, fds []int, err error) {
 	return table, fds, nil
 }
 
-// startQueue describes one ring and starts it with its doorbell.
-func (s *session) startQueue(mem *memory.Memory, q *virtio.Queue, kick int) error {
+// startQueue describes one ring and starts it with its doorbell; with log, writes to its used ring are noted.
+func (s *session) startQueue(mem *memory.Memory, q *virtio.Queue, kick int, log bool) error {
 	i := uint32(q.Index())
-	desc, avail, used := q.Rings()
-	for _, gpa := range []*uint64{&desc, &avail, &used} {
-		b, err := mem.Slice(*gpa, 1)
-		if err != nil {
-			return fmt.Errorf("ring: %w", err)
-		}
-		*gpa = address(b)
-	}
 	if err := s.set(setVringNum, vringState(i, uint32(q.Size()))); err != nil {
 		return err
 	}
 	if err := s.set(setVringBase, vringState(i, q.Base())); err != nil {
 		return err
 	}
-	if err := s.set(setVringAddr, vringAddr(i, desc, used, avail)); err != nil {
+	if err := s.setAddr(mem, q, log); err != nil {
 		return err
 	}
 	if err := s.setFD(setVringCall, i, q.CallFD()); err != nil {

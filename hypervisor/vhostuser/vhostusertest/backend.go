@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ const (
 	SetFeatures         = 2
 	SetOwner            = 3
 	SetMemTable         = 5
+	SetLogBase          = 6
 	SetVringNum         = 8
 	SetVringAddr        = 9
 	SetVringBase        = 10
@@ -39,8 +41,10 @@ const (
 
 // Features.
 const (
+	FeatureLogAll    uint64 = 1 << 26
 	FeatureProtocol  uint64 = 1 << 30
 	ProtocolMQ       uint64 = 1 << 0
+	ProtocolLogShmfd uint64 = 1 << 1
 	ProtocolReplyAck uint64 = 1 << 3
 	ProtocolMTU      uint64 = 1 << 4
 	ProtocolConfig   uint64 = 1 << 9
@@ -86,6 +90,8 @@ type Backend struct {
 	account  *os.File // of SET_INFLIGHT_FD
 	space    []byte
 	mtu      uint64
+	logs     [][]byte // mappings
+	log      atomic.Pointer[[]byte]
 }
 
 type region struct {
@@ -219,6 +225,9 @@ func (b *Backend) stop() {
 		closeFD(r.call)
 	}
 	b.unmap()
+	for _, l := range b.logs {
+		unix.Munmap(l)
+	}
 	if b.account != nil {
 		b.account.Close()
 	}

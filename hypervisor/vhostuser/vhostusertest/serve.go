@@ -23,6 +23,9 @@ func (b *Backend) handle(request uint32, payload []byte, fds []int) (reply []byt
 		return Word(b.cfg.Features), -1, nil
 	case SetFeatures:
 		b.accepted = le.Uint64(payload)
+		b.logWrites()
+	case SetLogBase:
+		return Word(0), -1, b.setLogBase(payload, fds)
 	case GetProtocolFeatures:
 		return Word(b.cfg.Protocol), -1, nil
 	case SetProtocolFeatures:
@@ -104,6 +107,7 @@ func (b *Backend) setMemory(table []byte, fds []int) error {
 	}
 	mem, err := memory.FromRegions(regions...)
 	b.mem = mem
+	b.logWrites()
 	return err
 }
 
@@ -142,15 +146,15 @@ func (b *Backend) start(i int, r *ring) error {
 		return err
 	}
 	r.queue, r.stopping, r.done = q, make(chan struct{}), make(chan struct{})
-	go func(stopping, done chan struct{}) {
+	go func(mem *memory.Memory, stopping, done chan struct{}) {
 		defer close(done)
-		b.serve(i, q, r.kicks, stopping)
-	}(r.stopping, r.done)
+		b.serve(i, mem, q, r.kicks, stopping)
+	}(b.mem, r.stopping, r.done)
 	return nil
 }
 
 // serve works on chains until the ring is stopped.
-func (b *Backend) serve(i int, q *virtio.Queue, k *virtio.Kicks, stopping chan struct{}) {
+func (b *Backend) serve(i int, mem *memory.Memory, q *virtio.Queue, k *virtio.Kicks, stopping chan struct{}) {
 	var c virtio.Chain
 	for {
 		for {
@@ -168,9 +172,11 @@ func (b *Backend) serve(i int, q *virtio.Queue, k *virtio.Kicks, stopping chan s
 					return
 				}
 				q.PushChain(&c, n)
+				b.noteWrites(mem)
 				q.Notify()
 			} else if n, giveBack := b.cfg.Serve(i, &c); giveBack {
 				q.PushChain(&c, n)
+				b.noteWrites(mem)
 				q.Notify()
 			}
 		}

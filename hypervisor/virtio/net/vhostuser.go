@@ -30,6 +30,9 @@ func (d *Device) openUser() error {
 // BackendConnected reports whether a vhost-user device has a back end.
 func (d *Device) BackendConnected() bool { return d.user != nil && d.user.Connected() }
 
+// UserBackend is who serves a vhost-user device; nil for any other.
+func (d *Device) UserBackend() *vhostuser.Backend { return d.user }
+
 func closeUser(u *User) {
 	unix.Close(u.Conn)
 	if u.Listen >= 0 {

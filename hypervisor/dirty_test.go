@@ -10,6 +10,8 @@ import (
 
 	"virtd/hypervisor/memory"
 	"virtd/hypervisor/monitor"
+	"virtd/hypervisor/vhostuser/vhostusertest"
+	"virtd/hypervisor/virtio"
 )
 
 // guestWrites waits for a byte from the serial port, writes to 8 pages, the first at 2 MiB and the others 3 pages after the one
@@ -244,5 +246,56 @@ func TestSaveWhileMeasuring(t *testing.T) {
 	eventually(t, "measured", func() bool { return c.DirtyRate().Status != "measuring" })
 	if got := c.DirtyRate(); got.Status != "measured" || got.Rate == 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// backend is a vhost-user process, with or without a log, and the descriptor of its connection.
+func backend(t *testing.T, logs bool) int {
+	t.Helper()
+	cfg := vhostusertest.Config{Features: virtio.FeatureVersion1 | vhostusertest.FeatureProtocol, Protocol: vhostusertest.ProtocolReplyAck, Queues: 1}
+	if logs {
+		cfg.Features |= vhostusertest.FeatureLogAll
+		cfg.Protocol |= vhostusertest.ProtocolLogShmfd
+	}
+	_, conn := vhostusertest.Pair(t, cfg)
+	return conn
+}
+
+// TestAttachWhileRecording: a device that comes while the record runs joins it, and goes with its release; one whose process
+// does not tell what it writes is attached all the same, and the record says what it misses.
+func TestAttachWhileRecording(t *testing.T) {
+	m := bootGuest(t, guestWrites, func(c *Config) {
+		c.Memory.Backing = memory.Backing{Kind: memory.Memfd, Shared: true}
+		c.RootPorts = []RootPort{{Index: 1, Address: PCIAddress{Slot: 1}}, {Index: 2, Address: PCIAddress{Slot: 2}}}
+	})
+	attach := func(id string, bus uint8, logs bool) {
+		t.Helper()
+		a := Attachment{NIC: &NIC{ID: id, MAC: "52:54:00:00:00:01", Address: PCIAddress{Bus: bus}, VhostUser: &VhostUser{Socket: "socket"}}}
+		if err := m.Attach(a, map[FileName]int{"socket": backend(t, logs)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.dirty.Start(); err != nil {
+		t.Fatal(err)
+	}
+	attach("net0", 1, true)
+	m.writes()
+	if got := m.dirtyPages(); got != guestWrote {
+		t.Errorf("the guest wrote %s, told are %s", guestWrote, got)
+	}
+	attach("net1", 2, false)
+	const reason = "net1: its vhost-user back end does not tell"
+	if err := m.dirty.Read(nil); err == nil || !strings.Contains(err.Error(), reason) {
+		t.Errorf("the record: %v, want %q", err, reason)
+	}
+	if err := m.dirty.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	err := m.Control().StartDirtyRate(monitor.DirtyRateRequest{Mode: "dirty-bitmap", Period: time.Second})
+	if err == nil || !strings.Contains(err.Error(), reason) {
+		t.Errorf("a measurement: %v, want %q", err, reason)
+	}
+	if got := m.measure("page-sampling"); got.Status != "measured" {
+		t.Errorf("sampling needs no record: %+v", got)
 	}
 }

@@ -6,5 +6,5 @@
 // and never a panic. All writes by the host go through WriteAt, a Store method or are followed by MarkDirty, because
 // KVM's dirty log sees only what vCPUs write.
 //
-// The package leaves out KVM: the machine registers Regions as memory slots. Start reading at Memory.
+// The package leaves out KVM: dirtylog registers Regions as memory slots and reads the record of the host's writes. Start reading at Memory.
 package memory

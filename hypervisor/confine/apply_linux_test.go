@@ -55,6 +55,10 @@ var attempts = map[string]func(dir string) error{
 		}
 		return errnoErr(errno)
 	},
+	"take pages of the host's pool": func(string) error {
+		_, err := unix.MemfdCreate("huge", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
+		return err
+	},
 	"load a kernel module": func(string) error {
 		_, _, errno := unix.Syscall(unix.SYS_FINIT_MODULE, 0, 0, 0)
 		return errnoErr(errno)
@@ -130,6 +134,14 @@ func work(held *os.File) string {
 		return err.Error()
 	}
 	unix.Close(fd)
+	log, err := unix.MemfdCreate("dirty-log", unix.MFD_CLOEXEC) // for a vhost-user back end
+	if err == nil {
+		err = unix.Ftruncate(log, 4096)
+	}
+	if err != nil {
+		return "shared memory: " + err.Error()
+	}
+	unix.Close(log)
 	if err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGURG); err != nil {
 		return "tgkill to itself: " + err.Error()
 	}

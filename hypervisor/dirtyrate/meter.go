@@ -106,9 +106,10 @@ type Meter struct {
 	logf func(format string, args ...any)
 	work sync.WaitGroup
 
-	mu     sync.Mutex
-	last   Result
-	closed chan struct{} // closed by Close
+	mu       sync.Mutex
+	starting bool // somebody is in Start
+	last     Result
+	closed   chan struct{} // closed by Close
 }
 
 // New returns a meter for a guest with that RAM and record. logf takes why a measurement failed.
@@ -126,6 +127,28 @@ func (m *Meter) Result() Result {
 // Start begins to measure; Result tells when it is done. It fails with ErrMeasuring while something is measured, and when the
 // mode cannot tell what was written; the last result then stays.
 func (m *Meter) Start(r Request) error {
+	if err := m.reserve(&r); err != nil {
+		return err
+	}
+	defer m.work.Done()
+	measure, err := m.sample, error(nil)
+	if r.Mode == DirtyBitmap {
+		measure, err = m.count, m.log.Start() // without mu: devices of other processes have their time to answer
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.starting = false
+	if err != nil {
+		return err
+	}
+	begun := Result{Status: Measuring, Mode: r.Mode, Start: time.Now(), Period: r.Period, SamplePages: r.SamplePages}
+	m.last = begun
+	m.work.Go(func() { m.finish(begun, measure) })
+	return nil
+}
+
+// reserve completes r and takes the place of the one measurement. Close waits from then on.
+func (m *Meter) reserve(r *Request) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	select {
@@ -133,22 +156,14 @@ func (m *Meter) Start(r Request) error {
 		return errors.New("the machine has ended")
 	default:
 	}
-	if m.last.Status == Measuring {
+	if m.starting || m.last.Status == Measuring {
 		return ErrMeasuring
 	}
 	if err := r.check(); err != nil {
 		return err
 	}
-	measure := m.sample
-	if r.Mode == DirtyBitmap {
-		if err := m.log.Start(); err != nil {
-			return err
-		}
-		measure = m.count
-	}
-	begun := Result{Status: Measuring, Mode: r.Mode, Start: time.Now(), Period: r.Period, SamplePages: r.SamplePages}
-	m.last = begun
-	m.work.Go(func() { m.finish(begun, measure) })
+	m.starting = true
+	m.work.Add(1)
 	return nil
 }
 

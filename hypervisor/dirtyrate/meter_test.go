@@ -20,6 +20,7 @@ type fakeLog struct {
 	refuse  error
 	lost    error
 	bitmaps [][]uint64
+	slow    chan struct{} // Start sends, and returns when it receives
 }
 
 func (f *fakeLog) say(s string) {
@@ -28,8 +29,15 @@ func (f *fakeLog) say(s string) {
 	f.calls = append(f.calls, s)
 }
 
-func (f *fakeLog) Start() error { f.say("start"); return f.refuse }
-func (f *fakeLog) Stop() error  { f.say("stop"); return nil }
+func (f *fakeLog) Start() error {
+	f.say("start")
+	if f.slow != nil {
+		f.slow <- struct{}{}
+		<-f.slow
+	}
+	return f.refuse
+}
+func (f *fakeLog) Stop() error { f.say("stop"); return nil }
 func (f *fakeLog) Read(visit func(uint64, []uint64)) error {
 	f.say("read")
 	for _, b := range f.bitmaps {
@@ -240,5 +248,36 @@ func TestClose(t *testing.T) {
 		if len(*lines) != 0 {
 			t.Errorf("%s: log %q", mode, *lines)
 		}
+	}
+}
+
+// TestSlowStart: while a record begins, which waits for devices of other processes, the last result is told, nothing else begins,
+// and the end of the machine waits for it.
+func TestSlowStart(t *testing.T) {
+	log := &fakeLog{slow: make(chan struct{})}
+	m, _, _ := newMeter(t, log)
+	started, closed := make(chan error), make(chan struct{})
+	go func() { started <- m.Start(Request{Mode: DirtyBitmap, Period: MaxPeriod}) }()
+	<-log.slow
+	if got := m.Result(); got.Status != Unstarted {
+		t.Errorf("result %+v", got)
+	}
+	if err := m.Start(Request{Period: MinPeriod}); !errors.Is(err, ErrMeasuring) {
+		t.Errorf("another: %v", err)
+	}
+	go func() { m.Close(); close(closed) }()
+	<-m.closed
+	select {
+	case <-closed:
+		t.Error("closed while a record begins")
+	default:
+	}
+	log.slow <- struct{}{}
+	if err := <-started; err != nil {
+		t.Error(err)
+	}
+	<-closed
+	if got := log.said(); got != "start stop" || m.Result().Status != Unstarted {
+		t.Errorf("the record was told %q, result %+v", got, m.Result())
 	}
 }

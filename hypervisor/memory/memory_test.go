@@ -90,6 +90,12 @@ func TestDirtyLog(t *testing.T) {
 	if got := m.TakeDirty(0)[0]; got != 0 {
 		t.Errorf("dirty bits survived TakeDirty: %#x", got)
 	}
+	if err := m.Discard(PageSize*6, PageSize*2); err != nil { // a balloon's pages are zero from then on
+		t.Fatal(err)
+	}
+	if got := m.TakeDirty(0)[0]; got != 3<<6 {
+		t.Errorf("discarded pages: dirty %#x", got)
+	}
 }
 
 func TestDiscard(t *testing.T) {

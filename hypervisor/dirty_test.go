@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,19 @@ func (m *testMachine) dirtyPages() string {
 	return strings.Join(out, " ")
 }
 
+// codePage is the page of the guest's code. Where KVM has to map a page anew while it records, as after a huge page fell to pieces,
+// it does so for writing, and counts the page although the guest only reads it.
+const codePage = "100"
+
+// wantDirty checks that the record has exactly these pages, and perhaps that of the code.
+func (m *testMachine) wantDirty(when, want string) {
+	m.t.Helper()
+	got := slices.DeleteFunc(strings.Fields(m.dirtyPages()), func(page string) bool { return page == codePage })
+	if text := strings.Join(got, " "); text != want {
+		m.t.Errorf("%s: written were %s, told are %s", when, want, text)
+	}
+}
+
 // deviceWrites is a device whose writes only it knows, by page number, as those of a container of passed-through functions.
 type deviceWrites map[uint64]bool
 
@@ -77,21 +91,13 @@ func TestDirtyLogOfGuest(t *testing.T) {
 			if err := m.mem.WriteAt(make([]byte, 10), 0x401000-5); err != nil {
 				t.Fatal(err)
 			}
-			if got, want := m.dirtyPages(), "206 300 400 401"; got != want {
-				t.Errorf("the host and a device wrote %s, told are %s", want, got)
-			}
+			m.wantDirty("by the host and a device", "206 300 400 401")
 			m.writes()
-			if got := m.dirtyPages(); got != guestWrote {
-				t.Errorf("the guest wrote %s, told are %s", guestWrote, got)
-			}
-			if got := m.dirtyPages(); got != "" {
-				t.Errorf("told twice: %s", got)
-			}
+			m.wantDirty("by the guest", guestWrote)
+			m.wantDirty("told twice", "")
 			m.writes()
 			m.writes()
-			if got := m.dirtyPages(); got != guestWrote {
-				t.Errorf("the guest wrote %s again, told are %s", guestWrote, got)
-			}
+			m.wantDirty("by the guest again", guestWrote)
 			if err := m.dirty.Stop(); err != nil {
 				t.Fatal(err)
 			}
@@ -102,9 +108,7 @@ func TestDirtyLogOfGuest(t *testing.T) {
 			if err := m.dirty.Start(); err != nil {
 				t.Fatal(err)
 			}
-			if got := m.dirtyPages(); got != "" {
-				t.Errorf("written before the start: %s", got)
-			}
+			m.wantDirty("before the start", "")
 		})
 	}
 }
@@ -118,8 +122,8 @@ func TestDirtyLogPaused(t *testing.T) {
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.dirtyPages(); !strings.Contains(" "+got+" ", " 100 ") {
-		t.Errorf("the kernel was loaded to 100, told are %s", got)
+	if got := m.dirtyPages(); !strings.Contains(" "+got+" ", " "+codePage+" ") {
+		t.Errorf("the kernel was loaded there, told are %s", got)
 	}
 	if err := m.Resume(); err != nil {
 		t.Fatal(err)
@@ -128,9 +132,7 @@ func TestDirtyLogPaused(t *testing.T) {
 	if err := m.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.dirtyPages(); got != guestWrote {
-		t.Errorf("the guest wrote %s, told are %s", guestWrote, got)
-	}
+	m.wantDirty("by the guest", guestWrote)
 	if err := m.dirty.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -141,14 +143,12 @@ func TestDirtyLogPaused(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.writes()
-	if got := m.dirtyPages(); got != guestWrote {
-		t.Errorf("after a pause the guest wrote %s, told are %s", guestWrote, got)
-	}
+	m.wantDirty("by the guest after a pause", guestWrote)
 	if err := m.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.dirtyPages(); !strings.Contains(" "+got+" ", " 100 ") {
-		t.Errorf("the kernel was loaded again to 100, told are %s", got)
+	if got := m.dirtyPages(); !strings.Contains(" "+got+" ", " "+codePage+" ") {
+		t.Errorf("the kernel was loaded there again, told are %s", got)
 	}
 }
 
@@ -196,8 +196,9 @@ func TestDirtyRate(t *testing.T) {
 				t.Errorf("before: %+v", got)
 			}
 			got := m.measure(mode)
-			if want := uint64(4<<20) * 1000 / uint64(got.Period.Milliseconds()); got.Status != "measured" || got.Rate != want {
-				t.Errorf("%+v, want a rate of %d", got, want)
+			rate := func(bytes uint64) uint64 { return bytes * 1000 / uint64(got.Period.Milliseconds()) }
+			if got.Status != "measured" || got.Rate != rate(4<<20) && got.Rate != rate(4<<20+4096) { // with the page of the code
+				t.Errorf("%+v, want a rate of %d", got, rate(4<<20))
 			}
 			if err := m.Pause(); err != nil {
 				t.Fatal(err)
@@ -280,9 +281,7 @@ func TestAttachWhileRecording(t *testing.T) {
 	}
 	attach("net0", 1, true)
 	m.writes()
-	if got := m.dirtyPages(); got != guestWrote {
-		t.Errorf("the guest wrote %s, told are %s", guestWrote, got)
-	}
+	m.wantDirty("by the guest", guestWrote)
 	attach("net1", 2, false)
 	const reason = "net1: its vhost-user back end does not tell"
 	if err := m.dirty.Read(nil); err == nil || !strings.Contains(err.Error(), reason) {

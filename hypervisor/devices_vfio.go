@@ -94,7 +94,7 @@ func (m *Machine) letDMA() error {
 	if err := d.container.MapRAM(m.mem); err != nil {
 		return err
 	}
-	m.dirty.Add(hostdevWriter, containerWrites(d.container))
+	m.dirty.Add(hostdevWriter, d.container)
 	return nil
 }
 

@@ -72,14 +72,6 @@ func (w *vhostWrites) ReadDirty(uint64, uint64, []uint64) error {
 // hostdevWriter is what errors call the functions of the host, which share one address space and one record.
 const hostdevWriter = "passed-through PCI devices"
 
-// containerWrites tells what the functions of the host write: what their container says, where its IOMMU keeps a record.
-func containerWrites(container any) dirtylog.Source {
-	if s, ok := container.(dirtylog.Source); ok {
-		return s
-	}
-	return dirtylog.Untracked{Reason: errors.New("what they write to guest memory is not known")}
-}
-
 // StartDirtyRate implements monitor.Machine.
 func (c control) StartDirtyRate(r monitor.DirtyRateRequest) error {
 	return c.rate.Start(dirtyrate.Request{Mode: dirtyrate.Mode(r.Mode), Period: r.Period, SamplePages: r.SamplePages})

@@ -253,15 +253,3 @@ func (t *Tracker) Close() {
 	defer t.mu.Unlock()
 	t.active, t.closed, t.sources = false, true, nil
 }
-
-// Untracked is a Source whose writes nobody tells; the error says why.
-type Untracked struct{ Reason error }
-
-// StartDirtyLog implements Source.
-func (u Untracked) StartDirtyLog() error { return u.Reason }
-
-// StopDirtyLog implements Source.
-func (u Untracked) StopDirtyLog() error { return nil }
-
-// ReadDirty implements Source.
-func (u Untracked) ReadDirty(uint64, uint64, []uint64) error { return u.Reason }

@@ -167,7 +167,7 @@ func TestStartFails(t *testing.T) {
 	good, bad := &fakeSource{}, &fakeSource{refuse: errors.New("knows no log")}
 	tr.Add("net0", good)
 	tr.Add("net1", bad)
-	tr.Add("disk0", Untracked{errors.New("never asked")})
+	tr.Add("disk0", &fakeSource{refuse: errors.New("never asked")})
 	if err := tr.Start(); err == nil || !strings.Contains(err.Error(), "net1: knows no log") {
 		t.Errorf("error %v", err)
 	}
@@ -215,7 +215,7 @@ func TestComeAndGo(t *testing.T) {
 		t.Errorf("it was told %q", got)
 	}
 
-	tr.Add("net1", Untracked{errors.New("knows no log")})
+	tr.Add("net1", &fakeSource{refuse: errors.New("knows no log")})
 	if err := tr.Read(nil); err == nil || !strings.Contains(err.Error(), "net1: knows no log") {
 		t.Errorf("a record that misses net1: %v", err)
 	}

@@ -71,6 +71,10 @@ func TestLabHotplugHostdev(t *testing.T) {
 		if round == 1 {
 			h.refuses("target pci device 0000:03:00.0 already exists", "virsh", "attach-device", name, nvme, "--live")
 			h.refuses("cannot migrate a domain with <interface type='hostdev'>", "virsh", "save", name, h.path("saved"))
+			// this IOMMU does not tell what the devices write, so all of the 256 MiB counts
+			if rate := h.dirtyRate(name, "dirty-bitmap", func() {}); rate < 256/6 {
+				t.Errorf("%d MiB/s dirtied in three seconds or somewhat more, want all of the guest's RAM", rate)
+			}
 		}
 		if round == 2 { // the next virtd knows the devices and takes them away
 			h.stopDaemon(syscall.SIGKILL)
@@ -84,6 +88,11 @@ func TestLabHotplugHostdev(t *testing.T) {
 		h.until(time.Minute, "disk", func() bool { return exists("/dev/nvme0n1") })
 		if text, want := h.sh("head -c 16 /dev/nvme0n1"), fmt.Sprintf("round %d\n", round); !strings.HasPrefix(text, want) {
 			t.Errorf("the host reads %q, want %q", text, want)
+		}
+		if round == 1 && rounds > 1 { // they write no more
+			if rate := h.dirtyRate(name, "dirty-bitmap", func() {}); rate > 256/6 {
+				t.Errorf("%d MiB/s dirtied without the devices", rate)
+			}
 		}
 		if round == rounds {
 			break // the guest ends

@@ -256,6 +256,8 @@ type NIC struct {
 	Offloads map[string]bool `json:"offloads,omitempty"`
 	// Steering offers receive-side scaling (VIRTIO_NET_F_RSS). There are Taps then.
 	Steering *Steering `json:"steering,omitempty"`
+	// HashReport offers VIRTIO_NET_F_HASH_REPORT. It needs the driver qemu.
+	HashReport bool `json:"hashReport,omitempty"`
 	// NoEventIdx takes VIRTIO_F_EVENT_IDX away. Standby offers VIRTIO_NET_F_STANDBY: the guest uses the device in place of
 	// another with the same MAC address, when that one is not there.
 	NoEventIdx bool `json:"noEventIdx,omitempty"`

@@ -24,7 +24,7 @@ func (m *Machine) makeNIC(c *NIC) error {
 	}
 	cfg := virtionet.Config{
 		ID: c.ID, MAC: mac, MTU: c.MTU, LinkDown: c.LinkDown, RxQueueSize: c.RxQueueSize, TxQueueSize: c.TxQueueSize,
-		Offloads: c.Offloads, NoEventIdx: c.NoEventIdx, Standby: c.Standby, Log: m.host.Logf,
+		Offloads: c.Offloads, NoEventIdx: c.NoEventIdx, Standby: c.Standby, HashReport: c.HashReport, Log: m.host.Logf,
 		RxFilterChanged: func() {
 			m.host.Event(monitor.Event{Name: monitor.EventRxFilter, Data: map[string]string{"name": c.ID, "path": "/machine/peripheral/" + c.ID}})
 		},

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -72,6 +73,61 @@ func frame(tags []uint16, etherType uint16, payload []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(f, etherType), payload...)
 }
 
+// Packets, and the hashes that they have with some types asked for.
+const v4, v6, all = unix.ETH_P_IP, unix.ETH_P_IPV6, rss.Supported
+
+var packets = []struct {
+	name  string
+	types uint32
+	frame []byte
+	hash  int64
+}{
+	{"TCP on IPv4", all, frame(nil, v4, ipv4(6, 0, 0)), ports4},
+	{"UDP on IPv4", all, frame(nil, v4, ipv4(17, 0, 0)), ports4},
+	{"another protocol on IPv4", all, frame(nil, v4, ipv4(1, 0, 0)), hash4},
+	{"IPv4 with options", all, frame(nil, v4, ipv4(6, 0x4000, 12)), ports4},
+	{"first fragment", all, frame(nil, v4, ipv4(17, 0x2000, 0)), hash4},
+	{"later fragment", all, frame(nil, v4, ipv4(17, 100, 0)), hash4},
+	{"TCP on IPv4, UDP hashed", rss.IPv4 | rss.UDPv4 | rss.TCPv6, frame(nil, v4, ipv4(6, 0, 0)), hash4},
+	{"UDP on IPv4, TCP hashed", rss.TCPv4, frame(nil, v4, ipv4(17, 0, 0)), none},
+	{"IPv4, IPv6 hashed", rss.IPv6 | rss.TCPv6 | rss.UDPv6, frame(nil, v4, ipv4(6, 0, 0)), none},
+	{"IPv4 with a short header", all, frame(nil, v4, append([]byte{0x44}, ipv4(6, 0, 0)[1:]...)), none},
+	{"IPv4 that ends in its header", all, frame(nil, v4, ipv4(6, 0, 0)[:16]), none},
+	{"TCP that ends in its ports", all, frame(nil, v4, ipv4(6, 0, 0)[:22]), hash4},
+	{"TCP on IPv6", all, frame(nil, v6, ipv6(6)), ports6},
+	{"UDP on IPv6", all, frame(nil, v6, ipv6(17)), ports6},
+	{"another protocol on IPv6", all, frame(nil, v6, ipv6(58)), hash6},
+	{"UDP on IPv6, TCP hashed", rss.IPv6 | rss.TCPv6 | rss.UDPv4, frame(nil, v6, ipv6(17)), hash6},
+	{"TCP on IPv6 with extensions", all, frame(nil, v6, ipv6(6, 0, 43, 60)), ports6},
+	{"more extensions than are skipped", all, frame(nil, v6, ipv6(6, 0, 60, 43, 60, 60, 60, 60)), hash6},
+	{"fragment of IPv6", all, frame(nil, v6, ipv6(6, 0, 44)), hash6},
+	{"IPv6 that ends in an extension", all, frame(nil, v6, ipv6(6, 0)[:ipv6Size+1]), hash6},
+	{"IPv6, IPv4 hashed", rss.IPv4 | rss.TCPv4 | rss.UDPv4, frame(nil, v6, ipv6(6)), none},
+	{"VLAN", all, frame([]uint16{0x8100}, v4, ipv4(6, 0, 0)), ports4},
+	{"VLAN in a VLAN", all, frame([]uint16{0x88a8, 0x8100}, v6, ipv6(6)), ports6},
+	{"neither version of IP", all, taptest.Frame(taptest.Guest, taptest.Peer, 60), none},
+	{"no types", 0, frame(nil, v4, ipv4(6, 0, 0)), none},
+}
+
+// TestEngine has the engine hash the same packets: what it reports and what the program goes by is one hash.
+func TestEngine(t *testing.T) {
+	for _, c := range packets {
+		sum, report := rss.NewHasher(rss.Hash{Types: c.types, Key: microsoft}).Sum(c.frame[:min(len(c.frame), rss.Window)])
+		want, reports := uint32(c.hash), []rss.Report{1, 4}
+		switch c.hash {
+		case none:
+			want, reports = 0, []rss.Report{rss.None}
+		case ports4:
+			reports = []rss.Report{2, 3}
+		case ports6:
+			reports = []rss.Report{5, 6}
+		}
+		if sum != want || !slices.Contains(reports, report) {
+			t.Errorf("%s: hash %#x, report %d, want %#x, one of %d", c.name, sum, report, want, reports)
+		}
+	}
+}
+
 // TestProgram sends packets through a real tap and looks in which of its queues they arrive.
 func TestProgram(t *testing.T) {
 	program, table, err := Open()
@@ -106,39 +162,7 @@ func TestProgram(t *testing.T) {
 	if err := unix.IoctlSetPointerInt(tap.FDs[0], unix.TUNSETSTEERINGEBPF, int(program.Fd())); err != nil {
 		t.Fatal(err)
 	}
-	const v4, v6, all = unix.ETH_P_IP, unix.ETH_P_IPV6, rss.Supported
-	for _, c := range []struct {
-		name  string
-		types uint32
-		frame []byte
-		hash  int64
-	}{
-		{"TCP on IPv4", all, frame(nil, v4, ipv4(6, 0, 0)), ports4},
-		{"UDP on IPv4", all, frame(nil, v4, ipv4(17, 0, 0)), ports4},
-		{"another protocol on IPv4", all, frame(nil, v4, ipv4(1, 0, 0)), hash4},
-		{"IPv4 with options", all, frame(nil, v4, ipv4(6, 0x4000, 12)), ports4},
-		{"first fragment", all, frame(nil, v4, ipv4(17, 0x2000, 0)), hash4},
-		{"later fragment", all, frame(nil, v4, ipv4(17, 100, 0)), hash4},
-		{"TCP on IPv4, UDP hashed", rss.IPv4 | rss.UDPv4 | rss.TCPv6, frame(nil, v4, ipv4(6, 0, 0)), hash4},
-		{"UDP on IPv4, TCP hashed", rss.TCPv4, frame(nil, v4, ipv4(17, 0, 0)), none},
-		{"IPv4, IPv6 hashed", rss.IPv6 | rss.TCPv6 | rss.UDPv6, frame(nil, v4, ipv4(6, 0, 0)), none},
-		{"IPv4 with a short header", all, frame(nil, v4, append([]byte{0x44}, ipv4(6, 0, 0)[1:]...)), none},
-		{"IPv4 that ends in its header", all, frame(nil, v4, ipv4(6, 0, 0)[:16]), none},
-		{"TCP that ends in its ports", all, frame(nil, v4, ipv4(6, 0, 0)[:22]), hash4},
-		{"TCP on IPv6", all, frame(nil, v6, ipv6(6)), ports6},
-		{"UDP on IPv6", all, frame(nil, v6, ipv6(17)), ports6},
-		{"another protocol on IPv6", all, frame(nil, v6, ipv6(58)), hash6},
-		{"UDP on IPv6, TCP hashed", rss.IPv6 | rss.TCPv6 | rss.UDPv4, frame(nil, v6, ipv6(17)), hash6},
-		{"TCP on IPv6 with extensions", all, frame(nil, v6, ipv6(6, 0, 43, 60)), ports6},
-		{"more extensions than are skipped", all, frame(nil, v6, ipv6(6, 0, 60, 43, 60, 60, 60, 60)), hash6},
-		{"fragment of IPv6", all, frame(nil, v6, ipv6(6, 0, 44)), hash6},
-		{"IPv6 that ends in an extension", all, frame(nil, v6, ipv6(6, 0)[:ipv6Size+1]), hash6},
-		{"IPv6, IPv4 hashed", rss.IPv4 | rss.TCPv4 | rss.UDPv4, frame(nil, v6, ipv6(6)), none},
-		{"VLAN", all, frame([]uint16{0x8100}, v4, ipv4(6, 0, 0)), ports4},
-		{"VLAN in a VLAN", all, frame([]uint16{0x88a8, 0x8100}, v6, ipv6(6)), ports6},
-		{"neither version of IP", all, taptest.Frame(taptest.Guest, taptest.Peer, 60), none},
-		{"no types", 0, frame(nil, v4, ipv4(6, 0, 0)), none},
-	} {
+	for _, c := range packets {
 		// One entry of the table, which nothing else leads to, is queue 3.
 		config, want := rss.Config{Types: c.types, Unclassified: 2, Table: make([]uint16, rss.MaxTable), Key: microsoft}, 2
 		for i := range config.Table {

@@ -4,19 +4,28 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"virtd/hypervisor/virtio/net/rss"
 )
 
 // idleFixture is a fixture whose workers are stopped, so that a test can move packets itself.
-func idleFixture(t testing.TB) (*fixture, *receiver, *transmitter) {
-	f := newFixture(t, 1, allNet)
+func idleFixture(t testing.TB, edit ...func(*Config)) (*fixture, *receiver, *transmitter) {
+	f := newFixture(t, 1, allNet, edit...)
 	f.dev.Quiesce()
 	q := f.tr.Env.Queues
-	return f, newReceiver(q[0], &f.dev.taps[0], true), newTransmitter(q[1], &f.dev.taps[0])
+	return f, f.dev.newReceiver(q[0], &f.dev.taps[0]), newTransmitter(q[1], &f.dev.taps[0])
 }
 
 func TestPacketsDoNotAllocate(t *testing.T) {
-	f, rx, tx := idleFixture(t)
-	small, big := make([]byte, 100), make([]byte, 20000)
+	t.Run("without hashes", func(t *testing.T) { packetsDoNotAllocate(t) })
+	t.Run("with hashes", func(t *testing.T) { packetsDoNotAllocate(t, withHashReport) })
+}
+
+func packetsDoNotAllocate(t *testing.T, edit ...func(*Config)) {
+	f, rx, tx := idleFixture(t, edit...)
+	f.dev.hasher.Store(rss.NewHasher(testHash))
+	header := make([]byte, f.header())
+	small, big := append(header, udp4(100)...), append(header, udp4(20000)...)
 	out := f.put(make([]byte, 1000))
 	buf := f.rxBuffer(2048)
 	var sink [2048]byte
@@ -83,5 +92,33 @@ func BenchmarkTransmit(b *testing.B) {
 		tx.transmit(64, false, &s)
 		f.tx(0).Collect()
 		unix.Read(f.host[0], sink[:])
+	}
+}
+
+// BenchmarkReceive moves packets from a socket to a ring, with the driver's work for them: without hash reports, and with
+// those of addresses and ports.
+func BenchmarkReceive(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		edit  func(*Config)
+		frame []byte
+	}{
+		{"plain", func(*Config) {}, udp4(1514)}, {"hashed IPv4", withHashReport, udp4(1514)}, {"hashed IPv6", withHashReport, udp6(1514)},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			f, rx, _ := idleFixture(b, c.edit)
+			f.dev.hasher.Store(rss.NewHasher(testHash))
+			buf, packet := f.rxBuffer(2048), append(make([]byte, f.header()), c.frame...)
+			var s Stats
+			b.ReportAllocs()
+			for b.Loop() {
+				f.rx(0).Add(buf)
+				unix.Write(f.host[0], packet)
+				if _, err := rx.receive(1, &s); err != nil {
+					b.Fatal(err)
+				}
+				f.rx(0).Collect()
+			}
+		})
 	}
 }

@@ -36,6 +36,8 @@ type Config struct {
 	BackendChanged func(name string, refused error)
 	// Steering offers VIRTIO_NET_F_RSS, where it is set. There are taps then.
 	Steering *Steering
+	// HashReport offers VIRTIO_NET_F_HASH_REPORT. The engine moves the packets then: there are no Vhosts and no User.
+	HashReport bool
 	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
 	Log func(format string, args ...any)
 }
@@ -86,19 +88,25 @@ const (
 	featureGuestUSO4     uint64 = 1 << 54 // VIRTIO_NET_F_GUEST_USO4
 	featureGuestUSO6     uint64 = 1 << 55 // VIRTIO_NET_F_GUEST_USO6
 	featureHostUSO       uint64 = 1 << 56 // VIRTIO_NET_F_HOST_USO
+	featureHashReport    uint64 = 1 << 57 // VIRTIO_NET_F_HASH_REPORT
 	featureRSS           uint64 = 1 << 60 // VIRTIO_NET_F_RSS
 	featureStandby       uint64 = 1 << 62 // VIRTIO_NET_F_STANDBY
 )
 
-// headerSize is the size of struct virtio_net_hdr with num_buffers, which every VERSION_1 device uses (5.1.6), and
-// numBuffersAt the offset of that field.
+// Sizes of struct virtio_net_hdr with num_buffers, which every VERSION_1 device uses (5.1.6), and of the same with what hash
+// reports add (struct virtio_net_hdr_v1_hash), and the offset of num_buffers, after which nothing comes from a tap.
 const (
-	headerSize   = 12
-	numBuffersAt = 10
+	headerSize     = 12
+	hashHeaderSize = 20
+	numBuffersAt   = 10
 )
 
-// maxPacket is the longest packet with its header: 64 KiB of IP in an Ethernet frame with two VLAN tags.
-const maxPacket = headerSize + 14 + 8 + 65535
+// maxFrame is the longest frame, 64 KiB of IP behind an Ethernet header with two VLAN tags, and maxPacket the same with the
+// longest header in front.
+const (
+	maxFrame  = 14 + 8 + 65535
+	maxPacket = hashHeaderSize + maxFrame
+)
 
 // check refuses a Config that virtd should not have made.
 func (c *Config) check() error {
@@ -121,6 +129,9 @@ func (c *Config) check() error {
 	}
 	if c.Steering != nil && len(c.Taps) == 0 {
 		return errors.New("receive-side scaling without taps")
+	}
+	if c.HashReport && (c.User != nil || len(c.Vhosts) != 0) {
+		return errors.New("hash reports of packets that others move")
 	}
 	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) { // virtio 1.2, 5.1.4.1
 		return fmt.Errorf("an MTU of %d bytes is outside 68 to 65535", c.MTU)
@@ -185,6 +196,9 @@ func offer(c *Config, tunOffloads uint) uint64 {
 	}
 	if c.Steering != nil {
 		f |= featureRSS
+	}
+	if c.HashReport {
+		f |= featureHashReport
 	}
 	f |= guestFeatures(tunOffloads)
 	if f&featureGuestCsum != 0 {

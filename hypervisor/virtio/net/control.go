@@ -18,6 +18,7 @@ const (
 	classMQ        = 4 // VIRTIO_NET_CTRL_MQ
 	mqPairsSet     = 0
 	mqRSSConfig    = 1
+	mqHashConfig   = 2
 	classOffloads  = 5 // VIRTIO_NET_CTRL_GUEST_OFFLOADS
 	offloadsSet    = 0
 	controlOK      = 0 // VIRTIO_NET_OK
@@ -112,6 +113,8 @@ func (d *Device) command(c *virtio.Chain) bool {
 		return d.has(featureMQ) && data >= 2 && d.setPairs(c)
 	case class == classMQ && cmd == mqRSSConfig:
 		return d.has(featureRSS) && d.setRSS(c)
+	case class == classMQ && cmd == mqHashConfig:
+		return d.has(featureHashReport) && d.setHash(c)
 	case class == classOffloads && cmd == offloadsSet:
 		return d.has(featureGuestOffloads) && data >= 8 && d.setOffloads(c)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"virtd/hypervisor/vhostuser"
 	"virtd/hypervisor/virtio"
+	"virtd/hypervisor/virtio/net/rss"
 )
 
 // Device is a virtio network device. It implements virtio.Device; Stats and SetLink are safe at any time from any
@@ -34,8 +35,9 @@ type Device struct {
 	filterAsked bool
 	offloads    uint64 // guest features now in force at the tap
 	rss         scaling
-	restored    bool  // offloads comes from a saved state, not from the features
-	refused     error // why packets go through the engine though vhost was asked for
+	hasher      atomic.Pointer[rss.Hasher] // written under mu; nil: no hashes
+	restored    bool                       // offloads comes from a saved state, not from the features
+	refused     error                      // why packets go through the engine though vhost was asked for
 	env         *virtio.Env
 	data        backend
 	control     *control
@@ -101,19 +103,19 @@ func newDevice(cfg Config, ops tapOps) (*Device, error) {
 		d.cfg.Log = func(string, ...any) {}
 	}
 	if cfg.Streams {
-		d.taps = append(d.taps, tap{fd: cfg.Stream, ops: ops, stream: newStream(cfg.Stream)})
+		d.taps = append(d.taps, tap{fd: cfg.Stream, ops: ops, stream: newStream(cfg.Stream), header: headerSize})
 	}
 	if cfg.User != nil {
 		d.taps = make([]tap, cfg.User.Pairs)
 		for i := range d.taps {
-			d.taps[i] = tap{fd: -1, ops: ops}
+			d.taps[i] = tap{fd: -1, ops: ops, header: headerSize}
 		}
 	}
 	for _, fd := range cfg.Taps {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return nil, fmt.Errorf("%s: make tap non-blocking: %w", cfg.ID, err)
 		}
-		d.taps = append(d.taps, tap{fd: fd, multi: len(cfg.Taps) > 1, ops: ops})
+		d.taps = append(d.taps, tap{fd: fd, multi: len(cfg.Taps) > 1, ops: ops, header: headerSize})
 	}
 	d.counters = make([]counters, len(d.taps))
 	d.features = offer(&d.cfg, d.taps[0].probeOffloads())
@@ -185,6 +187,9 @@ func (d *Device) Activate(env *virtio.Env) error {
 	}
 	d.restored = false
 	if err := d.taps[0].setOffloads(tunOffloads(d.offloads)); err != nil && d.offloads != 0 {
+		return fmt.Errorf("%s: %w", d.cfg.ID, err)
+	}
+	if err := d.setHeaders(); err != nil {
 		return fmt.Errorf("%s: %w", d.cfg.ID, err)
 	}
 	d.steer(int(d.pairs.Load()))
@@ -304,6 +309,7 @@ func (d *Device) Reset() {
 	d.env = nil
 	d.changeFilter(func() { d.mac, d.filter = d.cfg.MAC, newFilter() })
 	d.offloads, d.restored = 0, false
+	d.hasher.Store(nil)
 	if d.user != nil {
 		d.user.Forget()
 	}

@@ -24,6 +24,7 @@ type fixture struct {
 	next  uint64             // free guest memory
 	tap   fakeTap
 	pool  map[poolKey]virtiotest.Buf // receive buffers ever offered
+	head  []byte                     // header of the last packet that receiveFrame returned
 }
 
 type poolKey struct {
@@ -36,9 +37,10 @@ type fakeTap struct {
 	mu       sync.Mutex
 	offloads uint
 	attached map[int]bool
-	refuse   uint // offloads the tap does not take
-	program  int  // that chooses queues; 0 none was ever set, -1 none is
-	stubborn bool // the tap takes none
+	refuse   uint        // offloads the tap does not take
+	program  int         // that chooses queues; 0 none was ever set, -1 none is
+	stubborn bool        // the tap takes none
+	headers  map[int]int // sizes by descriptor, where one was set
 }
 
 func (f *fakeTap) setOffloads(_ int, tun uint) error {
@@ -61,6 +63,16 @@ func (f *fakeTap) steer(fd int, to bool) error {
 		return unix.EINVAL
 	}
 	f.attached[fd] = to
+	return nil
+}
+
+func (f *fakeTap) setHeader(fd, size int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.headers == nil {
+		f.headers = map[int]int{}
+	}
+	f.headers[fd] = size
 	return nil
 }
 
@@ -175,10 +187,13 @@ func (f *fixture) put(p []byte) virtiotest.Buf {
 	return b
 }
 
+// header is the size of the header in front of each packet.
+func (f *fixture) header() int { return int(f.dev.taps[0].header) }
+
 // fromHost sends a packet to the device, header first as a tap does.
 func (f *fixture) fromHost(pair int, frame []byte) {
 	f.t.Helper()
-	p := append(make([]byte, headerSize), frame...)
+	p := append(make([]byte, f.header()), frame...)
 	for {
 		_, err := unix.Write(f.host[pair], p)
 		if err == unix.EAGAIN {
@@ -260,11 +275,11 @@ func (f *fixture) receiveFrame(pair int, bufs map[uint16]virtiotest.Buf) []byte 
 		}
 		part := f.bytes(b.GPA, u.Len)
 		if i == 0 {
-			if u.Len < headerSize {
+			if u.Len < uint32(f.header()) {
 				f.t.Fatalf("first part of %d bytes", u.Len)
 			}
 			count = int(binary.LittleEndian.Uint16(part[numBuffersAt:]))
-			part = part[headerSize:]
+			f.head, part = part[:f.header()], part[f.header():]
 		}
 		out = append(out, part...)
 	}

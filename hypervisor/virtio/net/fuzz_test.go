@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor/virtio"
+	"virtd/hypervisor/virtio/net/rss"
 	"virtd/hypervisor/virtio/virtiotest"
 )
 
@@ -41,6 +42,10 @@ func FuzzQueues(f *testing.F) {
 	seed[0] = 0x2f // a whole command for receive-side scaling where the first buffer of each queue is
 	copy(seed[3+fuzzRing:], append([]byte{classMQ, mqRSSConfig}, rssCommand(3, 0, 1, 1, []byte{1, 2, 3}, 0, 0)...))
 	f.Add(seed)
+	seed = bytes.Clone(split)
+	seed[0] = 0x49 // the same for hash reports
+	copy(seed[3+fuzzRing:], append([]byte{classMQ, mqHashConfig}, hashCommand(rss.Supported, 40, make([]byte, 40))...))
+	f.Add(seed)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var head [3]byte
 		data = data[copy(head[:], data):]
@@ -57,18 +62,21 @@ func FuzzQueues(f *testing.F) {
 		fake := fakeSteering(t)
 		defer unix.Close(fake.Program)
 		defer unix.Close(fake.Map)
-		dev, err := newDevice(Config{ID: "fuzz", Taps: fds[:1:1], RxQueueSize: 16, TxQueueSize: 16, Steering: fake}, &fakeTap{})
+		dev, err := newDevice(Config{ID: "fuzz", Taps: fds[:1:1], RxQueueSize: 16, TxQueueSize: 16, Steering: fake, HashReport: true}, &fakeTap{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer unix.Munmap(dev.rss.shared)
 		env := &virtio.Env{Memory: mem, ConfigChanged: func() {}, Fail: func(error) {}}
-		for i, bit := range []uint64{featureMrgRxbuf, virtio.FeatureEventIdx, virtio.FeatureIndirectDesc, featureCtrlRx | featureCtrlMAC | featureGuestOffloads, virtio.FeatureRingPacked, featureRSS | featureMQ} {
+		for i, bit := range []uint64{featureMrgRxbuf, virtio.FeatureEventIdx, virtio.FeatureIndirectDesc, featureCtrlRx | featureCtrlMAC | featureGuestOffloads, virtio.FeatureRingPacked, featureRSS | featureMQ, featureHashReport} {
 			if head[0]>>i&1 != 0 {
 				env.Features |= bit
 			}
 		}
 		dev.env = env
+		if err := dev.setHeaders(); err != nil {
+			t.Fatal(err)
+		}
 		for i := range 3 {
 			base := uint64(i * fuzzRing)
 			q, err := virtio.NewQueue(mem, virtio.QueueConfig{
@@ -95,6 +103,12 @@ func FuzzQueues(f *testing.F) {
 		if config := dev.rss.config; config != nil && (env.Features&featureRSS == 0 || config.Check(1) != nil) {
 			t.Errorf("%+v was taken from a driver with features %#x", config, env.Features)
 		}
+		if h := dev.hasher.Load(); h != nil {
+			if hash := h.Hash(); env.Features&featureHashReport == 0 || hash.Check() != nil {
+				t.Errorf("%+v was taken from a driver with features %#x", hash, env.Features)
+			}
+		}
+		fuzzReceive(t, dev, fds, head) // with what the commands changed
 	})
 }
 
@@ -108,9 +122,9 @@ const (
 
 func fuzzReceive(t *testing.T, dev *Device, fds [2]int, head [3]byte) {
 	q := dev.env.Queues[0]
-	rx := newReceiver(q, &dev.taps[0], dev.env.Features&featureMrgRxbuf != 0)
+	rx := dev.newReceiver(q, &dev.taps[0])
 	for i := range int(head[2] & 7) {
-		unix.Write(fds[1], make([]byte, headerSize+60+int(head[1])*(i*40)))
+		unix.Write(fds[1], append(make([]byte, dev.taps[0].header), udp4(60+int(head[1])*(i*40))...))
 	}
 	var s Stats
 	for range 3 {

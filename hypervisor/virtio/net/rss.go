@@ -83,7 +83,13 @@ func (d *Device) setRSS(c *virtio.Chain) bool {
 			return false // packets would go where nobody takes them
 		}
 	}
-	return d.steerBy(config) == nil // virtd has asked the tap: only one that is gone takes no program
+	if d.steerBy(config) != nil {
+		return false // virtd has asked the tap: only one that is gone takes no program
+	}
+	if d.has(featureHashReport) {
+		d.hasher.Store(rss.NewHasher(config.Hash()))
+	}
+	return true
 }
 
 // readRSS reads the command and reports whether it is whole. It looks at no more of the numbers than it needs to find its parts.

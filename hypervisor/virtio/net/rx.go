@@ -1,11 +1,14 @@
 package net
 
 import (
+	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"virtd/hypervisor/virtio"
+	"virtd/hypervisor/virtio/net/rss"
 )
 
 // receiver moves packets from a tap queue to a receive virtqueue. It keeps a window of chains taken from the queue ahead
@@ -15,7 +18,12 @@ type receiver struct {
 	q         *virtio.Queue
 	fd        int
 	stream    *stream // in place of fd
+	header    uint64  // bytes before a frame
 	mergeable bool    // VIRTIO_NET_F_MRG_RXBUF: a packet may take several chains (virtio 1.2, 5.1.6.4)
+
+	// hashes has what reports hashes of packets: nil where the driver has none reported.
+	hashes *atomic.Pointer[rss.Hasher]
+	start  [rss.Window]byte // of a packet, for its hash
 
 	ring     []virtio.Chain // window; a power of two, slots from first on are taken
 	first, n int
@@ -36,14 +44,18 @@ type receiver struct {
 // wantPeriod is after how many packets the window adapts to shorter ones.
 const wantPeriod = 256
 
-func newReceiver(q *virtio.Queue, t *tap, mergeable bool) *receiver {
-	return &receiver{
-		q: q, fd: t.fd, stream: t.stream, mergeable: mergeable,
+func (d *Device) newReceiver(q *virtio.Queue, t *tap) *receiver {
+	r := &receiver{
+		q: q, fd: t.fd, stream: t.stream, header: t.header, mergeable: d.has(featureMrgRxbuf),
 		ring:   make([]virtio.Chain, 64),
 		iov:    make([]unix.Iovec, 0, 128),
 		bounce: make([]byte, maxPacket),
 		want:   1,
 	}
+	if d.has(featureHashReport) {
+		r.hashes = &d.hasher
+	}
+	return r
 }
 
 // chain is the i-th chain of the window.
@@ -65,7 +77,7 @@ func (r *receiver) fill(want uint64) error {
 		}
 		r.n++
 		r.capacity += c.WriteLen
-		if c.WriteLen < headerSize { // virtio 1.2, 5.1.6.3.1
+		if c.WriteLen < r.header { // virtio 1.2, 5.1.6.3.1
 			return fmt.Errorf("queue %d: receive buffer of %d bytes is shorter than a header: %w", r.q.Index(), c.WriteLen, virtio.ErrMalformed)
 		}
 	}
@@ -111,7 +123,7 @@ func (r *receiver) receive(budget int, s *Stats) (rxResult, error) {
 			}
 			n, e := r.read()
 			switch {
-			case e == 0 && n > headerSize:
+			case e == 0 && n > int(r.header):
 			case e == unix.EAGAIN:
 				return rxDrained, nil
 			case e == unix.EBADFD || e == unix.EBADF || e == 0 && n == 0:
@@ -140,7 +152,7 @@ func (r *receiver) read() (int, unix.Errno) {
 	if r.stream == nil {
 		iov, room := r.vectors()
 		n, e := readv(r.fd, iov)
-		if e == 0 && n > headerSize {
+		if e == 0 && n > int(r.header) {
 			r.held, r.heldIn = uint64(n), min(uint64(n), room)
 		}
 		return n, e
@@ -153,12 +165,12 @@ func (r *receiver) read() (int, unix.Errno) {
 		return 0, unix.EINVAL
 	}
 	r.frame = frame
-	r.held, r.heldIn = headerSize+uint64(len(frame)), headerSize
+	r.held, r.heldIn = r.header+uint64(len(frame)), r.header
 	return int(r.held), 0
 }
 
 // noHeader is the virtio header of a packet of which nothing was offloaded.
-var noHeader [headerSize]byte
+var noHeader [hashHeaderSize]byte
 
 // vectors lists the window's buffers, as far as one readv takes them, and the bounce buffer. It also returns the bytes
 // before the bounce buffer.
@@ -198,7 +210,7 @@ func (r *receiver) deliver(s *Stats) (bool, error) {
 	r.adapt(r.held)
 	used := r.give()
 	s.RxPackets++
-	s.RxBytes += used - headerSize
+	s.RxBytes += used - r.header
 	return true, nil
 }
 
@@ -208,7 +220,7 @@ func (r *receiver) spill() {
 	if r.stream == nil {
 		p = r.bounce[:r.held-r.heldIn] // mostly empty
 	} else {
-		r.chain(0).CopyOut(0, noHeader[:])
+		r.chain(0).CopyOut(0, noHeader[:r.header])
 	}
 	for i := 0; len(p) > 0 && i < r.n; i++ {
 		c := r.chain(i)
@@ -228,8 +240,7 @@ func (r *receiver) give() uint64 {
 		left -= min(left, r.chain(k).WriteLen)
 		k++
 	}
-	num := [2]byte{byte(k), byte(k >> 8)}
-	r.chain(0).CopyOut(numBuffersAt, num[:])
+	r.finish(k)
 	left = r.held
 	for range k {
 		c := r.chain(0)
@@ -245,6 +256,37 @@ func (r *receiver) give() uint64 {
 	length := r.held
 	r.held = 0
 	return length
+}
+
+// finish writes to the header of a packet of so many chains what no tap does: num_buffers, hash_value and hash_report, and the
+// padding behind them.
+func (r *receiver) finish(chains int) {
+	var end [hashHeaderSize - numBuffersAt]byte
+	binary.LittleEndian.PutUint16(end[0:], uint16(chains))
+	if r.hashes != nil {
+		if h := r.hashes.Load(); h != nil {
+			sum, report := h.Sum(r.look())
+			binary.LittleEndian.PutUint32(end[2:], sum)
+			binary.LittleEndian.PutUint16(end[6:], uint16(report))
+		}
+	}
+	r.chain(0).CopyOut(numBuffersAt, end[:r.header-numBuffersAt])
+}
+
+// look copies the first bytes of the packet from the window, where the guest may change them at the same time: what is looked
+// at is what was copied.
+func (r *receiver) look() []byte {
+	p, off, done := r.start[:min(r.held-r.header, rss.Window)], r.header, 0
+	for i := 0; done < len(p) && i < r.n; i++ {
+		c := r.chain(i)
+		if off >= c.WriteLen {
+			off -= c.WriteLen
+			continue
+		}
+		done += virtio.CopyFrom(p[done:], c.Write, off)
+		off = 0
+	}
+	return p[:done]
 }
 
 // adapt sizes the window after the packets seen: up at once, down after a while.
@@ -281,5 +323,5 @@ func (r *receiver) skip(iov []unix.Iovec) (int, unix.Errno) {
 		return readv(r.fd, iov)
 	}
 	frame, e := r.stream.next()
-	return headerSize + len(frame), e
+	return int(r.header) + len(frame), e
 }

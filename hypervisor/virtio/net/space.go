@@ -14,9 +14,9 @@ const (
 	spaceMTU    = 10
 	spaceSpeed  = 12
 	spaceDuplex = 16
-	spaceKey    = 17 // rss_max_key_size and what follows exist with RSS only
-	spaceTable  = 18
-	spaceHashes = 20
+	spaceKey    = 17 // rss_max_key_size, with RSS or hash reports only
+	spaceTable  = 18 // rss_max_indirection_table_length, with RSS only
+	spaceHashes = 20 // supported_hash_types, with RSS or hash reports only
 	spaceSize   = 24
 )
 
@@ -36,10 +36,12 @@ func (d *Device) ReadConfig(offset int, p []byte) {
 	binary.LittleEndian.PutUint16(space[spaceMTU:], uint16(d.cfg.MTU))
 	binary.LittleEndian.PutUint32(space[spaceSpeed:], 0xffffffff)
 	space[spaceDuplex] = 0xff
-	if d.features&featureRSS != 0 {
+	if d.features&(featureRSS|featureHashReport) != 0 {
 		space[spaceKey] = rss.KeySize
-		binary.LittleEndian.PutUint16(space[spaceTable:], rss.MaxTable)
 		binary.LittleEndian.PutUint32(space[spaceHashes:], rss.Supported)
+	}
+	if d.features&featureRSS != 0 {
+		binary.LittleEndian.PutUint16(space[spaceTable:], rss.MaxTable)
 	}
 	clear(p)
 	if offset >= 0 && offset < len(space) {

@@ -35,11 +35,8 @@ const (
 	streamBuffer = 256 << 10
 )
 
-// maxFrame is the longest frame, and minFrame the shortest that has an Ethernet header.
-const (
-	maxFrame = maxPacket - headerSize
-	minFrame = 14
-)
+// minFrame is the shortest frame that has an Ethernet header.
+const minFrame = 14
 
 var errFraming = errors.New("a frame of impossible length came from the process behind the interface")
 
@@ -109,12 +106,12 @@ func (s *stream) room() bool {
 	return s.dead || len(s.out)-s.queued >= streamPrefix+maxFrame
 }
 
-// put queues the frame of a chain, without its virtio header. room was true.
-func (s *stream) put(c *virtio.Chain) (n int) {
-	n = int(c.ReadLen) - headerSize
+// put queues the frame of a chain, without the header bytes before it. room was true.
+func (s *stream) put(c *virtio.Chain, header uint64) (n int) {
+	n = int(c.ReadLen - header)
 	binary.BigEndian.PutUint32(s.out[s.queued:], uint32(n))
 	at := s.queued + streamPrefix
-	if got := c.CopyIn(s.out[at:at+n], headerSize); got != n {
+	if got := c.CopyIn(s.out[at:at+n], header); got != n {
 		return 0
 	}
 	s.queued = at + n

@@ -322,7 +322,7 @@ func TestStreamDoesNotAllocate(t *testing.T) {
 	f, far := streamFixture(t)
 	f.dev.Quiesce()
 	tp := &f.dev.taps[0]
-	rx, tx := newReceiver(f.tr.Env.Queues[0], tp, true), newTransmitter(f.tr.Env.Queues[1], tp)
+	rx, tx := f.dev.newReceiver(f.tr.Env.Queues[0], tp), newTransmitter(f.tr.Env.Queues[1], tp)
 	out, in := f.put(append(make([]byte, headerSize), pattern(1000)...)), framed(pattern(100), pattern(9000))
 	buf := f.rxBuffer(2048)
 	raw, err := far.SyscallConn()

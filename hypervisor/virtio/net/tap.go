@@ -12,12 +12,15 @@ type tap struct {
 	multi  bool // the queue can be detached
 	ops    tapOps
 	stream *stream // of a socket in place of a tap
+	header uint64  // bytes before each frame: headerSize or hashHeaderSize
 }
 
 // tapOps are the requests to the kernel about a tap queue; tests have their own.
 type tapOps interface {
 	setOffloads(fd int, tun uint) error
 	steer(fd int, to bool) error
+	// setHeader tells how many bytes stand before each frame.
+	setHeader(fd, size int) error
 	// setProgram makes a BPF program choose the queues of all packets; -1 lets the kernel choose.
 	setProgram(fd, program int) error
 }
@@ -81,6 +84,20 @@ func (t *tap) setOffloads(set uint) error {
 	return nil
 }
 
+// setHeader tells the tap how many bytes stand before each frame. Of a header, a tap reads and writes struct virtio_net_hdr and
+// leaves the rest alone.
+func (t *tap) setHeader(size uint64) error {
+	if t.header == size {
+		return nil
+	}
+	// A queue that is detached knows no tap to ask, and needs not: the size is the tap's. A macvtap's queues have one each.
+	if err := t.ops.setHeader(t.fd, int(size)); err != nil && err != unix.EBADFD {
+		return fmt.Errorf("set a header of %d bytes: %w", size, err)
+	}
+	t.header = size
+	return nil
+}
+
 // attach lets the kernel steer packets to this queue, or no more. A tap of one queue cannot be detached.
 func (t *tap) attach(on bool) error {
 	if !t.multi {
@@ -105,6 +122,7 @@ func (noTap) setOffloads(_ int, tun uint) error {
 
 func (noTap) steer(int, bool) error     { return nil }
 func (noTap) setProgram(int, int) error { return unix.EINVAL }
+func (noTap) setHeader(int, int) error  { return nil }
 
 // kernelTap is the real thing.
 type kernelTap struct{}
@@ -115,6 +133,10 @@ func (kernelTap) setOffloads(fd int, tun uint) error {
 
 func (kernelTap) setProgram(fd, program int) error {
 	return unix.IoctlSetPointerInt(fd, unix.TUNSETSTEERINGEBPF, program)
+}
+
+func (kernelTap) setHeader(fd, size int) error {
+	return unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, size)
 }
 
 func (kernelTap) steer(fd int, to bool) error {

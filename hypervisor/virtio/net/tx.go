@@ -13,12 +13,13 @@ type transmitter struct {
 	q       *virtio.Queue
 	fd      int
 	stream  *stream // in place of fd
+	header  uint64  // bytes before a frame
 	chain   virtio.Chain
 	blocked bool // the stream's far end does not keep up
 }
 
 func newTransmitter(q *virtio.Queue, t *tap) *transmitter {
-	return &transmitter{q: q, fd: t.fd, stream: t.stream}
+	return &transmitter{q: q, fd: t.fd, stream: t.stream, header: t.header}
 }
 
 // publishEvery is after how many packets the driver sees them as used within a batch.
@@ -42,13 +43,13 @@ func (t *transmitter) transmit(budget int, drop bool, s *Stats) (more, gone bool
 			return false, gone, err
 		}
 		c := &t.chain
-		if c.ReadLen < headerSize { // virtio 1.2, 5.1.6.2.1
+		if c.ReadLen < t.header { // virtio 1.2, 5.1.6.2.1
 			return false, gone, fmt.Errorf("queue %d: packet of %d bytes is shorter than its header: %w", t.q.Index(), c.ReadLen, virtio.ErrMalformed)
 		}
 		switch {
 		case drop || gone:
 			s.TxDropped++
-		case c.ReadLen > maxPacket:
+		case c.ReadLen > t.header+maxFrame:
 			s.TxErrors++
 		default:
 			gone = t.send(c, s)
@@ -70,7 +71,7 @@ func (t *transmitter) send(c *virtio.Chain, s *Stats) (gone bool) {
 	switch _, e := writev(t.fd, c.Read); e {
 	case 0:
 		s.TxPackets++
-		s.TxBytes += c.ReadLen - headerSize
+		s.TxBytes += c.ReadLen - t.header
 	case unix.EBADFD, unix.EBADF:
 		s.TxDropped++
 		return true
@@ -88,11 +89,11 @@ func (t *transmitter) sendStream(c *virtio.Chain, s *Stats) (gone bool) {
 		s.TxDropped++
 		return true
 	}
-	if c.ReadLen < headerSize+minFrame {
+	if c.ReadLen < t.header+minFrame {
 		s.TxErrors++
 		return false
 	}
-	n := t.stream.put(c)
+	n := t.stream.put(c, t.header)
 	if n == 0 {
 		s.TxErrors++
 		return false

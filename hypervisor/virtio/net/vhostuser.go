@@ -59,6 +59,7 @@ type userTap struct{}
 func (userTap) setOffloads(int, uint) error { return nil }
 func (userTap) steer(int, bool) error       { return nil }
 func (userTap) setProgram(int, int) error   { return unix.EINVAL }
+func (userTap) setHeader(int, int) error    { return nil }
 
 // userBackend is the backend in another process.
 type userBackend struct{ dev *Device }

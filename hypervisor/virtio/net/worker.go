@@ -50,7 +50,7 @@ const (
 func (d *Device) newWorker(i int, rxq, txq *virtio.Queue) (*worker, error) {
 	w := &worker{dev: d, index: i, tap: &d.taps[i], stats: &d.counters[i], epoll: -1, wake: -1, done: make(chan struct{})}
 	if rxq != nil {
-		w.rx = newReceiver(rxq, w.tap, d.env.Features&featureMrgRxbuf != 0)
+		w.rx = d.newReceiver(rxq, w.tap)
 	}
 	if txq != nil {
 		w.tx = newTransmitter(txq, w.tap)

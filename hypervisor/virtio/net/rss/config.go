@@ -52,6 +52,9 @@ func (c *Config) Check(pairs int) error {
 	return nil
 }
 
+// Hash is how the driver wants hashes calculated, those by which queues are chosen as well as those that are reported to it.
+func (c *Config) Hash() Hash { return Hash{Types: c.Types, Key: c.Key} }
+
 // Pairs is how many queue pairs must work.
 func (c *Config) Pairs() int {
 	n := max(int(c.MaxTx), int(c.Unclassified)+1)
@@ -78,30 +81,14 @@ func (c *Config) Store(m []byte) {
 	for i, q := range c.Table {
 		order.PutUint16(m[AtTable+2*i:], q)
 	}
+	var row [256]uint32
 	for at := range InputSize {
-		var bits [8]uint32
-		for bit := range bits {
-			bits[bit] = c.window(8*at + bit)
-		}
-		row := m[AtHashes+4*256*at:]
-		for value := range 256 {
-			var sum uint32
-			for bit := range bits {
-				if value&(0x80>>bit) != 0 {
-					sum ^= bits[bit]
-				}
-			}
-			order.PutUint32(row[4*value:], sum)
+		addends(&c.Key, at, &row)
+		for value, sum := range row {
+			order.PutUint32(m[AtHashes+4*(256*at+value):], sum)
 		}
 	}
 	order.PutUint32(m[AtMask:], uint32(len(c.Table)-1))
 	order.PutUint32(m[AtUnclassified:], uint32(c.Unclassified))
 	order.PutUint32(m[AtTypes:], c.Types)
-}
-
-// window is what a bit of the input adds to the Toeplitz hash: the 32 bits of the key from the same place on.
-func (c *Config) window(bit int) uint32 {
-	var five [8]byte
-	copy(five[3:], c.Key[bit/8:bit/8+5])
-	return uint32(binary.BigEndian.Uint64(five[:]) >> (8 - bit%8))
 }

@@ -126,8 +126,12 @@ func (d *Definition) hostdevNIC(nic *xmltree.Node) error {
 
 // noRSS refuses what a card has of its own.
 func noRSS(nic *xmltree.Node) error {
-	if driver := nic.Child("driver"); driver.Attr("rss") == "on" {
+	driver := nic.Child("driver")
+	if driver.Attr("rss") == "on" {
 		return driver.Errorf(virterr.ConfigUnsupported, "rss='on' is not for interfaces of type hostdev: the guest has the card itself, and sets its receive-side scaling")
+	}
+	if driver.Attr("rss_hash_report") == "on" {
+		return driver.Errorf(virterr.ConfigUnsupported, "rss_hash_report='on' is not for interfaces of type hostdev: the guest has the card itself, and the hashes that it reports")
 	}
 	return nil
 }

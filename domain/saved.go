@@ -57,7 +57,7 @@ func (d *Definition) CheckSameMachine(other *Definition) error {
 		return virterr.New(virterr.ConfigUnsupported, "Target domain devices %v do not match source %v", others, names)
 	}
 	for name, dev := range was {
-		for _, option := range []string{"packed", "rss"} {
+		for _, option := range []string{"packed", "rss", "rss_hash_report"} {
 			if before, now := driverOption(dev, option), driverOption(is[name], option); before != now {
 				return virterr.New(virterr.ConfigUnsupported, "Target device %s option '%s' does not match source '%s': %s", option, now, before, name)
 			}

@@ -114,6 +114,7 @@ func TestCheckSameMachineOptions(t *testing.T) {
 	on := strings.Replace(was, "<driver name='vhost'", "<driver name='vhost' packed='on'", 1)
 	off := strings.Replace(was, "<driver name='vhost'", "<driver name='vhost' packed='off'", 1)
 	scaled := strings.Replace(was, "<driver name='vhost'", "<driver name='vhost' rss='on'", 1)
+	reported := strings.Replace(was, "<driver name='vhost'", "<driver name='qemu' rss_hash_report='on'", 1)
 	if on == was {
 		t.Fatalf("no driver in\n%s", was)
 	}
@@ -122,6 +123,7 @@ func TestCheckSameMachineOptions(t *testing.T) {
 		{was, on, "Target device packed option 'off' does not match source 'on': interface at "},
 		{off, was, ""}, {was, off, ""}, {on, on, ""},
 		{scaled, was, "Target device rss option 'on' does not match source 'off': interface at "}, {scaled, scaled, ""},
+		{was, reported, "Target device rss_hash_report option 'off' does not match source 'on': interface at "}, {reported, reported, ""},
 	} {
 		before, err := ParseSaved(c.was, Options{})
 		if err != nil {

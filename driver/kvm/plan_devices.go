@@ -180,13 +180,18 @@ func (p *planner) nic(n *xmltree.Node) error {
 			return err
 		}
 	}
+	vhost := n.Child("backend").Attr("vhost")
+	if nic.HashReport = driver.Attr("rss_hash_report") == "on"; nic.HashReport {
+		if err := canReportHashes(n, nic.ID); err != nil {
+			return err
+		}
+	}
 	switch {
 	case domain.IsVhostUser(n):
 		return p.vhostUserNIC(n, nic)
 	case n.Attr("type") == "user":
 		return p.userNIC(n, nic)
 	}
-	vhost := n.Child("backend").Attr("vhost")
 	if nic.Driver, err = p.nicDriver(&nic, driver.Attr("name"), vhost); err != nil {
 		return err
 	}
@@ -275,14 +280,14 @@ func (p *planner) userNIC(n *xmltree.Node, nic hypervisor.NIC) error {
 	return nil
 }
 
-// nicDriver says who moves the packets: what the XML names, else the kernel when it can. It has no packed virtqueues, as a rule,
-// so the engine takes those that the XML leaves open. Of a device that the XML names itself the opening will tell, and whether
-// vhost-net has packed virtqueues after all.
+// nicDriver says who moves the packets: what the XML names, else the kernel when it can. It reports no hashes, and has no packed
+// virtqueues, as a rule, so the engine takes what wants one of these and leaves it open. Of a device that the XML names itself
+// the opening will tell, and whether vhost-net has packed virtqueues after all.
 func (p *planner) nicDriver(nic *hypervisor.NIC, wanted, device string) (string, error) {
 	switch {
 	case device != "":
 		return "vhost", nil
-	case wanted == "qemu" || wanted == "" && (!p.facts.VhostNet || nic.Packed):
+	case wanted == "qemu" || wanted == "" && (!p.facts.VhostNet || nic.Packed || nic.HashReport):
 		return "qemu", nil
 	case !p.facts.VhostNet:
 		return "", virterr.New(virterr.ConfigUnsupported,

@@ -34,6 +34,20 @@ func (p *planner) steering(n *xmltree.Node, nic *hypervisor.NIC) error {
 	return nil
 }
 
+// canReportHashes refuses hash reports of an interface whose packets others than the engine move.
+func canReportHashes(n *xmltree.Node, alias string) error {
+	driver := n.Child("driver")
+	switch {
+	case domain.IsVhostUser(n):
+		return driver.Errorf(virterr.ConfigUnsupported,
+			"rss_hash_report='on' was requested for interface %s, but what moves its packets has no word for it, as it is of type vhostuser; use rss_hash_report='off'", alias)
+	case driver.Attr("name") == "vhost" || n.Child("backend").Attr("vhost") != "":
+		return driver.Errorf(virterr.ConfigUnsupported,
+			"rss_hash_report='on' was requested for interface %s, but vhost-net reports no hashes; use <driver name='qemu'/> and no <backend vhost=''/>, or rss_hash_report='off'", alias)
+	}
+	return nil
+}
+
 // openSteering loads the program by which the kernel chooses queues.
 func openSteering(r Resource) ([]*os.File, error) {
 	program, table, err := steering.Open()

@@ -41,6 +41,49 @@ func TestPlanRSSNeedsTap(t *testing.T) {
 	}
 }
 
+// TestPlanHashReport: hash reports need the engine, which moves the packets of an interface that leaves its driver open then.
+func TestPlanHashReport(t *testing.T) {
+	text, err := os.ReadFile(domainDocuments + "interface-hash-report.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(text)
+	for _, c := range []struct{ name, old, replacement, want string }{
+		{"engine", "", "", ""},
+		{"vhost-net", "<driver queues='4' rss='on'", "<driver name='vhost' queues='4'", "vhost-net reports no hashes"},
+		{"a device of vhost-net", "<driver queues='4' rss='on'", "<backend vhost='/dev/vhost-net'/><driver queues='4'", "vhost-net reports no hashes"},
+		{"vhost-user", "type='user'>", "type='vhostuser'><source type='unix' path='/run/ovs.sock' mode='client'/>", "type vhostuser"},
+	} {
+		edited := strings.Replace(doc, c.old, c.replacement, 1)
+		if (edited == doc) != (c.old == "") {
+			t.Fatalf("%s: no %q in the document", c.name, c.old)
+		}
+		def, err := domain.Parse(edited, domain.Options{})
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		live, err := def.Start(1, planHost{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, _, err := Plan(live, facts)
+		if c.want != "" {
+			if !virterr.Is(err, virterr.ConfigUnsupported) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "interface net") {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		for _, nic := range cfg.NICs {
+			if !nic.HashReport || nic.Driver != "qemu" || len(nic.Vhosts) != 0 {
+				t.Errorf("%s of a host with vhost-net is planned as %+v", nic.ID, nic)
+			}
+		}
+	}
+}
+
 // TestTapTakesNoProgram: what is no tap that the kernel asks a program for, as a macvtap, does not start.
 func TestTapTakesNoProgram(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "macvtap7"))

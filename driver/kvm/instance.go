@@ -224,6 +224,7 @@ func (i *instance) finish() {
 	taps := i.rec.Taps
 	i.recMu.Unlock()
 	i.d.releaseTaps(taps)
+	i.d.endSteering(i.definition(), taps)
 	i.d.releaseHostdevs(i.name, &i.rec)
 	if err := i.d.clean(&i.rec); err != nil {
 		i.d.log.Error("cannot clean up after an engine", "domain", i.name, "err", err)
@@ -349,6 +350,7 @@ func (d *Driver) Adopt(ctx context.Context, text json.RawMessage, live *domain.D
 		}
 		d.keepFilters(live, rec.Taps)
 		d.releaseTaps(rec.Taps)
+		d.endSteering(live, rec.Taps)
 		d.releaseHostdevs(live.Name(), rec)
 		return nil, &driver.Gone{Exit: exit}
 	}

@@ -68,6 +68,28 @@ func takesSteering(tap *bridge.Tap, alias string) error {
 	return nil
 }
 
+// endSteering takes the programs that chose queues from taps that outlive their engine, as those with managed='no' do: one that
+// did not end by itself has left them there, and whoever has the tap next would get its packets in the queues of that guest.
+func (d *Driver) endSteering(live *domain.Definition, taps map[string]string) {
+	for _, nic := range live.Tree().Root.Child("devices").All("interface") {
+		name := taps[alias(nic)]
+		if name == "" || nic.Child("driver").Attr("rss") != "on" {
+			continue
+		}
+		if _, err := d.cfg.Links.Link(name); err != nil {
+			continue // it went with the engine
+		}
+		tap, err := d.cfg.Links.OpenTap(bridge.TapConfig{Name: name, Queues: 1, Owner: -1, Unmanaged: true})
+		if err == nil {
+			err = steering.Check(tap.Files[0])
+			tap.Close()
+		}
+		if err != nil {
+			d.log.Error("the program for receive-side scaling of a tap that is not in use any more stays", "domain", live.Name(), "tap", name, "err", err)
+		}
+	}
+}
+
 func rssError(alias, what string, err error) error {
 	remedy := "use rss='off'"
 	if errors.Is(err, unix.EPERM) {

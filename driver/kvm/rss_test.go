@@ -1,15 +1,22 @@
 package kvm
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"virtd/domain"
+	"virtd/driver"
+	"virtd/driver/kvm/steering"
 	"virtd/network/bridge"
 	"virtd/virterr"
 )
@@ -94,6 +101,93 @@ func TestTapTakesNoProgram(t *testing.T) {
 	err = takesSteering(&bridge.Tap{Name: "macvtap7", Files: []*os.File{f}}, "net1")
 	if !virterr.Is(err, virterr.ConfigUnsupported) || !strings.Contains(err.Error(), "interface net1") || !strings.Contains(err.Error(), "macvtap7") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestSteeringEndsWithEngine: an engine that is killed leaves its program to a tap that stays, and virtd takes it away.
+func TestSteeringEndsWithEngine(t *testing.T) {
+	runtime.LockOSThread() // the network namespace ends with the thread
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs the right to make a network namespace (CAP_SYS_ADMIN): %v", err)
+	}
+	program, table, err := steering.Open()
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
+		t.Skipf("needs the right to load BPF programs: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	links := &bridge.Host{}
+	tap, err := links.OpenTap(bridge.TapConfig{Name: "web0", Queues: 2, Owner: -1, Persistent: true})
+	if err != nil {
+		t.Skipf("needs /dev/net/tun: %v", err)
+	}
+	if err := unix.IoctlSetPointerInt(int(tap.Files[0].Fd()), unix.TUNSETSTEERINGEBPF, int(program.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := ebpf.NewProgramFromFD(fd) // which has the descriptor from now on
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := loaded.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	tap.Close() // as the kernel does
+	loaded.Close()
+	program.Close()
+	lives := func() bool {
+		p, err := ebpf.NewProgramFromID(id)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		p.Close()
+		return err == nil
+	}
+	if !lives() {
+		t.Fatal("the tap did not keep its program: nothing is tested")
+	}
+
+	text, err := os.ReadFile(domainDocuments + "interface-rss.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, err := domain.Parse(string(text), domain.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := def.Start(1, planHost{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	d := &Driver{cfg: Config{Links: links}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	gone := record{Version: recordVersion, PID: 1 << 30, StartTime: 1, UID: -1, Dir: filepath.Join(t.TempDir(), "live"),
+		Taps: map[string]string{"net0": "vnet0", "net1": "web0"}} // vnet0 went with the engine
+	encoded, err := gone.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ended *driver.Gone
+	if _, err := d.Adopt(t.Context(), encoded, live); !errors.As(err, &ended) {
+		t.Fatalf("an engine that is no more is adopted: %v", err)
+	}
+	for end := time.Now().Add(10 * time.Second); lives(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the tap still has its program: %s", log.String())
+		}
+	}
+	if _, err := links.Link("vnet0"); err == nil || strings.Contains(log.String(), "receive-side") {
+		t.Errorf("a tap that is gone: %v, %s", err, log.String())
+	}
+	if err := links.Delete("web0"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -59,9 +59,9 @@ guest_base() {
 #!/bin/sh
 # what busybox's DHCP client calls with what it was told
 case $1 in
-deconfig) ip addr flush dev "$interface"; ip link set "$interface" up ;;
+deconfig) ip -4 addr flush dev "$interface"; ip link set "$interface" up ;;
 bound | renew)
-  ip addr flush dev "$interface"
+  ip -4 addr flush dev "$interface"
   ip addr add "$ip/${mask:-24}" dev "$interface"
   [ -z "$router" ] || ip route replace default via "${router%% *}"
   : >/etc/resolv.conf

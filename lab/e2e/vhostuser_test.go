@@ -133,6 +133,11 @@ func TestLabVhostUser(t *testing.T) {
 	if exists(wire) {
 		t.Error("a start that failed leaves its socket")
 	}
+	t.Run("root file system", func(t *testing.T) {
+		h.t = t
+		checkVhostUserRoot(t, h)
+	})
+	h.t = t
 }
 
 // storage is a qemu-storage-daemon with one image.
@@ -144,7 +149,13 @@ type storage struct {
 
 func startStorage(h *host, name string, mib int64) *storage {
 	h.t.Helper()
-	s := &storage{h: h, image: h.image(name, mib), sock: h.path(name + ".sock")}
+	return startStorageOf(h, h.image(name, mib), name)
+}
+
+// startStorageOf is startStorage with an image that there is.
+func startStorageOf(h *host, image, name string) *storage {
+	h.t.Helper()
+	s := &storage{h: h, image: image, sock: h.path(name + ".sock")}
 	s.start()
 	h.t.Cleanup(s.kill)
 	return s

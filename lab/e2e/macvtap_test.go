@@ -66,7 +66,7 @@ func direct(dev, mac, attributes, driver string) string {
 	return fmt.Sprintf("<interface type='direct'%s><mac address='%s'/><source dev='%s' mode='bridge'/><model type='virtio'/><driver %s/></interface>", attributes, mac, dev, driver)
 }
 
-// A guest with two macvtaps, one served by the engine and one by the kernel's vhost-net, each with two queues: files both
+// A guest with two macvtaps, one served by the engine, which reports hashes, and one by the kernel's vhost-net, each with two queues: files both
 // ways with a machine on the wire, a trusted receive filter, a device that comes and goes, a virtd that is killed, a link that
 // vanishes, and nothing left behind.
 func TestLabMacvtap(t *testing.T) {
@@ -83,7 +83,7 @@ func TestLabMacvtap(t *testing.T) {
 	const firstMAC, secondMAC = "52:54:00:91:00:02", "52:54:00:92:00:02"
 	name := h.define(guest{name: "macvtap", kernel: k, memory: 512, vcpus: 2, args: "lab.net=eth0:10.91.0.2/24,eth1:10.92.0.2/24",
 		initrd:  labtest.AppendFiles(t, k.Tools, map[string]string{"cmd": macvtapScript(s)}),
-		devices: direct("up0", firstMAC, "", "name='qemu' queues='2'") + direct("up0", secondMAC, " trustGuestRxFilters='yes'", "name='vhost' queues='2'")})
+		devices: direct("up0", firstMAC, "", "name='qemu' queues='2' rss_hash_report='on'") + direct("up0", secondMAC, " trustGuestRxFilters='yes'", "name='vhost' queues='2'")})
 	h.vctl("start", name)
 	h.expect(name, "traffic done", 280*time.Second)
 	out := h.output(name)
@@ -170,7 +170,7 @@ func (h *host) checkMacvtaps(name string) (taps []string) {
 		h.t.Fatalf("domiflist:\n%s", list)
 	}
 	xml := h.virsh("dumpxml", name)
-	for _, want := range []string{"<source dev='up0' mode='bridge'/>", "<target dev='" + taps[0] + "'/>", "<driver name='qemu' queues='2'/>", "<driver name='vhost' queues='2'/>"} {
+	for _, want := range []string{"<source dev='up0' mode='bridge'/>", "<target dev='" + taps[0] + "'/>", "<driver name='qemu' queues='2' rss_hash_report='on'/>", "<driver name='vhost' queues='2'/>"} {
 		if !strings.Contains(xml, want) {
 			h.t.Errorf("no %s in:\n%s", want, xml)
 		}

@@ -77,9 +77,13 @@ func (h *host) userNetwork(s *fileServer, process, server string) {
 	if err = errors.Join(err, os.Chmod(initrd, 0o644)); err != nil {
 		h.t.Fatal(err)
 	}
+	driver := ""
+	if process == "virtd-usernet" {
+		driver = "<driver rss_hash_report='on'/>"
+	}
 	name := h.define(guest{name: process, kernel: k, memory: 512, args: "lab.net=eth0:dhcp", initrd: initrd,
 		devices: fmt.Sprintf("<interface type='user'><mac address='52:54:00:77:00:01'/><model type='virtio'/>"+
-			"<portForward proto='tcp' address='127.0.0.1'><range start='%d' to='22'/></portForward></interface>", forward)})
+			"<portForward proto='tcp' address='127.0.0.1'><range start='%d' to='22'/></portForward>%s</interface>", forward, driver)})
 	h.t.Cleanup(func() {
 		if h.t.Failed() {
 			h.t.Logf("--- console of %s\n%s", name, tail(h.output(name), 3000))

@@ -14,6 +14,7 @@ import (
 	"virtd/hypervisor/virtio/net/rss"
 	"virtd/hypervisor/virtio/net/taptest"
 	"virtd/hypervisor/virtio/virtiotest"
+	"virtd/lab/labtest"
 )
 
 // testHash has the key by which implementations are verified; see package rss.
@@ -340,8 +341,16 @@ func TestHashReportRefused(t *testing.T) {
 	}
 }
 
-// TestRealTapHashReport has a real tap write the part of the header that is its own, in all its queues.
-func TestRealTapHashReport(t *testing.T) {
+func TestRealTapHashReport(t *testing.T) { realTapHashReport(t) }
+
+// TestLabRealTapHashReport is the same where a test that skips is a failure.
+func TestLabRealTapHashReport(t *testing.T) {
+	labtest.Need(t, labtest.Tun)
+	realTapHashReport(t)
+}
+
+// realTapHashReport has a real tap write the part of the header that is its own, in all its queues.
+func realTapHashReport(t *testing.T) {
 	f, tap := newTapFixture(t, 4, withHashReport)
 	frame := taptest.Frame(taptest.Guest, taptest.Peer, 100)
 	copy(frame[12:], udp4(100)[12:])

@@ -32,7 +32,8 @@ build_clients() {
 # finish_clients does what maintainer scripts and triggers would have done, but for the caches that only save time.
 finish_clients() {
   local r=$CLIENTS_ROOT lib=usr/lib/x86_64-linux-gnu
-  ln -sfn /run "$r/var/run"
+  rm -rf "$r/var/run" # some packages have it as a folder
+  ln -s /run "$r/var/run"
   printf 'root:x:0:0:root:/root:/bin/bash\nlibvirtdbus:x:990:990::/:/bin/false\n' >"$r/etc/passwd"
   printf 'root:x:0:\nlibvirtdbus:x:990:\n' >"$r/etc/group"
   printf 'passwd: files\ngroup: files\nhosts: files\n' >"$r/etc/nsswitch.conf"

@@ -25,15 +25,17 @@ func (d *Daemon) functionList(_ context.Context, _ *rpc.Call, a *rpc.PrivFunctio
 		card := rpc.PrivCard{Address: p.Address.String(), Interface: p.Interface, Driver: p.Driver, Total: uint32(p.Total), Kept: uint32(boolean(p.Kept))}
 		for _, f := range p.Functions {
 			card.Functions = append(card.Functions, rpc.PrivFunction{Address: f.Address.String(), Number: uint32(f.Number), Interface: f.Interface,
-				Driver: f.Driver, Domain: f.User, Settings: settings(f.Config)})
+				Driver: f.Driver, Domain: f.User, Settings: settings(f)})
 		}
 		ret.Cards = append(ret.Cards, card)
 	}
 	return ret, nil
 }
 
-func settings(c nodedev.FunctionConfig) []rpc.PrivSetting {
+// settings are what the card does for a function, and which of the card's interfaces stands for it in switchdev mode.
+func settings(f nodedev.VirtualFunction) []rpc.PrivSetting {
 	var out []rpc.PrivSetting
+	c := f.Config
 	add := func(name, value string) { out = append(out, rpc.PrivSetting{Name: name, Value: value}) }
 	onOff := map[bool]string{true: "on", false: "off"}
 	if c.MAC != "" {
@@ -56,6 +58,9 @@ func settings(c nodedev.FunctionConfig) []rpc.PrivSetting {
 	}
 	if c.MaxRate != nil {
 		add("max-rate", strconv.FormatUint(uint64(*c.MaxRate), 10))
+	}
+	if f.Representor != "" {
+		add("representor", f.Representor)
 	}
 	return out
 }

@@ -56,8 +56,7 @@ func (h *Hostdevs) physical(dev string) (pf string, vf int, err error) {
 	if err != nil {
 		return "", 0, virterr.New(virterr.ConfigUnsupported, "PCI device %s is not a virtual function", last(dev))
 	}
-	names := h.list(parent + "/net")
-	if len(names) == 0 {
+	if pf = h.netOf(parent); pf == "" {
 		return "", 0, virterr.New(virterr.ConfigUnsupported, "the physical function %s of PCI device %s has no network interface: its driver is '%s'",
 			last(parent), last(dev), h.link(parent, "driver"))
 	}
@@ -67,7 +66,7 @@ func (h *Hostdevs) physical(dev string) (pf string, vf int, err error) {
 			continue
 		}
 		if vf, err = strconv.Atoi(number); err == nil {
-			return names[0], vf, nil
+			return pf, vf, nil
 		}
 	}
 	return "", 0, virterr.New(virterr.InternalError, "the physical function %s does not know PCI device %s", last(parent), last(dev))

@@ -124,12 +124,14 @@ func (b *hostdevBed) refuses(err error, says ...string) {
 type fakeLinks struct {
 	m    map[int]FunctionConfig
 	fail error
-	half bool // fails once, when some of it is done
+	half bool   // fails once, when some of it is done
+	last string // the interface that was told something last
 }
 
 func (f *fakeLinks) Function(_ string, vf int) (FunctionConfig, error) { return f.m[vf], nil }
 
-func (f *fakeLinks) SetFunction(_ string, vf int, c FunctionConfig) error {
+func (f *fakeLinks) SetFunction(pf string, vf int, c FunctionConfig) error {
+	f.last = pf
 	failure := f.fail
 	if failure != nil && !f.half {
 		return failure

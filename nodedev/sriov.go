@@ -36,6 +36,8 @@ type VirtualFunction struct {
 	Driver    string
 	User      string         // the domain that has it, or ""
 	Config    FunctionConfig // as far as the card tells
+	// Representor is the interface of the card that stands for the function, where the card is in switchdev mode.
+	Representor string
 }
 
 // PhysicalFunctions lists the cards with SR-IOV.
@@ -60,21 +62,15 @@ func (h *Hostdevs) total(dev string) int {
 	return int(n)
 }
 
-// netOf is the first interface of a function.
-func (h *Hostdevs) netOf(dev string) string {
-	if names := h.list(dev + "/net"); len(names) > 0 {
-		return names[0]
-	}
-	return ""
-}
-
 func (h *Hostdevs) physicalFunction(a Address, dev string) PhysicalFunction {
 	p := PhysicalFunction{Address: a, Interface: h.netOf(dev), Driver: h.link(dev, "driver"), Total: h.total(dev)}
 	_, err := os.Stat(h.keptFile(a))
 	p.Kept = err == nil
+	representors := h.representors(dev)
 	for i, v := range h.virtualFunctions(dev) {
 		at := "bus/pci/devices/" + v.String()
-		f := VirtualFunction{Address: v, Number: i, Interface: h.netOf(at), Driver: h.link(at, "driver"), User: h.users[v].Name}
+		f := VirtualFunction{Address: v, Number: i, Interface: h.netOf(at), Driver: h.link(at, "driver"), User: h.users[v].Name,
+			Representor: representors[i]}
 		if p.Interface != "" {
 			f.Config, _ = h.links.Function(p.Interface, i) // more information only
 		}

@@ -313,6 +313,13 @@ func (s *fileServer) checkPushed(t *testing.T, files int) {
 	s.puts = nil
 }
 
+// dropPushed forgets that many of what came, the first.
+func (s *fileServer) dropPushed(files int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.puts = s.puts[min(files, len(s.puts)):]
+}
+
 // zeroes counts bytes up to the first that is not zero.
 type zeroes struct {
 	n   int64

@@ -22,8 +22,8 @@ type netSides [2]*netSide
 // mostLost is how often guests of a side are started anew.
 const mostLost = 5
 
-// netSides returns both sides, without guests yet. start starts one side's, by its argument; what it
-// returns with an error is killed.
+// netSides returns both sides, without guests yet. start starts one side's, by its argument; what it returns with an error is
+// killed.
 func (h host) netSides(start func(side int, launch func(guest) (*engine, error)) ([]*engine, error)) netSides {
 	side := func(i int, name string, launch func(guest) (*engine, error)) *netSide {
 		return &netSide{name: name, start: func() ([]*engine, error) { return start(i, launch) }}
@@ -46,7 +46,8 @@ func (s *netSide) kill() {
 	s.guests = nil
 }
 
-// compare runs jobs on both sides, while the guests of the other idle. address is whom a side's guest asks.
+// compare runs jobs on both sides, while the guests of the other idle. address is whom a side's guest asks. With the results it
+// fails when more guests of ours were lost than of the peer: that is not the lab's doing alone.
 func (s netSides) compare(rounds int, name string, jobs []netJob, address func(side int) string) ([]ab.Result, error) {
 	var measures []ab.Measure
 	for _, j := range jobs {
@@ -64,6 +65,9 @@ func (s netSides) compare(rounds int, name string, jobs []netJob, address func(s
 	}
 	results, err := ab.Compare(rounds, measures, sampler(0), sampler(1))
 	fmt.Fprintf(os.Stderr, "bench: guests lost: %d of ours, %d of the peer\n", s[0].lost, s[1].lost)
+	if err == nil && s[0].lost > s[1].lost {
+		err = fmt.Errorf("our guests were lost %d times, the peer's %d times", s[0].lost, s[1].lost)
+	}
 	return results, err
 }
 

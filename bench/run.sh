@@ -29,7 +29,7 @@ for b in $list; do
     continue
   fi
   # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have. (With one,
-  # the emulated host stopped for good while fio ran in our guest, three times of three; why is not known.) Guests with several
+  # the emulated host stopped for good while fio ran in our guest, three times of three: that was before pulse, in lab/lib/run.sh.) Guests with several
   # vCPUs need a host with one: with two, QEMU's own die at random.
   smp=1 huge=260
   case $b in

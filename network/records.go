@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"virtd/domain/xmltree"
 	"virtd/durable"
 	"virtd/durable/definitions"
 	"virtd/virterr"
@@ -28,7 +29,7 @@ type records struct {
 
 func openRecords(state, run string) (*records, error) {
 	store, err := definitions.Open(definitions.Kind[*definition]{Name: "network", From: virterr.FromNetwork, Parse: parse,
-		XML: (*definition).xml, Identity: func(d *definition) (uuid.UUID, string) { return d.uuid, d.name }}, state, run)
+		XML: (*definition).xml, Identity: func(d *definition) (uuid.UUID, string) { return d.uuid, d.name }, MaxSize: xmltree.MaxSize}, state, run)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package storage
 import (
 	"github.com/google/uuid"
 
+	"virtd/domain/xmltree"
 	"virtd/durable"
 	"virtd/durable/definitions"
 	"virtd/virterr"
@@ -12,7 +13,7 @@ import (
 func openRecords(state, run string) (*definitions.Store[*definition], error) {
 	return definitions.Open(definitions.Kind[*definition]{Name: "pool", From: virterr.FromStorage, Parse: parsePool,
 		XML:      func(d *definition) string { return d.xml(poolSizes{}, d.perms) },
-		Identity: func(d *definition) (uuid.UUID, string) { return d.uuid, d.name }}, state, run)
+		Identity: func(d *definition) (uuid.UUID, string) { return d.uuid, d.name }, MaxSize: xmltree.MaxSize}, state, run)
 }
 
 // syncDir is package durable's with the errors of this one.

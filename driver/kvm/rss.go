@@ -62,7 +62,7 @@ func takesSteering(tap *bridge.Tap, alias string) error {
 	if len(tap.Files) == 0 {
 		return nil // nothing to ask, and the caller says so
 	}
-	if err := steering.Check(tap.Files[0]); err != nil {
+	if err := steering.Detach(tap.Files[0]); err != nil {
 		return rssError(alias, "device "+tap.Name+" takes no BPF program for it", err)
 	}
 	return nil
@@ -81,7 +81,7 @@ func (d *Driver) endSteering(live *domain.Definition, taps map[string]string) {
 		}
 		tap, err := d.cfg.Links.OpenTap(bridge.TapConfig{Name: name, Queues: 1, Owner: -1, Unmanaged: true})
 		if err == nil {
-			err = steering.Check(tap.Files[0])
+			err = steering.Detach(tap.Files[0])
 			tap.Close()
 		}
 		if err != nil {

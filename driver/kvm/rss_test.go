@@ -118,10 +118,13 @@ func TestSteeringEndsWithEngine(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer table.Close()
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		t.Skipf("needs /dev/net/tun: %v", err)
+	}
 	links := &bridge.Host{}
 	tap, err := links.OpenTap(bridge.TapConfig{Name: "web0", Queues: 2, Owner: -1, Persistent: true})
 	if err != nil {
-		t.Skipf("needs /dev/net/tun: %v", err)
+		t.Fatal(err)
 	}
 	if err := unix.IoctlSetPointerInt(int(tap.Files[0].Fd()), unix.TUNSETSTEERINGEBPF, int(program.Fd())); err != nil {
 		t.Fatal(err)

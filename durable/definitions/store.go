@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"virtd/domain/xmltree"
 	"virtd/durable"
 	"virtd/virterr"
 )
@@ -37,6 +36,7 @@ type Kind[D any] struct {
 	Parse    func(text string) (D, error) // reads what XML wrote
 	XML      func(D) string
 	Identity func(D) (uuid.UUID, string) // with its name
+	MaxSize  int64                       // of a document that Parse takes, in bytes
 }
 
 // Store keeps the definitions of one kind. The state directory survives a boot of the host, the run directory does not.
@@ -103,7 +103,7 @@ func (s *Store[D]) readFile(path string) (def D, err error) {
 		return def, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, xmltree.MaxSize+1))
+	text, err := io.ReadAll(io.LimitReader(f, s.kind.MaxSize+1))
 	if err != nil {
 		return def, err
 	}

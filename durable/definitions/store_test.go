@@ -31,6 +31,7 @@ var kind = definitions.Kind[thing]{
 	},
 	XML:      func(d thing) string { return d.id.String() + " " + d.name },
 	Identity: func(d thing) (uuid.UUID, string) { return d.id, d.name },
+	MaxSize:  1000,
 }
 
 func open(t *testing.T, dir string) *definitions.Store[thing] {

@@ -45,8 +45,9 @@ func duplicate(fd int, name string) (*os.File, error) {
 	return os.NewFile(uintptr(n), name), nil
 }
 
-// Check tells whether a tap takes such programs: a macvtap does not. One that it has is taken away.
-func Check(tap *os.File) error {
+// Detach takes the program from a tap, which need not have one. An error says that the tap takes no such programs at all, as a
+// macvtap does not.
+func Detach(tap *os.File) error {
 	conn, err := tap.SyscallConn()
 	if err != nil {
 		return err

@@ -156,7 +156,7 @@ func TestProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer queue.Close()
-	if err := Check(queue); err != nil {
+	if err := Detach(queue); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.IoctlSetPointerInt(tap.FDs[0], unix.TUNSETSTEERINGEBPF, int(program.Fd())); err != nil {

@@ -14,6 +14,9 @@ type netSide struct {
 	start  func() ([]*engine, error)
 	guests []*engine
 	lost   int
+
+	// lostGuest brings in order what the guests that were lost left behind; nil where that is nothing.
+	lostGuest func() error
 }
 
 // netSides are our engine's side and the peer's.
@@ -108,7 +111,10 @@ func (s *netSide) lose(reason error) error {
 		return reason
 	}
 	fmt.Fprintf(os.Stderr, "bench: %s: guests start anew: %v\n", s.name, reason)
-	return nil
+	if s.lostGuest == nil {
+		return nil
+	}
+	return s.lostGuest()
 }
 
 func (s *netSide) jobs(jobs []netJob, address string) (values []float64, err error) {

@@ -82,11 +82,11 @@ func (n netHost) run(h host) ([]ab.Result, error) {
 		return nil, err
 	}
 	defer remove()
-	stop, err := h.servers()
-	if err != nil {
+	servers := netServers{host: h}
+	defer servers.stop()
+	if err := servers.start(); err != nil {
 		return nil, err
 	}
-	defer stop()
 	sides := h.netSides(func(side int, start func(guest) (*engine, error)) ([]*engine, error) {
 		g, err := h.netGuest(n, side)
 		if err != nil {
@@ -96,6 +96,9 @@ func (n netHost) run(h host) ([]ab.Result, error) {
 		return []*engine{e}, err
 	})
 	defer sides.kill()
+	for _, side := range sides {
+		side.lostGuest = func() error { servers.stop(); return servers.start() } // they go on with a test of a guest that is gone
+	}
 	name := fmt.Sprintf("%s, %d queues, guest and host", n.driver, n.queues)
 	jobs := append(n.throughput("TCP", ""), n.throughput("UDP", "-u -b 0 -l 1448 ")...)
 	jobs = append(jobs, latency("TCP"), latency("UDP"))
@@ -196,33 +199,37 @@ func (j netJob) run(asking *engine, all []*engine, address string) (value float6
 	return value, after - before, nil
 }
 
-// servers starts what answers on the host.
-func (h host) servers() (stop func(), err error) {
-	var started []*exec.Cmd
-	stop = func() {
-		for _, c := range started {
-			_ = c.Process.Kill()
-			_ = c.Wait()
-		}
-	}
-	program, err := h.copyIn(h.load)
+// netServers are the programs that answer on the host.
+type netServers struct {
+	host    host
+	running []*exec.Cmd
+}
+
+func (n *netServers) start() error {
+	program, err := n.host.copyIn(n.host.load)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, c := range []*exec.Cmd{exec.Command("iperf3", "-s", "-B", hostAddress), exec.Command(program, "serve")} {
 		if err := c.Start(); err != nil {
-			stop()
-			return nil, err
+			return err
 		}
-		started = append(started, c)
+		n.running = append(n.running, c)
 	}
 	for _, port := range []string{"5201", "9"} {
 		if err := waitFor(net.JoinHostPort(hostAddress, port)); err != nil {
-			stop()
-			return nil, err
+			return err
 		}
 	}
-	return stop, nil
+	return nil
+}
+
+func (n *netServers) stop() {
+	for _, c := range n.running {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	}
+	n.running = nil
 }
 
 // waitFor waits until somebody listens.

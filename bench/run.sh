@@ -28,9 +28,7 @@ for b in $list; do
     [ $rc -le $worst ] || worst=$rc
     continue
   fi
-  # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have. (With one,
-  # the emulated host stopped for good while fio ran in our guest, three times of three: that was before pulse, in lab/lib/run.sh.) Guests with several
-  # vCPUs need a host with one: with two, QEMU's own die at random.
+  # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have.
   smp=1 huge=260
   case $b in
   net-guests-*-4q) huge=530 ;;

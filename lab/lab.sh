@@ -35,7 +35,7 @@ LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/virtd-lab}
 LAB_KERNEL=${LAB_KERNEL:-6.1}
 # More than 2048 MiB moves 64-bit BARs above 4 GiB, where QEMU 10.0.2's igb functions read as zero.
 LAB_MEM=${LAB_MEM:-2048}
-# Guests with several vCPUs die at random in early boot, under QEMU too, when L1 itself has two.
+# With several CPUs, L1 runs under a later emulator: lib/emulator.sh.
 LAB_SMP=${LAB_SMP:-1}
 LAB_TIMEOUT=${LAB_TIMEOUT:-300}
 # The emulator runs "rep movsb" byte by byte, so kernels must not choose it.
@@ -60,7 +60,7 @@ IMAGES=$LAB/images   # what L1 sees as /opt/lab, and L1's own initrd
 die() { echo "lab: $*" >&2; exit 125; }
 log() { echo "lab: $*" >&2; }
 
-for part in packages kernels iommufd userland libvirtd clients guest l1 run selftest; do
+for part in packages kernels iommufd userland emulator libvirtd clients guest l1 run selftest; do
   . "$HERE/lib/$part.sh"
 done
 
@@ -68,6 +68,7 @@ build() {
   mkdir -p "$LAB"
   images
   build_l1
+  [ "$LAB_SMP" = 1 ] || build_emulator
   [ "$LAB_CLIENTS" = 0 ] || build_clients
   [ "$LAB_IOMMUFD" = 0 ] || build_iommufd
 }

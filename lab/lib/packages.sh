@@ -1,7 +1,7 @@
 # Debian packages without installing them: an apt with lists and a status of its own.
 #
-# Everything comes from one release whatever this machine runs, so the lab is the same everywhere, and dependencies
-# are resolved against an empty system, so nothing of this machine leaks in.
+# Everything comes from one release whatever this machine runs (but the emulator of several CPUs), so the lab is the same
+# everywhere, and dependencies are resolved against an empty system, so nothing of this machine leaks in.
 
 RELEASE=bookworm
 DEBS=$LAB/debs
@@ -9,7 +9,7 @@ APT=()
 
 apt_setup() {
   [ ${#APT[@]} -gt 0 ] && return
-  local a=$LAB/apt
+  local a=$LAB/apt-$RELEASE
   APT=(-q -o "Dir::Etc::sourcelist=$a/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o "Dir::State::lists=$a/lists" -o "Dir::State::status=$a/status" -o "Dir::Cache=$a/cache"
     -o "APT::Sandbox::User=$(id -un)" -o APT::Architecture=amd64)

@@ -17,9 +17,11 @@ launch() {
   : >"$ctl/env"
   for t in $LAB_ENV; do printf 'export %q\n' "$t" >>"$ctl/env"; done
 
-  local lib=$ROOT/usr/lib/x86_64-linux-gnu
-  local a=("$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$ROOT/usr/bin/qemu-system-x86_64"
-    -L "$ROOT/usr/share/qemu" -L "$ROOT/usr/share/seabios" -L "$ROOT/usr/lib/ipxe/qemu"
+  local qemu=$ROOT
+  [ "$LAB_SMP" = 1 ] || qemu=$EMULATOR
+  local lib=$qemu/usr/lib/x86_64-linux-gnu
+  local a=("$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$qemu/usr/bin/qemu-system-x86_64"
+    -L "$qemu/usr/share/qemu" -L "$qemu/usr/share/seabios" -L "$qemu/usr/lib/ipxe/qemu"
     -nodefaults -no-user-config -display none -monitor none -no-reboot
     -M q35 -accel tcg,thread=multi,tb-size=512 -cpu "$LAB_CPU" -smp "$LAB_SMP" -m "$LAB_MEM"
     -kernel "$k/vmlinux" -initrd "$(l1_initrd "$LAB_KERNEL")")
@@ -111,15 +113,15 @@ run() {
   exit "$(cat "$CTL/rc")"
 }
 
-# pulse FIFO sends L1 a byte a second, for as long as this process is there and the fifo is. The emulator now and then loses an
-# interrupt of L1's timer, as far as one can tell because two of its threads change the word of pending interrupts at the same
+# pulse FIFO sends L1 five lines a second, for as long as this process is there and the fifo is. The emulator now and then loses
+# an interrupt of L1's timer, as far as one can tell because two of its threads change the word of pending interrupts at the same
 # time: that of the CPU, which enters and leaves L2, and that of the timer. An idle L1 then stands still for good; the next
-# interrupt from anywhere brings the lost one back.
+# interrupt from anywhere brings the lost one back. L1's init passes the line on to each further CPU.
 pulse() {
   exec 7<>"$1"
   while [ -e "$1" ] && kill -0 $$; do
     echo >&7
-    sleep 1
+    sleep 0.2
   done
 }
 

@@ -49,6 +49,7 @@ func policy(pid int) seccomp.Policy {
 		{Name: "clone", Conditions: seccomp.ArgumentConditions{equal(0, goThreadFlags|unix.CLONE_SETTLS|unix.CLONE_PARENT_SETTID|unix.CLONE_CHILD_CLEARTID)}}, // glibc's
 		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, unix.PR_SET_NAME)}},
 		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, prSetVMA)}},
+		{Name: "prctl", Conditions: seccomp.ArgumentConditions{equal(0, unix.PR_SET_TIMERSLACK)}}, // a queue pair's thread pauses
 	}
 	for _, cmd := range ioctls {
 		checked = append(checked, seccomp.NameWithConditions{Name: "ioctl", Conditions: seccomp.ArgumentConditions{equal(1, cmd)}})

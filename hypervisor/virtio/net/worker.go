@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +38,7 @@ type worker struct {
 	tapReady bool // the tap may have packets
 	starved  bool // the driver owes receive buffers
 	gone     bool // the tap is dead
+	pauses   pauser
 }
 
 // Epoll tags.
@@ -146,6 +148,7 @@ func (w *worker) run() {
 	defer close(w.done)
 	defer w.giveBack()
 	nameThread(fmt.Sprintf("%s/%d", w.dev.cfg.ID, w.index))
+	punctual()
 	debug.SetPanicOnFault(true) // guest memory whose backing file was cut
 	defer func() {
 		if p := recover(); p != nil {
@@ -177,15 +180,19 @@ func (w *worker) loop() error {
 		if err != nil {
 			return err
 		}
-		if more || w.arm() {
+		if more {
+			continue
+		}
+		pause := w.pauses.next()
+		if w.arm(pause == 0) {
 			continue
 		}
 		if err := w.listen(); err != nil {
 			return err
 		}
-		n, err := unix.EpollWait(w.epoll, events[:], -1)
-		if err != nil && err != unix.EINTR {
-			return fmt.Errorf("wait for packets: %w", err)
+		n, err := w.wait(events[:], pause)
+		if err != nil {
+			return err
 		}
 		w.disarm()
 		for i := range max(n, 0) {
@@ -198,6 +205,27 @@ func (w *worker) loop() error {
 		}
 	}
 	return nil
+}
+
+// wait returns events that came, within the pause where there is one.
+func (w *worker) wait(events []unix.EpollEvent, pause time.Duration) (int, error) {
+	most := -1
+	if pause > 0 {
+		t := unix.NsecToTimespec(int64(pause))
+		n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(w.epoll), Events: unix.POLLIN}}, &t, nil)
+		if err != nil && err != unix.EINTR {
+			return 0, fmt.Errorf("pause: %w", err)
+		}
+		if n < 1 {
+			return 0, nil
+		}
+		most = 0
+	}
+	n, err := unix.EpollWait(w.epoll, events, most)
+	if err != nil && err != unix.EINTR {
+		return 0, fmt.Errorf("wait for packets: %w", err)
+	}
+	return n, nil
 }
 
 // pass gives each direction one budget. It reports whether one of them has more to do.
@@ -230,6 +258,7 @@ func (w *worker) pass() (more bool, err error) {
 		return more, nil
 	}
 	w.stats.addRx(&s)
+	w.pauses.receive(s.RxPackets)
 	switch result {
 	case rxMore:
 		more = true
@@ -245,21 +274,27 @@ func (w *worker) pass() (more bool, err error) {
 
 func (w *worker) passTx(drop bool) (bool, error) {
 	var s Stats
+	var begin time.Time
+	if w.pauses.pausing {
+		begin = time.Now()
+	}
 	more, gone, err := w.tx.transmit(txBudget, drop || w.gone, &s)
 	if err != nil {
 		return false, err
 	}
 	w.tx.q.Notify()
 	w.stats.addTx(&s)
+	w.pauses.send(s.TxPackets, begin)
 	if gone {
 		w.tapGone()
 	}
 	return more, nil
 }
 
-// arm asks for kicks where the worker waits for the driver. It reports whether the driver was faster.
-func (w *worker) arm() (more bool) {
-	if w.tx != nil && !w.tx.blocked && w.tx.q.EnableKicks() {
+// arm asks for kicks where the worker waits for the driver: not for those of packets that it looks for after a pause. It reports
+// whether the driver was faster.
+func (w *worker) arm(tx bool) (more bool) {
+	if tx && w.tx != nil && !w.tx.blocked && w.tx.q.EnableKicks() {
 		more = true
 	}
 	if w.starved && w.rx.q.EnableKicks() {

@@ -2,6 +2,8 @@ package store
 
 import (
 	"errors"
+	"path/filepath"
+	"strconv"
 
 	"virtd/virterr"
 )
@@ -97,24 +99,41 @@ type journal struct {
 	room    int // bytes of the file
 }
 
-// newJournal begins a file. It is in the directory for good before anything is promised that is in it.
-func (d *Dir) newJournal() error {
-	d.lastJournal++
-	j := &journal{path: d.journalPath(d.lastJournal)}
-	var err error
-	if j.file, err = d.fs.Create(j.path, 0o600); err != nil {
-		return err
-	}
-	if err = j.makeRoom(firstRoom); err == nil { // durable with the first record
+func (d *Dir) journalPath(n uint64) string {
+	return filepath.Join(d.state, journalPrefix+strconv.FormatUint(n, 10))
+}
 
-		err = d.fs.SyncDir(d.state)
-	}
-	if err != nil {
-		return errors.Join(err, j.file.Close(), d.fs.Remove(j.path))
+// newJournal begins a file: the one that prepare made, or another.
+func (d *Dir) newJournal() error {
+	j := d.spare
+	d.spare = nil
+	if j == nil {
+		d.lastJournal++
+		var err error
+		if j, err = d.createJournal(d.lastJournal, firstRoom); err != nil {
+			return err
+		}
 	}
 	d.journal = j
 	d.journals = append(d.journals, j.path)
 	return nil
+}
+
+// createJournal makes a file with room for records. It is in the directory for good before anything is promised that is in
+// it.
+func (d *Dir) createJournal(number uint64, room int) (*journal, error) {
+	j := &journal{path: d.journalPath(number)}
+	var err error
+	if j.file, err = d.fs.Create(j.path, 0o600); err != nil {
+		return nil, err
+	}
+	if err = j.makeRoom(room); err == nil { // durable with the first record, unless prepare sees to it
+		err = d.fs.SyncDir(d.state)
+	}
+	if err != nil {
+		return nil, errors.Join(err, j.file.Close(), d.fs.Remove(j.path))
+	}
+	return j, nil
 }
 
 // write makes a record durable.
@@ -129,6 +148,12 @@ func (j *journal) write(record []byte) error {
 	}
 	j.end += len(record)
 	return j.file.Sync()
+}
+
+// discard removes a journal that holds nothing. One that cannot be removed holds nothing for the next Open either.
+func (j *journal) discard(fs filesystem) {
+	_ = j.file.Close()
+	_ = fs.Remove(j.path)
 }
 
 // makeRoom writes zeros behind what is there, up to a size.

@@ -52,6 +52,8 @@ type Dir struct {
 	settling    sync.Mutex      // one settle at a time; taken before the others
 	commitMu    sync.Mutex      // one batch at a time, and guards what follows; taken before mu
 	journal     *journal        // nil: the next change begins one
+	spare       *journal        // empty, for the next change that begins one; nil: not prepared
+	nextRoom    int             // bytes that a prepared journal has
 	journals    []string        // whose changes are not all in files yet, oldest first
 	damaged     map[string]bool // of them; as Open found them
 	lastJournal uint64
@@ -257,10 +259,6 @@ func (d *Dir) autostartPath(id uuid.UUID) string {
 	return filepath.Join(d.state, id.String()+autostartExt)
 }
 func (d *Dir) statusPath(id uuid.UUID) string { return filepath.Join(d.run, id.String()+statusExt) }
-
-func (d *Dir) journalPath(n uint64) string {
-	return filepath.Join(d.state, journalPrefix+strconv.FormatUint(n, 10))
-}
 
 // Entries implements Store.
 func (d *Dir) Entries() []Entry {

@@ -16,37 +16,90 @@ var errVisible = errors.New("the change may not survive a power cut")
 // replace replaces path by a file with that text, atomically. With durable the text is on disk before it has the name; the
 // name is, once the directory is synced.
 func (d *Dir) replace(path string, text []byte, durable bool) error {
-	dir, name := filepath.Split(path)
-	temp := filepath.Join(dir, fmt.Sprintf(".%s.%d%s", name, d.serial.Add(1), tempExt))
-	err := d.writeTemp(temp, text, durable)
-	if err == nil {
-		err = d.fs.Rename(temp, path)
-	}
-	if err != nil {
-		_ = d.fs.Remove(temp)
-		return virterr.New(virterr.SystemError, "cannot write '%s': %w", path, err)
-	}
-	return nil
-}
-
-func (d *Dir) writeTemp(temp string, text []byte, durable bool) error {
-	f, err := d.fs.Create(temp, 0o600)
-	if errors.Is(err, os.ErrExist) { // left by a crash after our Open: by another process that should not be here
-		if err = d.fs.Remove(temp); err == nil {
-			f, err = d.fs.Create(temp, 0o600)
-		}
-	}
+	r, err := d.newReplacement(path, text)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
-	if err == nil && durable {
-		err = f.Sync()
+	defer r.abandon()
+	if durable {
+		if err := r.sync(); err != nil {
+			return err
+		}
 	}
-	if cerr := f.Close(); err == nil {
+	return r.finish()
+}
+
+// replacement is a file on its way: written, then synced, then given its name.
+type replacement struct {
+	d          *Dir
+	temp, path string
+	file       file // nil: closed
+	named      bool
+}
+
+// newReplacement writes the text that path shall have.
+func (d *Dir) newReplacement(path string, text []byte) (*replacement, error) {
+	dir, name := filepath.Split(path)
+	r := &replacement{d: d, path: path, temp: filepath.Join(dir, fmt.Sprintf(".%s.%d%s", name, d.serial.Add(1), tempExt))}
+	var err error
+	r.file, err = d.fs.Create(r.temp, 0o600)
+	if errors.Is(err, os.ErrExist) { // left by a crash after our Open: by another process that should not be here
+		if err = d.fs.Remove(r.temp); err == nil {
+			r.file, err = d.fs.Create(r.temp, 0o600)
+		}
+	}
+	if err == nil {
+		_, err = r.file.Write(text)
+	}
+	if err != nil {
+		r.abandon()
+		return nil, r.failed(err)
+	}
+	return r, nil
+}
+
+// sync makes the text durable.
+func (r *replacement) sync() error {
+	err := r.file.Sync()
+	if cerr := r.close(); err == nil {
 		err = cerr
 	}
+	return r.failed(err)
+}
+
+// finish puts the file in its place.
+func (r *replacement) finish() error {
+	err := r.close()
+	if err == nil {
+		err = r.d.fs.Rename(r.temp, r.path)
+	}
+	r.named = err == nil
+	return r.failed(err)
+}
+
+// abandon removes what did not get its name. r may be nil.
+func (r *replacement) abandon() {
+	if r == nil || r.named {
+		return
+	}
+	_ = r.close()
+	_ = r.d.fs.Remove(r.temp)
+}
+
+func (r *replacement) close() error {
+	if r.file == nil {
+		return nil
+	}
+	err := r.file.Close()
+	r.file = nil
 	return err
+}
+
+func (r *replacement) failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return virterr.New(virterr.SystemError, "cannot write '%s': %w", r.path, err)
 }
 
 // remove removes a file; a missing one is no error.

@@ -134,6 +134,63 @@ func TestJournalOrder(t *testing.T) {
 	}
 }
 
+// A prepared journal is as large as the one before was, and counts as none until something is in it. One that another
+// overtook while it was being made is never used: what is in it would count over what is newer.
+func TestPreparedJournal(t *testing.T) {
+	fs := newMemFS()
+	d, err := open(Options{State: "/s", Run: "/r"}, fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := define(t, "a", 1, 64)
+	for range 3 * firstRoom / len(a.XML(0)) { // so that it grows
+		if err := d.Save(a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.settle(); err != nil {
+		t.Fatal(err)
+	}
+	d.prepare()
+	d.prepare()
+	file := "/s/" + a.UUID().String() + ".xml"
+	if got := fs.list(); got != file+" /s/journal.2" {
+		t.Errorf("files %s", got)
+	}
+	if n := fs.now["/s/journal.2"]; len(n.synced) != 4*firstRoom || fs.durable["/s/journal.2"] != n {
+		t.Errorf("%d bytes are durable", len(n.synced))
+	}
+	killed := fs.killed()
+	if again, err := open(Options{State: "/s", Run: "/r"}, killed); err != nil || len(again.Problems()) != 0 || killed.list() != file {
+		t.Errorf("opened after a kill: %v; files %s", err, killed.list())
+	}
+	if err := d.Save(a); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.journal.path; got != "/s/journal.2" || d.spare != nil {
+		t.Errorf("%s is used", got)
+	}
+	fs.during = func(path string) {
+		if path == "/s/journal.3" {
+			fs.during = nil
+			if err := errors.Join(d.settle(), d.Save(a)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	d.prepare()
+	if got := d.journal.path; got != "/s/journal.4" || d.spare != nil {
+		t.Errorf("%s is used, and %v prepared", got, d.spare)
+	}
+	if got := fs.list(); got != file+" /s/journal.4" {
+		t.Errorf("files %s", got)
+	}
+	d.prepare()
+	if err := d.Close(); err != nil || fs.list() != file {
+		t.Errorf("closed: %v; files %s", err, fs.list())
+	}
+}
+
 // slowFS counts the syncs of journals and holds them up.
 type slowFS struct {
 	disk

@@ -23,6 +23,7 @@ type memFS struct {
 	failAt  int               // step at which power fails; 0 is never
 	errAt   int               // step that returns an error once; 0 is never
 	dead    bool
+	during  func(path string) // called before a file is made, unless it is nil
 }
 
 type inode struct{ data, synced []byte }
@@ -79,6 +80,9 @@ func (m *memFS) ReadFile(path string, limit int64) ([]byte, error) {
 }
 
 func (m *memFS) Create(path string, _ os.FileMode) (file, error) {
+	if m.during != nil {
+		m.during(path)
+	}
 	if err := m.step(); err != nil {
 		return nil, err
 	}
@@ -205,6 +209,8 @@ func (f *memFile) Sync() error {
 	f.n.synced = slices.Clone(f.n.data)
 	return nil
 }
+
+func (f *memFile) WriteBack() {}
 
 func (f *memFile) Close() error { return f.m.step() }
 

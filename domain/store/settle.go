@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/bits"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,13 +15,15 @@ import (
 )
 
 // Changes move from the journal to the files of definitions settleDelay after the first of them, or at once when there are
-// settleSize bytes of them. With maxBacklog bytes, further changes wait.
+// settleSize bytes of them. With maxBacklog bytes, further changes wait. What moves competes with changes for the disk, so
+// the few hundred definitions that a client makes in one go shall fit in the journal; they are in memory until they moved.
 const (
 	settleDelay = 2 * time.Second
 	settleRetry = 30 * time.Second // after a failure
-	settleSize  = 256 << 10
-	maxBacklog  = 2 << 20
-	fileWriters = 8 // at once
+	settleSize  = 1 << 20
+	maxBacklog  = 4 << 20
+	fileWriters = 8  // at once
+	fileBatch   = 64 // files that are open at once
 )
 
 // schedule sees to it that what is in the journal is moved on. The caller holds mu.
@@ -49,6 +51,9 @@ func (d *Dir) settleLater() {
 	d.timer = nil
 	d.mu.Unlock()
 	err := d.settle()
+	if err == nil {
+		d.prepare()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.settleAfter = settleDelay
@@ -109,46 +114,48 @@ func (d *Dir) takePending() (moving map[uuid.UUID]change, journals []string, byt
 	moving, journals, bytes = d.pending, d.journals, d.backlog
 	d.moving, d.pending, d.journals, d.backlog = moving, map[uuid.UUID]change{}, nil, 0
 	if d.journal != nil {
+		d.nextRoom = min(1<<bits.Len(uint(d.journal.end)), 2*settleSize)
 		_ = d.journal.file.Close()
 		d.journal = nil
 	}
 	return moving, journals, bytes
 }
 
-// writeAll makes the files of definitions what the changes say, for good. Several are written at once: the file system then
-// syncs them together.
-func (d *Dir) writeAll(changes map[uuid.UUID]change) error {
-	var writers sync.WaitGroup
-	errs := make([]error, d.writers)
-	work := make(chan change)
-	for i := range errs {
-		writers.Go(func() {
-			for c := range work {
-				if errs[i] == nil {
-					errs[i] = d.write(c)
-				}
-			}
-		})
+// prepare makes the next journal while nobody waits for it: its name, its zeros and where they are cost the file system
+// several times what a record costs. It has room for as much as the last one took. When it fails, the change that
+// needs a journal tries again, and says why.
+func (d *Dir) prepare() {
+	d.commitMu.Lock()
+	if d.spare != nil {
+		d.commitMu.Unlock()
+		return
 	}
-	for _, c := range changes {
-		work <- c
+	d.lastJournal++
+	number, room := d.lastJournal, max(firstRoom, d.nextRoom)
+	d.commitMu.Unlock()
+	j, err := d.createJournal(number, room)
+	if err != nil {
+		return
 	}
-	close(work)
-	writers.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
+	err = j.file.Sync()
+	d.commitMu.Lock()
+	if err == nil && d.lastJournal == number {
+		d.spare, j = j, nil
 	}
-	return d.syncDir(d.state)
+	d.commitMu.Unlock()
+	if j != nil { // useless: a journal with a higher number holds older changes
+		j.discard(d.fs)
+	}
 }
 
-// write makes the file of a definition what the change says. Its name is durable once the directory is synced.
-func (d *Dir) write(c change) error {
-	if c.text == nil {
-		return d.remove(d.definitionPath(c.id))
+// dropSpare removes the journal that was prepared.
+func (d *Dir) dropSpare() {
+	d.commitMu.Lock()
+	defer d.commitMu.Unlock()
+	if d.spare != nil {
+		d.spare.discard(d.fs)
+		d.spare = nil
 	}
-	return d.replace(d.definitionPath(c.id), c.text, true)
 }
 
 // removeJournals removes journals whose changes are in files, the oldest first, and returns those that are left: a journal
@@ -205,5 +212,6 @@ func (d *Dir) Close() error {
 	}
 	d.mu.Unlock()
 	d.work.Wait()
+	d.dropSpare()
 	return d.settle()
 }

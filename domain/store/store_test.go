@@ -230,9 +230,11 @@ func script(t *testing.T, d *Dir) (before, after acked, finished bool) {
 			return d.Delete(def.UUID())
 		}
 	}
+	prepare := func() error { d.prepare(); return nil }
 	for _, change := range []func() error{
 		save(a), save(b), mark(a, true), d.settle, save(bigger), mark(b, true), save(renamed), mark(b, false), mark(b, true),
-		remove(b), save(b), d.settle, save(bigger), remove(b), save(bigger), d.settle, remove(a), d.settle, save(a), save(b), d.Close,
+		remove(b), save(b), d.settle, prepare, save(bigger), remove(b), save(bigger), prepare, d.settle, remove(a), d.settle,
+		prepare, save(a), save(b), prepare, save(a), d.Close,
 	} {
 		before = snapshot()
 		err := change()

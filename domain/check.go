@@ -235,7 +235,7 @@ func (w *word) sortChildren(n *xmltree.Node) {
 		rank  int
 		nodes []*xmltree.Node
 	}
-	var groups []group
+	groups := make([]group, 0, len(n.Children))
 	from := 0 // the comments before the element
 	for i, c := range n.Children {
 		if c.Kind == xmltree.Element {

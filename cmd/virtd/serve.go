@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -171,6 +172,7 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 	}
 	st, err := store.Open(store.Options{
 		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg), Log: log,
+		Rest: debug.FreeOSMemory,
 	})
 	if err != nil {
 		return nil, nil, nil, err

@@ -45,6 +45,7 @@ type Dir struct {
 	run      string
 	emulator string
 	log      *slog.Logger
+	rest     func()        // Options.Rest
 	settles  bool          // by itself; tests do it when they want to
 	writers  int           // of files at once
 	serial   atomic.Uint64 // for names of temporary files
@@ -73,19 +74,12 @@ type Dir struct {
 	backlog     int                  // bytes of records in the journals of pending
 	timer       *time.Timer          // settles later
 	settleAfter time.Duration
+	moved       int            // bytes of records that moved to files since the last rest
 	work        sync.WaitGroup // the timer's
 	closed      bool
 }
 
 var _ Store = (*Dir)(nil)
-
-// Options says where a store is.
-type Options struct {
-	State    string       // definitions; created with mode 0700 if missing
-	Run      string       // records of running domains; likewise
-	Emulator string       // for domain.Options
-	Log      *slog.Logger // nil: slog.Default
-}
 
 // Open reads the index of a store. Files that are not ours or cannot be understood are left alone and become Problems;
 // the error is only for directories that cannot be used.
@@ -96,7 +90,7 @@ func Open(o Options) (*Dir, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.settles, d.writers = true, fileWriters
+	d.settles, d.writers, d.moved = true, fileWriters, 0
 	d.schedule() // what open could not move
 	return d, nil
 }
@@ -105,7 +99,7 @@ func open(o Options, fs filesystem) (*Dir, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, writers: 1, settleAfter: settleDelay,
+	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, rest: o.Rest, writers: 1, settleAfter: settleDelay,
 		entries: map[uuid.UUID]*Entry{}, names: map[string]*Entry{}, claimed: map[string]uuid.UUID{},
 		pending: map[uuid.UUID]change{}, damaged: map[string]bool{}}
 	for _, dir := range []string{o.State, o.Run} {

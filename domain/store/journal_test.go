@@ -191,6 +191,36 @@ func TestPreparedJournal(t *testing.T) {
 	}
 }
 
+// Who defines much is followed by a rest, once everything is in files; a single definition is not.
+func TestRest(t *testing.T) {
+	fs := newMemFS()
+	rests := 0
+	d, err := open(Options{State: "/s", Run: "/r", Rest: func() { rests++ }}, fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := define(t, "a", 1, 64)
+	for _, step := range []struct {
+		what         string
+		saves, rests int
+	}{{"one", 1, 0}, {"many", restSize / len(a.XML(0)), 1}, {"one after many", 1, 1}, {"many again", restSize / len(a.XML(0)), 2}} {
+		for range step.saves {
+			if err := d.Save(a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := rests
+		if d.giveBack(); rests != before {
+			t.Errorf("%s: a rest before they are in files", step.what)
+		}
+		d.work.Add(1)
+		d.settleLater()
+		if rests != step.rests {
+			t.Errorf("%s: %d rests, not %d", step.what, rests, step.rests)
+		}
+	}
+}
+
 // slowFS counts the syncs of journals and holds them up.
 type slowFS struct {
 	disk

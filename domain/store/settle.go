@@ -21,6 +21,7 @@ const (
 	settleDelay = 2 * time.Second
 	settleRetry = 30 * time.Second // after a failure
 	settleSize  = 1 << 20
+	restSize    = 256 << 10 // after as much a rest is worth its while
 	maxBacklog  = 4 << 20
 	fileWriters = 8  // at once
 	fileBatch   = 64 // files that are open at once
@@ -53,6 +54,7 @@ func (d *Dir) settleLater() {
 	err := d.settle()
 	if err == nil {
 		d.prepare()
+		d.giveBack()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -62,6 +64,19 @@ func (d *Dir) settleLater() {
 		d.log.Error("cannot move definitions from the journal to files of their own; they stay in the journal", "err", err)
 	}
 	d.schedule()
+}
+
+// giveBack calls Options.Rest when there is a reason to.
+func (d *Dir) giveBack() {
+	d.mu.Lock()
+	due := d.rest != nil && d.moved >= restSize && len(d.pending) == 0
+	if due {
+		d.moved = 0
+	}
+	d.mu.Unlock()
+	if due {
+		d.rest()
+	}
 }
 
 // makeRoom moves changes on when there are too many to take another.
@@ -90,6 +105,8 @@ func (d *Dir) settle() error {
 		maps.Copy(moving, d.pending)
 		d.pending = moving
 		d.backlog += bytes
+	} else {
+		d.moved += bytes
 	}
 	d.moving = nil
 	d.mu.Unlock()

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
@@ -85,4 +86,15 @@ type Store interface {
 
 	// Close ends the store's own work. No other method may be called after it.
 	Close() error
+}
+
+// Options says where a Dir is.
+type Options struct {
+	State    string       // definitions; created with mode 0700 if missing
+	Run      string       // records of running domains; likewise
+	Emulator string       // for domain.Options
+	Log      *slog.Logger // nil: slog.Default
+	// Rest is called after many changes, when all of them are in files and no further one has come: what they took can be
+	// given back to the host. nil: nothing is done.
+	Rest func()
 }

@@ -16,6 +16,7 @@ import (
 // Conn is one client's connection. Its methods may be called from any goroutine.
 type Conn struct {
 	server  *Server
+	number  uint64 // no other connection of the server has it
 	net     net.Conn
 	reader  *FrameReader
 	out     *outbox
@@ -209,7 +210,7 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) {
 		c.tasks.Add(1)
 		call.run(c.server.ctx)
 		c.tasks.Done()
-		c.reader.expect(true)
+		c.reader.expect(c.server.alone.asks(c))
 		return
 	}
 	c.reader.expect(false)

@@ -9,6 +9,10 @@
 // A client is hostile until shown otherwise: lengths are checked before memory is allocated, every queue is bounded, and a
 // client that stalls, floods or vanishes holds up nobody else.
 //
+// What a small call costs is waking who answers it. So what answers from memory is answered in the connection's reader, a
+// request on a unix socket wakes one thread and not also the runtime's poller (localConn), and a thread waits by itself for
+// the next call of a client that is alone in asking (alone, waitBriefly).
+//
 // The package leaves out passwords (sasl) and the listeners (cmd/virtd has unix sockets, TCP and TLS), and the procedures'
 // meaning. Its client side is package rpc/client.
 //

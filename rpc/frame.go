@@ -44,7 +44,7 @@ func NewFrameReader(conn net.Conn, max int) *FrameReader {
 	return f
 }
 
-// expect says whether the next message is likely to come within a moment.
+// expect says whether the next message is likely to come within a moment, so that a thread shall wait for it.
 func (f *FrameReader) expect(soon bool) {
 	if f.unix != nil {
 		f.unix.linger = soon

@@ -14,7 +14,7 @@ const (
 	outboxEvents  = 16 << 20 // a client that is so far behind with its events is disconnected
 )
 
-// shortMessage is the longest message that is copied to a socket without the scheduler's knowledge, in bytes.
+// shortMessage is the most that is copied to a socket without the scheduler's knowledge, in bytes.
 const shortMessage = 16 << 10
 
 // outMessage is one complete message. The outbox owns both fields.
@@ -143,16 +143,21 @@ func (o *outbox) flush() {
 	o.space.Broadcast()
 }
 
-// write sends a batch, as one vector where no descriptors interrupt it, and returns the size of the batch.
+// write sends a batch and returns its size. Short messages to a unix socket leave in one piece, others as one vector, where
+// the connection takes one and no descriptors interrupt it.
 func (o *outbox) write(batch []outMessage) (int, error) {
-	total := 0
+	total, files := 0, false
 	for i := range batch {
 		total += len(*batch[i].buf)
+		files = files || batch[i].files != nil
 	}
-	if len(batch) == 1 && batch[0].files == nil {
-		if o.unix != nil && total <= shortMessage {
-			return total, o.unix.send(*batch[0].buf)
+	switch {
+	case o.unix != nil && total <= shortMessage && !files:
+		for _, m := range batch[1:] {
+			*batch[0].buf = append(*batch[0].buf, *m.buf...)
 		}
+		return total, o.unix.send(*batch[0].buf)
+	case len(batch) == 1 && !files:
 		_, err := o.conn.Write(*batch[0].buf)
 		return total, err
 	}
@@ -176,7 +181,9 @@ func (o *outbox) write(batch []outMessage) (int, error) {
 
 // sendFiles sends each descriptor with one byte of its own, as libvirt expects after the message.
 func sendFiles(conn net.Conn, files []*os.File) error {
-	unix, ok := conn.(*net.UnixConn)
+	unix, ok := conn.(interface {
+		WriteMsgUnix(b, oob []byte, addr *net.UnixAddr) (n, oobn int, err error)
+	})
 	if !ok {
 		return rpcError("file descriptors need a unix socket")
 	}

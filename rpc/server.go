@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"virtd/sasl"
@@ -95,6 +96,9 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	closed    bool
 	active    sync.WaitGroup // connections being served
+
+	numbers atomic.Uint64 // of connections
+	alone   alone
 }
 
 // NewServer returns a server that does not listen yet.
@@ -166,12 +170,12 @@ func (s *Server) admit(conn net.Conn, policy Policy) *Conn {
 	defer s.mu.Unlock()
 	if s.closed || len(s.conns) >= s.opts.MaxClients {
 		s.log.Debug("refused a connection", "peer", c.peer, "clients", len(s.conns))
-		conn.Close()
+		c.net.Close()
 		return nil
 	}
 	if c.limitedUser() && s.perUser[c.peer.UID] >= s.opts.MaxPerUser {
 		s.log.Debug("refused a connection: user has too many", "peer", c.peer)
-		conn.Close()
+		c.net.Close()
 		return nil
 	}
 	s.conns[c] = struct{}{}
@@ -187,8 +191,11 @@ func (s *Server) admit(conn net.Conn, policy Policy) *Conn {
 
 func (s *Server) newConn(conn net.Conn, policy Policy) *Conn {
 	limit := messageLimit(policy.ReadOnly)
+	peer := peerOf(conn)
+	conn = newLocalConn(conn)
 	c := &Conn{
-		server: s, net: conn, peer: peerOf(conn), streams: map[streamKey]*Stream{}, gone: make(chan struct{}), plain: policy.Plain,
+		server: s, number: s.numbers.Add(1), net: conn, peer: peer, plain: policy.Plain,
+		streams: map[streamKey]*Stream{}, gone: make(chan struct{}),
 	}
 	if c.auth.sasl = policy.SASL; c.auth.needed() {
 		limit = unprovenMessage

@@ -6,14 +6,13 @@ import (
 	"runtime"
 	"sync/atomic"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// socket reads and writes a unix connection that the runtime has made non-blocking, by system calls that the scheduler is
-// not told of: they return at once, and telling it wakes a thread of its own for each call of a client that comes alone.
+// socket reads and writes a unix connection by system calls that return at once, so that the scheduler is not told of them:
+// telling it wakes a thread of its own for each call of a client that comes alone.
 // It is used by one goroutine at a time in each direction.
 type socket struct {
 	raw syscall.RawConn
@@ -22,7 +21,7 @@ type socket struct {
 	in, oob   []byte
 	n, oobn   int
 	errno     syscall.Errno
-	linger    bool // recv is likely to have data soon
+	linger    bool // a thread waits for the next data; once
 	recvReady func(fd uintptr) bool
 
 	out       []byte
@@ -33,11 +32,12 @@ type socket struct {
 
 // newSocket returns a socket of conn, or nil when conn has none.
 func newSocket(conn net.Conn) *socket {
-	u, ok := conn.(*net.UnixConn)
-	if !ok {
+	switch conn.(type) {
+	case *net.UnixConn, *localConn:
+	default:
 		return nil
 	}
-	raw, err := u.SyscallConn()
+	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil
 	}
@@ -63,6 +63,10 @@ func (s *socket) recv(p, oob []byte) (n, oobn int, err error) {
 }
 
 func (s *socket) tryRecv(fd uintptr) bool {
+	if s.linger {
+		s.linger = false
+		waitBriefly(fd)
+	}
 	iov := syscall.Iovec{Base: unsafe.SliceData(s.in)}
 	iov.SetLen(len(s.in))
 	msg := syscall.Msghdr{Iov: &iov, Iovlen: 1, Control: unsafe.SliceData(s.oob)}
@@ -73,9 +77,6 @@ func (s *socket) tryRecv(fd uintptr) bool {
 		case syscall.EINTR:
 			continue
 		case syscall.EAGAIN:
-			if s.linger && lingerFor(fd) {
-				continue
-			}
 			return false
 		case 0:
 			s.n, s.oobn, s.errno = int(n), int(msg.Controllen), 0
@@ -87,24 +88,24 @@ func (s *socket) tryRecv(fd uintptr) bool {
 	}
 }
 
-// lingering is how long a thread waits for the next request of a client that just had an answer. Handing the wait to the
-// scheduler and waking up again costs several times what it takes to answer a simple question, and clients that ask one
-// after the other are back within this time. The scheduler does not know of the wait, and stops for a garbage collection
-// only after it, so it is short, and one thread does it at a time while others are free to run.
-const lingering = 300 * time.Microsecond
+// brief is how long a thread waits by itself for the next request of a client that just had an answer, in milliseconds.
+// Clients that ask one after the other are back within a fraction of that; a timeout as short as they are would make the
+// kernel set a timer for each wait, which costs more than the wait.
+const brief = 5
 
-var lingerer atomic.Bool
+// briefly is set while a thread waits by itself. The runtime lends the thread's place among those that run at once to others
+// only when its monitor comes by, so there is one such thread at a time, and none where that is the only place.
+var briefly atomic.Bool
 
-// lingerFor waits for data and reports whether there is some.
-func lingerFor(fd uintptr) bool {
-	if procs < 2 || !lingerer.CompareAndSwap(false, true) {
-		return false
+// waitBriefly waits for data in the calling thread, which the request then wakes, instead of one that waits in the runtime's
+// poller, which wakes others. The end of the connection ends it too.
+func waitBriefly(fd uintptr) {
+	if procs < 2 || !briefly.CompareAndSwap(false, true) {
+		return
 	}
-	defer lingerer.Store(false)
-	poll := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-	timeout := syscall.NsecToTimespec(int64(lingering))
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&timeout)), 0, 0, 0)
-	return errno == 0 && n == 1
+	defer briefly.Store(false)
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	_, _ = unix.Poll(fds[:], brief) // whatever the reason that it ends, recv finds out
 }
 
 // procs is how many goroutines run at once.

@@ -24,9 +24,10 @@ type netSides [2]*netSide
 
 const (
 	mostLost = 5 // how often guests of a side are started anew
-	// moreLost is how much more often ours may be lost than the peer's. The emulator of the lab ends a guest's turn twice now and
-	// then: what it saves as the guest's state the second time is the host's own. Such a guest runs at the instruction behind
-	// VMRUN, with the host's page tables, until somebody ends it (exits tells), or dies of a triple fault.
+	// moreLost is how much more often ours may be lost than the peer's. With several CPUs the emulator of the lab delivers an
+	// interrupt that VMRUN injected a second time now and then, wherever the guest is by then: behind SYSCALL, still on the user's
+	// stack, it dies of a double fault. And it ends a guest's turn twice, and saves the host's state as the guest's: such a guest
+	// runs at the instruction behind VMRUN with the host's page tables until somebody ends it (exits tells).
 	moreLost = 2
 )
 

@@ -28,7 +28,8 @@ for b in $list; do
     [ $rc -le $worst ] || worst=$rc
     continue
   fi
-  # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have.
+  # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have. But for guests
+  # with several vCPUs: with two, those of either engine die within minutes (mostLost in netside.go).
   smp=1 huge=260
   case $b in
   net-guests-*-4q) huge=530 ;;

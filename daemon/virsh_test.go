@@ -199,7 +199,8 @@ func (b *testbed) step(t *testing.T, s step) string {
 		args = append(args, strings.ReplaceAll(f, "$DIR", b.dir))
 	}
 	out, err := b.runVirsh(args, editor)
-	if err != nil && err.Error() == "signal: killed" && strings.HasPrefix(out, "error: ") && slices.Contains([]string{"dump", "save", "managedsave"}, fields[2]) {
+	refused := strings.HasPrefix(out, "error: Failed to ") || fields[2] == "dump" && strings.HasPrefix(out, "error: format '")
+	if err != nil && err.Error() == "signal: killed" && refused && slices.Contains([]string{"dump", "save", "managedsave"}, fields[2]) {
 		// The call is refused, by virtd or, as with a format that virsh does not know, by virsh itself: virsh says so, and does not
 		// end, as its main loop was not there yet when its thread quit it, for all that virtd waited (see onWatched). The call did
 		// nothing, and is made again. A virtd that does not answer is not excused: then virsh has said nothing.

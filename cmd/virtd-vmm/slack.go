@@ -10,7 +10,8 @@ import (
 // timerSlack is how late, in nanoseconds, timers of this process's threads may be. Go's runtime has a thread that looks
 // after processors stuck in system calls; whenever a vCPU or queue thread comes out of one, it sleeps 20 us fifty times
 // in a row to see what follows. With slack those sleeps end with the clock tick, which takes two of three thread switches
-// away from a guest with light traffic. Nothing in the engine needs a finer timer: the guest's are in the kernel.
+// away from a guest with light traffic. The guest's timers are in the kernel, and the threads that need finer ones
+// say so for themselves (those of network queues).
 const timerSlack = 10_000_000
 
 // relaxTimers gives all threads of the process that slack. virtd starts engines with it, so that nothing is left to do

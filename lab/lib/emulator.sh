@@ -1,5 +1,6 @@
 # The emulator of a lab with several CPUs, $LAB/emulator: that of the userland, 10.0.2, changes the word of a CPU's pending
-# interrupts from two threads without a lock, and so loses interrupts and now and then the host itself. A later one does not.
+# interrupts from two threads without a lock, and so loses interrupts and now and then the host itself. A later one seldom does. Guests with
+# several vCPUs die in both (mostLost in bench/netside.go).
 
 EMULATOR=$LAB/emulator
 EMULATOR_RELEASE=trixie

@@ -1,6 +1,6 @@
 # Debian packages without installing them: an apt with lists and a status of its own.
 #
-# Everything comes from one release whatever this machine runs (but the emulator of several CPUs), so the lab is the same
+# Everything comes from one release whatever this machine runs (but the emulator of lib/emulator.sh), so the lab is the same
 # everywhere, and dependencies are resolved against an empty system, so nothing of this machine leaks in.
 
 RELEASE=bookworm

@@ -31,11 +31,11 @@ type pauser struct {
 // receive counts packets to the driver.
 func (p *pauser) receive(packets uint64) { p.received += packets }
 
-// send counts packets from the driver. begin is when the first was taken: only a worker that pauses needs to know.
-func (p *pauser) send(packets uint64, begin time.Time) {
+// send counts packets from the driver. took is how long all of them took: only a worker that pauses needs to measure it.
+func (p *pauser) send(packets uint64, took time.Duration) {
 	p.sent += packets
 	if p.pausing && packets > 0 {
-		p.packet += (time.Since(begin)/time.Duration(packets) - p.packet) / 8
+		p.packet += (took/time.Duration(packets) - p.packet) / 8
 	}
 }
 

@@ -284,7 +284,11 @@ func (w *worker) passTx(drop bool) (bool, error) {
 	}
 	w.tx.q.Notify()
 	w.stats.addTx(&s)
-	w.pauses.send(s.TxPackets, begin)
+	var took time.Duration
+	if w.pauses.pausing {
+		took = time.Since(begin)
+	}
+	w.pauses.send(s.TxPackets, took)
 	if gone {
 		w.tapGone()
 	}

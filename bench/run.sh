@@ -28,13 +28,12 @@ for b in $list; do
     [ $rc -le $worst ] || worst=$rc
     continue
   fi
-  # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have. But for guests
-  # with several vCPUs: with two, those of either engine die within minutes (mostLost in netside.go).
+  # What moves data has a thread of its own next to the vCPU, so the host has a second CPU for it, as hosts have.
   smp=1 huge=260
   case $b in
-  net-guests-*-4q) huge=530 ;;
-  net-*-4q) huge=280 ;;
+  net-guests-*-4q) huge=530 smp=2 ;;
   net-guests-*) huge=340 smp=2 ;;
+  net-*-4q) huge=280 smp=2 ;;
   disk | net-* | vf) smp=2 ;;
   esac
   LAB_SMP=$smp LAB_SLOTS=0 LAB_HUGE=$huge LAB_TIMEOUT=${LAB_TIMEOUT:-1100} LAB_ENV="BENCH_REVISION=$revision BENCH_MACHINE=lab" \

@@ -35,7 +35,7 @@ LAB=${LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/virtd-lab}
 LAB_KERNEL=${LAB_KERNEL:-6.1}
 # More than 2048 MiB moves 64-bit BARs above 4 GiB, where QEMU 10.0.2's igb functions read as zero.
 LAB_MEM=${LAB_MEM:-2048}
-# With several CPUs, L1 runs under a later emulator: lib/emulator.sh.
+# With several CPUs, L1 runs under an emulator that is mended: lib/emulator.sh.
 LAB_SMP=${LAB_SMP:-1}
 LAB_TIMEOUT=${LAB_TIMEOUT:-300}
 # The emulator runs "rep movsb" byte by byte, so kernels must not choose it.

@@ -6,10 +6,12 @@
 RELEASE=bookworm
 DEBS=$LAB/debs
 APT=()
+APT_TYPES=deb # "deb deb-src": sources too
 
 apt_setup() {
   [ ${#APT[@]} -gt 0 ] && return
   local a=$LAB/apt-$RELEASE
+  [ "$APT_TYPES" = deb ] || a+=-src
   APT=(-q -o "Dir::Etc::sourcelist=$a/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o "Dir::State::lists=$a/lists" -o "Dir::State::status=$a/status" -o "Dir::Cache=$a/cache"
     -o "APT::Sandbox::User=$(id -un)" -o APT::Architecture=amd64)
@@ -24,15 +26,17 @@ apt_setup() {
 
 # apt_sources prints a sources.list for RELEASE on the mirror this machine already uses.
 apt_sources() {
-  local key=/usr/share/keyrings/debian-archive-keyring.gpg uri
+  local key=/usr/share/keyrings/debian-archive-keyring.gpg uri t
   uri=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v '^#' |
     grep -oE 'https?://[^ ]+/debian/?( |$)' | head -1 | tr -d ' ' || true)
   [ -n "$uri" ] || die "no Debian mirror is configured for apt on this machine"
   uri=${uri%/}
-  echo "deb [signed-by=$key] $uri $RELEASE main"
-  echo "deb [signed-by=$key] $uri $RELEASE-updates main"
-  echo "deb [signed-by=$key] $uri $RELEASE-backports main"
-  echo "deb [signed-by=$key] $uri-security $RELEASE-security main"
+  for t in $APT_TYPES; do
+    echo "$t [signed-by=$key] $uri $RELEASE main"
+    echo "$t [signed-by=$key] $uri $RELEASE-updates main"
+    echo "$t [signed-by=$key] $uri $RELEASE-backports main"
+    echo "$t [signed-by=$key] $uri-security $RELEASE-security main"
+  done
 }
 
 # resolve SUITE PACKAGE... prints NAME=VERSION of the packages and of everything they depend on.

@@ -87,18 +87,21 @@ func (n netHost) run(h host) ([]ab.Result, error) {
 	if err := servers.start(); err != nil {
 		return nil, err
 	}
-	sides := h.netSides(func(side int, start func(guest) (*engine, error)) ([]*engine, error) {
+	sides, err := h.netSides(func(side int, start func(guest) (*engine, error)) ([]*engine, error) {
 		g, err := h.netGuest(n, side)
 		if err != nil {
 			return nil, err
 		}
 		e, err := ready(start, g)
-		return []*engine{e}, err
+		if err != nil {
+			return nil, err
+		}
+		return []*engine{e}, nil
 	})
-	defer sides.kill()
-	for _, side := range sides {
-		side.lostGuest = func() error { servers.stop(); return servers.start() } // they go on with a test of a guest that is gone
+	if err != nil {
+		return nil, err
 	}
+	defer sides.kill()
 	name := fmt.Sprintf("%s, %d queues, guest and host", n.driver, n.queues)
 	jobs := append(n.throughput("TCP", ""), n.throughput("UDP", "-u -b 0 -l 1448 ")...)
 	jobs = append(jobs, latency("TCP"), latency("UDP"))
@@ -112,7 +115,7 @@ func (n netGuests) run(h host) ([]ab.Result, error) {
 		return nil, err
 	}
 	defer remove()
-	sides := h.netSides(func(side int, start func(guest) (*engine, error)) (guests []*engine, err error) {
+	sides, err := h.netSides(func(side int, start func(guest) (*engine, error)) (guests []*engine, err error) {
 		for i := range 2 {
 			g, err := h.netGuest(netHost(n), 2*side+i)
 			if err != nil {
@@ -127,6 +130,9 @@ func (n netGuests) run(h host) ([]ab.Result, error) {
 		_, err = guests[1].command("(/tmp/load serve >/dev/null 2>&1 &) ; iperf3 -s -D")
 		return guests, err
 	})
+	if err != nil {
+		return nil, err
+	}
 	defer sides.kill()
 	name := fmt.Sprintf("%s, %d queues, guest to guest", n.driver, n.queues)
 	jobs := []netJob{netHost(n).throughput("TCP", "")[0], netHost(n).throughput("UDP", "-u -b 0 -l 1448 ")[0], latency("TCP"), latency("UDP")}

@@ -40,6 +40,8 @@ type Config struct {
 	HashReport bool
 	// Log takes what the host's administrator should know, at most a few lines in the life of a device. Nil discards.
 	Log func(format string, args ...any)
+
+	cpus int // that threads may use; 0: those of the process
 }
 
 // User is a vhost-user back end of a device.

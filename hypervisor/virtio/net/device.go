@@ -3,6 +3,8 @@ package net
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -43,7 +45,7 @@ type Device struct {
 	control     *control
 }
 
-// backend moves the packets of an active device: workers, or vhost.
+// backend moves the packets of an active device: threads with workers, or vhost.
 type backend interface {
 	// stop ends all work; the queues tell where it stood.
 	stop()
@@ -99,6 +101,9 @@ func New(cfg Config) (*Device, error) {
 // newDevice is New after the taps are known to be taps.
 func newDevice(cfg Config, ops tapOps) (*Device, error) {
 	d := &Device{cfg: cfg, mac: cfg.MAC, filter: newFilter(), filterAsked: true}
+	if d.cfg.cpus == 0 {
+		d.cfg.cpus = runtime.NumCPU()
+	}
 	if d.cfg.Log == nil {
 		d.cfg.Log = func(string, ...any) {}
 	}
@@ -232,41 +237,50 @@ func (d *Device) pairQueues(i int) (rx, tx *virtio.Queue) {
 	return rx, tx
 }
 
-// workers is the backend in the engine.
-type workers []*worker
+// threads is the backend in the engine.
+type threads []*thread
 
-func (d *Device) startWorkers() (workers, error) {
-	var ws workers
+func (d *Device) startThreads() (threads, error) {
+	var ws []*worker
 	for i := range d.taps {
-		rx, tx := d.pairQueues(i)
-		if rx == nil && tx == nil {
-			continue
+		if rx, tx := d.pairQueues(i); rx != nil || tx != nil {
+			ws = append(ws, d.newWorker(i, rx, tx))
 		}
-		w, err := d.newWorker(i, rx, tx)
+	}
+	var ts threads
+	for ws := range slices.Chunk(ws, pairsPerThread(len(ws), d.cfg.cpus)) {
+		t, err := newThread(ws)
 		if err != nil {
-			for _, w := range ws {
-				w.close()
+			for _, t := range ts {
+				t.close()
 			}
 			return nil, err
 		}
-		ws = append(ws, w)
+		ts = append(ts, t)
 	}
-	for _, w := range ws {
-		go w.run()
+	for _, t := range ts {
+		go t.run()
 	}
-	return ws, nil
+	return ts, nil
 }
 
-func (ws workers) stop() {
-	for _, w := range ws {
-		w.stop()
+func (ts threads) stop() {
+	for _, t := range ts {
+		t.stopping.Store(true)
+		t.poke()
+	}
+	for _, t := range ts {
+		<-t.done
+		t.close()
 	}
 }
 
-func (ws workers) poke(i int) {
-	for _, w := range ws {
-		if w.index == i {
-			w.poke()
+func (ts threads) poke(i int) {
+	for _, t := range ts {
+		for _, w := range t.workers {
+			if w.index == i {
+				w.poke()
+			}
 		}
 	}
 }

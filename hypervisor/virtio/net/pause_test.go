@@ -113,14 +113,14 @@ func TestPauseDoesNotAllocate(t *testing.T) {
 	f := newFixture(t, 1, allNet)
 	f.dev.Quiesce()
 	q := f.tr.Env.Queues
-	w, err := f.dev.newWorker(0, q[0], q[1])
+	th, err := newThread([]*worker{f.dev.newWorker(0, q[0], q[1])})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.close()
+	defer th.close()
 	var events [4]unix.EpollEvent
 	if n := testing.AllocsPerRun(100, func() {
-		if _, err := w.wait(events[:], time.Microsecond); err != nil {
+		if _, err := th.wait(events[:], time.Microsecond); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {

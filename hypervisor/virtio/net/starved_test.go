@@ -14,7 +14,7 @@ import (
 // Packets do not wake a worker that has no buffers for them; once it has, they do, those that waited and those to come.
 func TestStarvedWorkerSleeps(t *testing.T) {
 	f := newFixture(t, 1, allNet)
-	w := f.dev.data.(workers)[0]
+	w := f.dev.data.(threads)[0].workers[0]
 	first, second, third := pattern(100), pattern(200), pattern(300)
 	f.fromHost(0, first)
 	f.wantListening(w, false)
@@ -42,7 +42,7 @@ func (f *fixture) wantListening(w *worker, want bool) {
 	var info []byte
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		var err error
-		if info, err = os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", w.epoll)); err != nil {
+		if info, err = os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", w.thread.epoll)); err != nil {
 			f.t.Fatal(err)
 		}
 		m := regexp.MustCompile(fmt.Sprintf(`tfd: +%d events: +([0-9a-f]+)`, w.tap.fd)).FindSubmatch(info)

@@ -135,11 +135,11 @@ func (d *Device) startData() error {
 		}
 		d.setRefused(err)
 	}
-	ws, err := d.startWorkers()
+	ts, err := d.startThreads()
 	if err != nil {
 		return err
 	}
-	d.data = ws
+	d.data = ts
 	return nil
 }
 

@@ -144,7 +144,7 @@ func (d *Dir) scan() error {
 		}
 	}
 	for id, c := range d.pending {
-		if c.text == nil {
+		if c.text == "" {
 			continue
 		}
 		if err := d.index(id.String(), auto[id.String()]); err != nil {
@@ -234,12 +234,13 @@ func (d *Dir) read(id uuid.UUID) (*domain.Definition, error) {
 	d.mu.RUnlock()
 	text := c.text
 	if !ok {
-		var err error
-		if text, err = d.fs.ReadFile(path, xmltree.MaxSize); err != nil {
+		data, err := d.fs.ReadFile(path, xmltree.MaxSize)
+		if err != nil {
 			return nil, virterr.New(virterr.SystemError, "cannot read definition '%s': %w", path, err)
 		}
+		text = string(data)
 	}
-	def, err := domain.Parse(string(text), domain.Options{Stored: true, Emulator: d.emulator})
+	def, err := domain.Parse(text, domain.Options{Stored: true, Emulator: d.emulator})
 	if err != nil {
 		return nil, virterr.New(virterr.As(err).Code, "cannot read definition '%s': %s", path, virterr.As(err).Message)
 	}
@@ -317,7 +318,7 @@ func (d *Dir) Save(def *domain.Definition) error {
 	}
 	defer d.unclaim(def)
 	text := def.XML(domain.XMLSecure | domain.XMLInactive)
-	return d.commit(change{def.UUID(), []byte(text)}, func() {
+	return d.commit(change{def.UUID(), text}, func() {
 		old, _ := found(d.entries[def.UUID()])
 		d.keep(def, old.Autostart)
 	})

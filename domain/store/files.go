@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -16,7 +17,7 @@ var errVisible = errors.New("the change may not survive a power cut")
 // replace replaces path by a file with that text, atomically. With durable the text is on disk before it has the name; the
 // name is, once the directory is synced.
 func (d *Dir) replace(path string, text []byte, durable bool) error {
-	r, err := d.newReplacement(path, text)
+	r, err := d.newReplacement(path, string(text))
 	if err != nil {
 		return err
 	}
@@ -38,7 +39,7 @@ type replacement struct {
 }
 
 // newReplacement writes the text that path shall have.
-func (d *Dir) newReplacement(path string, text []byte) (*replacement, error) {
+func (d *Dir) newReplacement(path, text string) (*replacement, error) {
 	dir, name := filepath.Split(path)
 	r := &replacement{d: d, path: path, temp: filepath.Join(dir, fmt.Sprintf(".%s.%d%s", name, d.serial.Add(1), tempExt))}
 	var err error
@@ -49,7 +50,7 @@ func (d *Dir) newReplacement(path string, text []byte) (*replacement, error) {
 		}
 	}
 	if err == nil {
-		_, err = r.file.Write(text)
+		_, err = io.WriteString(r.file, text)
 	}
 	if err != nil {
 		r.abandon()

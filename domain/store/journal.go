@@ -49,7 +49,7 @@ const (
 // change is what happens to one definition.
 type change struct {
 	id   uuid.UUID
-	text []byte // nil: it goes away
+	text string // "": it goes away
 }
 
 // size is how many bytes the change takes in a record.
@@ -64,7 +64,7 @@ func appendRecord(b []byte, changes ...change) []byte {
 	b = append(b, make([]byte, recordHead-len(recordMagic))...) // length and checksum, below
 	for _, c := range changes {
 		kind := byte(changeSave)
-		if c.text == nil {
+		if c.text == "" {
 			kind = changeDelete
 		}
 		b = append(b, kind)
@@ -83,7 +83,6 @@ func checksum(record []byte) uint32 {
 }
 
 // nextRecord returns the changes of the record that b begins with and its length, or length 0 when there is no whole one.
-// The texts alias b.
 func nextRecord(b []byte) (changes []change, n int) {
 	if len(b) < recordHead+changeHead || string(b[:4]) != recordMagic {
 		return nil, 0
@@ -119,8 +118,8 @@ func nextChange(b []byte) (c change, n int) {
 	n = changeHead + int(size)
 	c.id = uuid.UUID(b[1:17])
 	switch {
-	case b[0] == changeSave:
-		c.text = b[changeHead:n:n]
+	case b[0] == changeSave && size > 0:
+		c.text = string(b[changeHead:n])
 	case b[0] != changeDelete || size != 0:
 		return c, 0
 	}

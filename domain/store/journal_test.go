@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand"
@@ -27,7 +28,7 @@ func records(changes ...change) (b []byte) {
 
 func TestRecords(t *testing.T) {
 	a, b := uuid.UUID{1}, uuid.UUID{15: 2}
-	want := []change{{a, []byte("<domain/>")}, {b, nil}, {a, bytes.Repeat([]byte("vdj1"), 100)}}
+	want := []change{{a, "<domain/>"}, {b, ""}, {a, strings.Repeat("vdj1", 100)}}
 	text := records(want...)
 	for n := range len(text) + 1 { // whole, and cut short at every byte
 		got, err := readRecords(text[:n])
@@ -37,6 +38,12 @@ func TestRecords(t *testing.T) {
 		if len(got) > len(want) || len(got) > 0 && !cmp.Equal(got, want[:len(got)], cmp.AllowUnexported(change{})) {
 			t.Fatalf("%d bytes: %v", n, got)
 		}
+	}
+	empty := records(change{id: a}) // no definition is empty
+	empty[recordHead] = changeSave
+	binary.LittleEndian.PutUint32(empty[8:], checksum(empty))
+	if _, n := nextRecord(empty); n != 0 {
+		t.Error("a definition without text is a record")
 	}
 	first := len(records(want[0]))
 	for at := range first { // a byte that was not written so
@@ -49,11 +56,11 @@ func TestRecords(t *testing.T) {
 }
 
 func FuzzReadRecords(f *testing.F) {
-	whole := records(change{uuid.UUID{1}, []byte("<domain/>")}, change{id: uuid.UUID{2}})
+	whole := records(change{uuid.UUID{1}, "<domain/>"}, change{id: uuid.UUID{2}})
 	f.Add(whole)
 	f.Add(whole[:len(whole)-1])
 	f.Add(append([]byte("vdj1\xff\xff\xff\xff"), whole...))
-	f.Add(append(appendRecord(nil, change{uuid.UUID{1}, []byte("<domain/>")}, change{id: uuid.UUID{2}}), make([]byte, 100)...))
+	f.Add(append(appendRecord(nil, change{uuid.UUID{1}, "<domain/>"}, change{id: uuid.UUID{2}}), make([]byte, 100)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		all, _ := readRecords(b)
 		for {
@@ -82,8 +89,8 @@ func TestDamagedJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, b := define(t, "a", 1, 64), define(t, "b", 2, 64)
-	text := records(change{a.UUID(), []byte(a.XML(0))}, change{b.UUID(), []byte(b.XML(0))}, change{id: a.UUID()})
-	text[len(records(change{a.UUID(), []byte(a.XML(0))}))+50]++
+	text := records(change{a.UUID(), a.XML(0)}, change{b.UUID(), b.XML(0)}, change{id: a.UUID()})
+	text[len(records(change{a.UUID(), a.XML(0)}))+50]++
 	path := filepath.Join(o.State, "journal.7")
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
@@ -110,7 +117,7 @@ func TestJournalOrder(t *testing.T) {
 	for at := 1; ; at++ {
 		fs := newMemFS()
 		for name, text := range map[string]string{"/s/journal.9": old.XML(0), "/s/journal.10": now.XML(0)} {
-			b := records(change{now.UUID(), []byte(text)})
+			b := records(change{now.UUID(), text})
 			fs.now[name] = &inode{data: b, synced: b}
 			fs.durable[name] = fs.now[name]
 		}

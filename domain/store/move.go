@@ -28,7 +28,7 @@ func (d *Dir) writeSome(changes []change) (err error) {
 		}
 	}()
 	for i, c := range changes {
-		if c.text == nil {
+		if c.text == "" {
 			continue
 		}
 		if files[i], err = d.newReplacement(d.definitionPath(c.id), c.text); err != nil {
@@ -40,7 +40,7 @@ func (d *Dir) writeSome(changes []change) (err error) {
 		return err
 	}
 	for i, c := range changes {
-		if c.text == nil {
+		if c.text == "" {
 			err = d.remove(d.definitionPath(c.id))
 		} else {
 			err = files[i].finish()

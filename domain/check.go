@@ -235,8 +235,8 @@ func (w *word) sortChildren(n *xmltree.Node) {
 		rank  int
 		nodes []*xmltree.Node
 	}
-	groups := make([]group, 0, len(n.Children))
-	from := 0 // the comments before the element
+	groups := make([]group, 0, 32) // no memory, as long as it is enough; so is sorted
+	from := 0                      // the comments before the element
 	for i, c := range n.Children {
 		if c.Kind == xmltree.Element {
 			groups = append(groups, group{w.rank(c), n.Children[from : i+1]})
@@ -245,11 +245,11 @@ func (w *word) sortChildren(n *xmltree.Node) {
 	}
 	comments := n.Children[from:]
 	slices.SortStableFunc(groups, func(a, b group) int { return a.rank - b.rank })
-	sorted := make([]*xmltree.Node, 0, len(n.Children))
+	sorted := make([]*xmltree.Node, 0, 32)
 	for _, g := range groups {
 		sorted = append(sorted, g.nodes...)
 	}
-	n.Children = append(sorted, comments...)
+	copy(n.Children, append(sorted, comments...))
 }
 
 func hasText(n *xmltree.Node) bool {

@@ -172,7 +172,7 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 	}
 	st, err := store.Open(store.Options{
 		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg), Log: log,
-		Rest: debug.FreeOSMemory,
+		Busy: collectLater, Rest: debug.FreeOSMemory,
 	})
 	if err != nil {
 		return nil, nil, nil, err

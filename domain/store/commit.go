@@ -56,6 +56,9 @@ func (d *Dir) commit(c change, apply func()) error {
 		d.backlog += c.size()
 		b.apply[i]()
 	}
+	if d.backlog >= busySize {
+		d.setBusy(true)
+	}
 	d.schedule()
 	return b.errs[i]
 }

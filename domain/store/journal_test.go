@@ -198,32 +198,40 @@ func TestPreparedJournal(t *testing.T) {
 	}
 }
 
-// Who defines much is followed by a rest, once everything is in files; a single definition is not.
+// Who defines much keeps the store busy until everything is in files, and is followed by a rest; a single definition does
+// neither.
 func TestRest(t *testing.T) {
 	fs := newMemFS()
-	rests := 0
-	d, err := open(Options{State: "/s", Run: "/r", Rest: func() { rests++ }}, fs)
+	rests, busy := 0, false
+	d, err := open(Options{State: "/s", Run: "/r", Rest: func() { rests++ }, Busy: func(b bool) {
+		if busy == b {
+			t.Errorf("told twice that busy is %v", b)
+		}
+		busy = b
+	}}, fs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := define(t, "a", 1, 64)
+	few, many := busySize/len(a.XML(0)), restSize/len(a.XML(0))
 	for _, step := range []struct {
 		what         string
 		saves, rests int
-	}{{"one", 1, 0}, {"many", restSize / len(a.XML(0)), 1}, {"one after many", 1, 1}, {"many again", restSize / len(a.XML(0)), 2}} {
+		busy         bool
+	}{{"one", 1, 0, false}, {"a few", few, 0, true}, {"many", many, 1, true}, {"one after many", 1, 1, false}, {"many again", many, 2, true}} {
 		for range step.saves {
 			if err := d.Save(a); err != nil {
 				t.Fatal(err)
 			}
 		}
 		before := rests
-		if d.giveBack(); rests != before {
-			t.Errorf("%s: a rest before they are in files", step.what)
+		if d.giveBack(); rests != before || busy != step.busy {
+			t.Errorf("%s, before they are in files: busy %v, %d rests", step.what, busy, rests-before)
 		}
 		d.work.Add(1)
 		d.settleLater()
-		if rests != step.rests {
-			t.Errorf("%s: %d rests, not %d", step.what, rests, step.rests)
+		if rests != step.rests || busy {
+			t.Errorf("%s: busy %v, %d rests, not %d", step.what, busy, rests, step.rests)
 		}
 	}
 }

@@ -21,6 +21,7 @@ const (
 	settleDelay = 2 * time.Second
 	settleRetry = 30 * time.Second // after a failure
 	settleSize  = 1 << 20
+	busySize    = 32 << 10  // with as much in the journal the store is busy
 	restSize    = 256 << 10 // after as much a rest is worth its while
 	maxBacklog  = 4 << 20
 	fileWriters = 8  // at once
@@ -66,9 +67,21 @@ func (d *Dir) settleLater() {
 	d.schedule()
 }
 
-// giveBack calls Options.Rest when there is a reason to.
+// setBusy calls Options.Busy. The caller holds mu.
+func (d *Dir) setBusy(busy bool) {
+	if d.busy == nil || d.isBusy == busy {
+		return
+	}
+	d.isBusy = busy
+	d.busy(busy)
+}
+
+// giveBack ends what Options.Busy began, and calls Options.Rest when there is a reason to.
 func (d *Dir) giveBack() {
 	d.mu.Lock()
+	if len(d.pending) == 0 {
+		d.setBusy(false)
+	}
 	due := d.rest != nil && d.moved >= restSize && len(d.pending) == 0
 	if due {
 		d.moved = 0

@@ -94,6 +94,9 @@ type Options struct {
 	Run      string       // records of running domains; likewise
 	Emulator string       // for domain.Options
 	Log      *slog.Logger // nil: slog.Default
+	// Busy is called with true when many changes come at once, and with false when all of them are in files: in between,
+	// what they take may be given back later than usual. It must return soon. Calls do not overlap. nil: nothing is done.
+	Busy func(busy bool)
 	// Rest is called after many changes, when all of them are in files and no further one has come: what they took can be
 	// given back to the host. nil: nothing is done.
 	Rest func()

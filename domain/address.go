@@ -18,8 +18,8 @@ type places struct {
 	q35     bool
 	stored  bool
 	devices *xmltree.Node
-	used    map[PCIAddress]string // what is there, for messages
-	ports   []*xmltree.Node       // root ports by index, nil where there is none; see port
+	used    map[uint16]string // what is at an address (its number), for messages
+	ports   []*xmltree.Node   // root ports by index, nil where there is none; see port
 	root    *xmltree.Node
 	idle    map[*xmltree.Node]bool // controllers that are kept for channels, which are not provided
 }
@@ -28,7 +28,7 @@ type places struct {
 // it, so a second run changes nothing.
 func (d *Definition) assignAddresses(devices *xmltree.Node) error {
 	p := &places{q35: d.IsQ35(), stored: d.opts.Stored, devices: devices,
-		used: make(map[PCIAddress]string, 32), idle: map[*xmltree.Node]bool{}}
+		used: make(map[uint16]string, 32), idle: map[*xmltree.Node]bool{}}
 	for _, step := range []func() error{
 		p.serialControllers, p.numberControllers, p.reserveMachine, p.reserveGiven, p.addPortsForGiven, p.placePorts, p.placeDevices,
 		p.markMultifunction,
@@ -44,13 +44,13 @@ func (d *Definition) assignAddresses(devices *xmltree.Node) error {
 // reserveMachine takes the addresses of the machine's own functions: the host bridge, and the ICH9 at slot 1f or the
 // PIIX at slot 1.
 func (p *places) reserveMachine() error {
-	p.used[PCIAddress{}] = "host bridge"
+	p.used[PCIAddress{}.number()] = "host bridge"
 	slot := 1
 	if p.q35 {
 		slot = 0x1f
 	}
 	for f := range maxFunction + 1 {
-		p.used[PCIAddress{0, slot, f}] = "machine's chipset"
+		p.used[PCIAddress{0, slot, f}.number()] = "machine's chipset"
 	}
 	return nil
 }
@@ -107,8 +107,8 @@ func (p *places) reserveKept() {
 			continue
 		}
 		a, err := ReadPCIAddress(n)
-		if err == nil && p.used[a] == "" && (p.q35 || a.Bus == 0) {
-			p.used[a] = dev.Name.String()
+		if err == nil && p.used[a.number()] == "" && (p.q35 || a.Bus == 0) {
+			p.used[a.number()] = dev.Name.String()
 		}
 	}
 }
@@ -135,12 +135,12 @@ func (p *places) reserve(dev *xmltree.Node, port bool) error {
 	if err := p.allowed(n, a, port); err != nil {
 		return err
 	}
-	if p.used[a] != "" {
-		return n.Errorf(virterr.XMLError, "Attempted double use of PCI Address %s (%s)", a, p.used[a])
+	if p.used[a.number()] != "" {
+		return n.Errorf(virterr.XMLError, "Attempted double use of PCI Address %s (%s)", a, p.used[a.number()])
 	}
-	p.used[a] = dev.Name.String()
+	p.used[a.number()] = dev.Name.String()
 	if port {
-		p.used[a] = rootPort
+		p.used[a.number()] = rootPort
 	}
 	writePCIAddress(dev, a)
 	return nil
@@ -171,7 +171,7 @@ func (p *places) placeDevices() error {
 		if err != nil {
 			return err
 		}
-		p.used[a] = dev.Name.String()
+		p.used[a.number()] = dev.Name.String()
 		writePCIAddress(dev, a)
 	}
 	return nil
@@ -213,7 +213,7 @@ func (p *places) markMultifunction() error {
 		if err != nil {
 			return err
 		}
-		if first := (PCIAddress{a.Bus, a.Slot, 0}); a.Function != 0 && p.used[first] == "" {
+		if first := (PCIAddress{a.Bus, a.Slot, 0}); a.Function != 0 && p.used[first.number()] == "" {
 			return n.Errorf(virterr.ConfigUnsupported, "PCI address %s: a guest does not find it without a device at %s", a, first)
 		}
 		if a.Function != 0 || !p.shared(a) {
@@ -228,12 +228,12 @@ func (p *places) markMultifunction() error {
 }
 
 // vacant reports whether there is nothing in the slot of an address.
-func (p *places) vacant(a PCIAddress) bool { return p.used[a] == "" && !p.shared(a) }
+func (p *places) vacant(a PCIAddress) bool { return p.used[a.number()] == "" && !p.shared(a) }
 
 // shared reports whether the slot of an address has other functions.
 func (p *places) shared(a PCIAddress) bool {
 	for f := range maxFunction + 1 {
-		if f != a.Function && p.used[PCIAddress{a.Bus, a.Slot, f}] != "" {
+		if f != a.Function && p.used[PCIAddress{a.Bus, a.Slot, f}.number()] != "" {
 			return true
 		}
 	}

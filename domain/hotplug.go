@@ -113,7 +113,7 @@ func (d *Definition) checkPlace(dev *xmltree.Node) error {
 // layout reads the PCI layout of a complete definition.
 func (d *Definition) layout() (*places, error) {
 	p := &places{q35: d.IsQ35(), stored: true, devices: d.doc.Clone().Root.Child("devices"),
-		used: map[PCIAddress]string{}}
+		used: map[uint16]string{}}
 	for _, step := range []func() error{p.numberControllers, p.reserveMachine, p.reserveGiven} {
 		if err := step(); err != nil {
 			return nil, err

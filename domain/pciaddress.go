@@ -19,6 +19,14 @@ func (a PCIAddress) String() string {
 	return fmt.Sprintf("0000:%02x:%02x.%d", a.Bus, a.Slot, a.Function)
 }
 
+// number is the address in 16 bits, as PCI has it: 8 of the bus, 5 of the slot, 3 of the function.
+func (a PCIAddress) number() uint16 { return uint16(a.Bus<<8 | a.Slot<<3 | a.Function) }
+
+// numbered returns the address that has a number.
+func numbered(n uint16) PCIAddress {
+	return PCIAddress{int(n >> 8), int(n >> 3 & maxSlot), int(n & maxFunction)}
+}
+
 // ReadPCIAddress reads an <address type='pci'>.
 func ReadPCIAddress(n *xmltree.Node) (PCIAddress, error) {
 	read := func(attr string, limit int) (int, error) {
@@ -50,9 +58,21 @@ func ReadPCIAddress(n *xmltree.Node) (PCIAddress, error) {
 	return a, nil
 }
 
+// hexBytes are the numbers below 256 as libvirt prints them, one behind the other.
+var hexBytes = func() string {
+	var b strings.Builder
+	for v := range 256 {
+		fmt.Fprintf(&b, "0x%02x", v)
+	}
+	return b.String()
+}()
+
+// hexByte returns the text of a number below 256.
+func hexByte(v int) string { return hexBytes[4*v : 4*v+4] }
+
 // writePCIAddress sets a device's address in the form that libvirt prints.
 func writePCIAddress(dev *xmltree.Node, a PCIAddress) {
-	bus, slot, function := fmt.Sprintf("0x%02x", a.Bus), fmt.Sprintf("0x%02x", a.Slot), fmt.Sprintf("0x%x", a.Function)
+	bus, slot, function := hexByte(a.Bus), hexByte(a.Slot), "0x"+strconv.Itoa(a.Function)
 	n := dev.Child("address")
 	if n == nil {
 		dev.Append(xmltree.New("address", "type", "pci", "domain", "0x0000", "bus", bus, "slot", slot, "function", function))

@@ -26,8 +26,8 @@ func (p *places) setPort(index int, port *xmltree.Node) {
 // addPortsForGiven adds the root ports that given addresses are behind, and those below them, as libvirt does.
 func (p *places) addPortsForGiven() error {
 	highest := 0
-	for a := range p.used {
-		highest = max(highest, a.Bus)
+	for number := range p.used {
+		highest = max(highest, numbered(number).Bus)
 	}
 	for index := 1; index <= highest; index++ {
 		if p.port(index) == nil {
@@ -66,14 +66,14 @@ func (p *places) placePorts() error {
 // placePort puts a root port on the first function free in a slot of root ports, or into a new slot.
 func (p *places) placePort(port *xmltree.Node) error {
 	for slot := 1; slot <= maxSlot; slot++ {
-		first := p.used[PCIAddress{0, slot, 0}]
+		first := p.used[PCIAddress{0, slot, 0}.number()]
 		if first != "" && first != rootPort {
 			continue
 		}
 		for f := range maxFunction + 1 {
 			a := PCIAddress{0, slot, f}
-			if p.used[a] == "" {
-				p.used[a] = rootPort
+			if p.used[a.number()] == "" {
+				p.used[a.number()] = rootPort
 				writePCIAddress(port, a)
 				return nil
 			}
@@ -86,8 +86,8 @@ func (p *places) placePort(port *xmltree.Node) error {
 // share a slot.
 func (p *places) finishPorts() {
 	shared := map[int]bool{}
-	for a := range p.used {
-		if a.Bus == 0 && a.Function > 0 {
+	for number := range p.used {
+		if a := numbered(number); a.Bus == 0 && a.Function > 0 {
 			shared[a.Slot] = true
 		}
 	}

@@ -9,7 +9,5 @@
 //
 // Left out: validation (package domain), XPath, encodings other than UTF-8. CDATA sections become plain text.
 //
-// Most documents are read by quick.go, the others, and those with mistakes, by encoding/xml's decoder (parse.go).
-//
 // Start reading at Parse, then Node.
 package xmltree

@@ -36,31 +36,35 @@ func pairsPerThread(pairs, cpus int) int {
 	return (pairs + threads - 1) / threads
 }
 
-// newThread makes a thread of workers that have none yet. It does not run yet, and owns the workers when there is no error.
-func newThread(ws []*worker) (t *thread, err error) {
-	t = &thread{workers: ws, epoll: -1, wake: -1, done: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			t.close()
-		}
-	}()
+// newThread makes a thread of workers that have none yet. It does not run yet.
+func newThread(ws []*worker) (*thread, error) {
+	t := &thread{workers: ws, epoll: -1, wake: -1, done: make(chan struct{})}
+	if err := t.open(); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// open makes the epoll set, with the descriptors of all workers.
+func (t *thread) open() (err error) {
 	if t.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("make epoll: %w", err)
+		return fmt.Errorf("make epoll: %w", err)
 	}
 	if t.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return nil, fmt.Errorf("make eventfd: %w", err)
+		return fmt.Errorf("make eventfd: %w", err)
 	}
 	wake := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: tagWake}
 	if err := unix.EpollCtl(t.epoll, unix.EPOLL_CTL_ADD, t.wake, &wake); err != nil {
-		return nil, fmt.Errorf("watch eventfd: %w", err)
+		return fmt.Errorf("watch eventfd: %w", err)
 	}
-	for i, w := range ws {
+	for i, w := range t.workers {
 		w.thread, w.place = t, i
 		if err := w.watch(); err != nil {
-			return nil, fmt.Errorf("%s: queue pair %d: %w", w.dev.cfg.ID, w.index, err)
+			return fmt.Errorf("%s: queue pair %d: %w", w.dev.cfg.ID, w.index, err)
 		}
 	}
-	return t, nil
+	return nil
 }
 
 func (t *thread) close() {

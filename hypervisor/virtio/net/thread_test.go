@@ -60,6 +60,22 @@ func TestThreads(t *testing.T) {
 	}
 }
 
+// TestThreadWithoutTap: a thread that cannot be made says for which pair, and leaves no descriptor.
+func TestThreadWithoutTap(t *testing.T) {
+	f := newFixture(t, 2, allNet)
+	f.dev.Quiesce()
+	q := f.tr.Env.Queues
+	ws := []*worker{f.dev.newWorker(0, q[0], q[1]), f.dev.newWorker(1, q[2], q[3])}
+	ws[1].tap = &tap{fd: -1}
+	before, _ := os.ReadDir("/proc/self/fd")
+	if _, err := newThread(ws); err == nil || !strings.Contains(err.Error(), "queue pair 1") {
+		t.Errorf("error %v", err)
+	}
+	if after, _ := os.ReadDir("/proc/self/fd"); len(after) > len(before) {
+		t.Errorf("%d descriptors before, %d after", len(before), len(after))
+	}
+}
+
 // threadNames returns the names of this process's threads.
 func threadNames() []string {
 	var names []string

@@ -1,7 +1,7 @@
 # The emulator of a lab with several CPUs, $LAB/emulator: Debian 13's QEMU with what it does wrong in SVM mended, since guests
 # of L1 do not live long without. It is built from Debian's source, in a tree with Debian 13's compiler and libraries.
 #
-# Each of these was seen to kill guests, or L1 itself (tested with 10.0.2, 10.0.13 and 11.1.3; the last two on two CPUs):
+# Each of these killed guests, or L1 itself, of 10.0; 11.1 still has the first two:
 #   - An interrupt that VMRUN injects stays in exception_index, so it is delivered once more when another thread asks the CPU to
 #     stop, wherever the guest is by then: behind SYSCALL, still on the user's stack, it dies of a double fault.
 #   - FXRSTOR, FNCLEX and others on any CPU clear IGNNE in the first one's hflags2, without a lock. What that CPU changes

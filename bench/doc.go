@@ -12,7 +12,7 @@
 //
 // Our daemon next to libvirtd: calls a second and the processor time of each, definitions, memory. That needs root only, and
 // no domain runs. Both daemons run in namespaces of their own (private.sh), on the same disk, and get the same calls from the
-// same client. The disk is at work already when definitions are timed (waking in libvirtd.go).
+// same client.
 //
 // The exit status is 1 when a promised bound was missed (see bench/ab), 2 on errors. Start reading at benchmarks in main.go.
 package main

@@ -13,7 +13,7 @@ import (
 )
 
 // patience is how long any guest may take to say what is waited for; the emulated host is slow.
-const patience = 2 * time.Minute
+const patience = time.Minute
 
 // An engine is a running guest and the process that runs it.
 type engine struct {

@@ -25,11 +25,13 @@ build_emulator() {
     w=$(mktemp -d "$LAB/tmp.XXXXXX")
     emulator_source "$w" "$(sed -n 's/^qemu-system-x86=//p' <<<"$list" | sed 's/+b[0-9]*$//')"
     tools=$(resolve "$RELEASE" $EMULATOR_TOOLS)
-    tree "$w" $(fetch $tools)
+    tools=$(fetch $tools)
+    debs=$(fetch $list)
+    tree "$w" $tools
     log "building the emulator (five minutes)"
     emulator_compile "$w" >"$LAB/emulator-build.log" 2>&1 || die "the emulator does not build: see $LAB/emulator-build.log"
     rm -rf "$EMULATOR"
-    tree "$EMULATOR" $(fetch $list)
+    tree "$EMULATOR" $debs
     cp "$w/build/qemu-system-x86_64" "$EMULATOR/usr/bin/"
     rm -rf "$EMULATOR"/usr/share/{doc,man,locale,info,lintian,bug} "$w"
     echo "$want" >"$EMULATOR/.ok"

@@ -233,6 +233,11 @@ func onQuick[A, R any](reg *rpc.Registry, number uint32, fn func(context.Context
 	rpc.HandleQuick(reg, rpc.ProgramRemote, number, fn)
 }
 
+// onBrief registers one that reads or writes a definition: see rpc.HandleBrief.
+func onBrief[A, R any](reg *rpc.Registry, number uint32, fn func(context.Context, *rpc.Call, *A) (*R, error)) {
+	rpc.HandleBrief(reg, rpc.ProgramRemote, number, fn)
+}
+
 // none is what procedures without arguments or result have.
 type none = struct{}
 

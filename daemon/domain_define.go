@@ -11,14 +11,14 @@ import (
 )
 
 func (d *Daemon) registerDefinition(reg *rpc.Registry) {
-	on(reg, rpc.ProcDomainDefineXML, d.domainDefineXML)
-	on(reg, rpc.ProcDomainDefineXMLFlags, d.domainDefineXMLFlags)
-	on(reg, rpc.ProcDomainUndefine, d.domainUndefine)
-	on(reg, rpc.ProcDomainUndefineFlags, d.domainUndefineFlags)
-	on(reg, rpc.ProcDomainRename, d.domainRename)
-	on(reg, rpc.ProcDomainGetXMLDesc, d.domainGetXMLDesc)
-	on(reg, rpc.ProcDomainGetMetadata, d.domainGetMetadata)
-	on(reg, rpc.ProcDomainSetMetadata, d.domainSetMetadata)
+	onBrief(reg, rpc.ProcDomainDefineXML, d.domainDefineXML)
+	onBrief(reg, rpc.ProcDomainDefineXMLFlags, d.domainDefineXMLFlags)
+	onBrief(reg, rpc.ProcDomainUndefine, d.domainUndefine)
+	onBrief(reg, rpc.ProcDomainUndefineFlags, d.domainUndefineFlags)
+	onBrief(reg, rpc.ProcDomainRename, d.domainRename)
+	onBrief(reg, rpc.ProcDomainGetXMLDesc, d.domainGetXMLDesc)
+	onBrief(reg, rpc.ProcDomainGetMetadata, d.domainGetMetadata)
+	onBrief(reg, rpc.ProcDomainSetMetadata, d.domainSetMetadata)
 }
 
 func (d *Daemon) domainDefineXML(ctx context.Context, _ *rpc.Call, a *libvirt.DomainDefineXMLArgs) (*libvirt.DomainDefineXMLRet, error) {

@@ -24,6 +24,9 @@ type Conn struct {
 	refusal error // every call is answered with it
 	lanes   [lanes]*lane
 	tasks   sync.WaitGroup // calls and streams that are under way
+	relay   relay
+	sending sync.WaitGroup // the outbox's own goroutine
+	over    chan struct{}  // closed when the connection is, and nothing is under way
 	alive   keepalive
 	auth    authentication
 	plain   bool          // others can listen
@@ -118,9 +121,23 @@ func (c *Conn) SendEvent(program, procedure uint32, msg any) error {
 
 // serve reads until the client leaves or misbehaves.
 func (c *Conn) serve() {
-	var running sync.WaitGroup
-	running.Go(c.out.run)
-	err := c.readLoop()
+	c.sending.Go(c.out.run)
+	c.readOn()
+	<-c.over
+}
+
+// readOn reads until the client leaves or misbehaves, and then ends the connection; or until a call takes so long that
+// another goroutine does.
+func (c *Conn) readOn() {
+	if err := c.readLoop(); err != errHandedOn {
+		c.finish(err)
+	}
+}
+
+// finish ends the connection when nobody reads any more.
+func (c *Conn) finish(err error) {
+	defer close(c.over)
+	c.relay.stop()
 	c.alive.stop()
 	if c.server.stopping() {
 		c.net.SetWriteDeadline(time.Now().Add(drainTime))
@@ -136,7 +153,7 @@ func (c *Conn) serve() {
 	c.out.drain()
 	c.abort()
 	c.reader.Close()
-	running.Wait()
+	c.sending.Wait()
 	for _, fn := range c.server.registry.onClose {
 		fn(c)
 	}
@@ -172,7 +189,7 @@ func (c *Conn) readLoop() error {
 	return io.EOF
 }
 
-// message handles one message from the client. An error ends the connection.
+// message handles one message from the client. An error ends the connection, or reading it in this goroutine.
 func (c *Conn) message(h Header, body []byte, files []*os.File) error {
 	if h.Program == ProgramKeepalive {
 		closeFiles(files)
@@ -180,7 +197,7 @@ func (c *Conn) message(h Header, body []byte, files []*os.File) error {
 	}
 	switch h.Type {
 	case TypeCall, TypeCallWithFDs:
-		c.call(h, body, files)
+		return c.call(h, body, files)
 	case TypeStream, TypeStreamHole:
 		if s := c.findStream(h); s != nil {
 			s.packet(h, body)
@@ -192,8 +209,9 @@ func (c *Conn) message(h Header, body []byte, files []*os.File) error {
 	return nil
 }
 
-// call checks a call and hands it to its lane. Everything up to the decoded arguments happens here, in the reader.
-func (c *Conn) call(h Header, body []byte, files []*os.File) {
+// call checks a call and hands it to its lane. Everything up to the decoded arguments happens here, in the reader. The error is
+// errHandedOn or nil.
+func (c *Conn) call(h Header, body []byte, files []*os.File) error {
 	call, err := c.newCall(h, body)
 	if err != nil {
 		closeFiles(files)
@@ -201,7 +219,7 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) {
 		if c.refusal != nil {
 			c.CloseWhenIdle()
 		}
-		return
+		return nil
 	}
 	call.Files = files
 	// In the reader: the handshake, as a client may send calls right behind CONNECT_OPEN without waiting for the answer, and
@@ -211,10 +229,30 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) {
 		call.run(c.server.ctx)
 		c.tasks.Done()
 		c.reader.expect(c.server.alone.asks(c))
-		return
+		return nil
+	}
+	l := c.lanes[laneOf(call.Proc)]
+	if call.handling.brief && !c.reader.more() && c.server.alone.asks(c) && l.enter(call) {
+		return c.answer(l, call)
 	}
 	c.reader.expect(false)
-	c.lanes[laneOf(call.Proc)].submit(c.server.ctx, call)
+	l.submit(c.server.ctx, call)
+	return nil
+}
+
+// answer answers a call in the reader, which it may cease to be meanwhile.
+func (c *Conn) answer(l *lane, call *Call) error {
+	c.relay.begin(call)
+	call.run(c.server.ctx)
+	c.tasks.Done()
+	if next := l.next(); next != nil { // somebody reads already
+		go l.work(c.server.ctx, next)
+	}
+	if !c.relay.end(call) {
+		return errHandedOn
+	}
+	c.reader.expect(true)
+	return nil
 }
 
 func (c *Conn) newCall(h Header, body []byte) (*Call, error) {

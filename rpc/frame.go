@@ -51,6 +51,9 @@ func (f *FrameReader) expect(soon bool) {
 	}
 }
 
+// more reports whether something has arrived already behind the message that Next returned: the peer does not wait for answers.
+func (f *FrameReader) more() bool { return f.r < f.w }
+
 // Next returns the next message. The body is valid until the following call. The files are the message's own and the
 // caller's to close. The error is io.EOF only between messages.
 func (f *FrameReader) Next() (Header, []byte, []*os.File, error) {

@@ -66,6 +66,18 @@ func (l *lane) submit(ctx context.Context, c *Call) {
 	go l.work(ctx, c)
 }
 
+// enter takes in a call that the caller runs, who calls next after it. It reports false when others run.
+func (l *lane) enter(c *Call) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.running > 0 {
+		return false
+	}
+	l.running++
+	c.Conn.tasks.Add(1)
+	return true
+}
+
 // work runs a call and then those that wait.
 func (l *lane) work(ctx context.Context, c *Call) {
 	for c != nil {
@@ -75,6 +87,7 @@ func (l *lane) work(ctx context.Context, c *Call) {
 	}
 }
 
+// next ends a call that ran, and returns the one that is to run in its place, if any waits.
 func (l *lane) next() *Call {
 	l.mu.Lock()
 	defer l.mu.Unlock()

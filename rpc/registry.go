@@ -20,6 +20,7 @@ type Registry struct {
 type handling struct {
 	fn    Handler
 	quick bool // in the connection's reader
+	brief bool // there, too, when its client is alone in asking and makes one call at a time
 }
 
 // NewRegistry returns an empty registry.
@@ -28,16 +29,22 @@ func NewRegistry() *Registry { return &Registry{handlers: map[uint32][]handling{
 // Handle registers fn for a procedure. A and R are the procedure's argument and result types, struct{} where it has none.
 // It panics when they are not, when the procedure is unknown or already has a handler: those are mistakes in the program.
 func Handle[A, R any](r *Registry, program, number uint32, fn func(context.Context, *Call, *A) (*R, error)) {
-	handle(r, program, number, false, fn)
+	handle(r, program, number, handling{}, fn)
 }
 
 // HandleQuick is Handle for an fn that answers from memory: it waits for no job, engine or disk. It runs in the reader of
 // the connection, which saves handing the call over. Calls behind it on the connection wait for it.
 func HandleQuick[A, R any](r *Registry, program, number uint32, fn func(context.Context, *Call, *A) (*R, error)) {
-	handle(r, program, number, true, fn)
+	handle(r, program, number, handling{quick: true}, fn)
 }
 
-func handle[A, R any](r *Registry, program, number uint32, quick bool, fn func(context.Context, *Call, *A) (*R, error)) {
+// HandleBrief is Handle for an fn that takes a moment, as a rule: it may wait for a disk, and behind another call. For a client
+// that comes alone it runs in the reader of the connection too; when it takes longer, the calls behind it go on without it.
+func HandleBrief[A, R any](r *Registry, program, number uint32, fn func(context.Context, *Call, *A) (*R, error)) {
+	handle(r, program, number, handling{brief: true}, fn)
+}
+
+func handle[A, R any](r *Registry, program, number uint32, how handling, fn func(context.Context, *Call, *A) (*R, error)) {
 	p := LookupProcedure(program, number)
 	if p == nil || p.Message {
 		panic(fmt.Sprintf("rpc: program %#x has no procedure %d", program, number))
@@ -51,13 +58,14 @@ func handle[A, R any](r *Registry, program, number uint32, quick bool, fn func(c
 	if table[number].fn != nil {
 		panic(fmt.Sprintf("rpc: %s has two handlers", p.Name))
 	}
-	table[number] = handling{quick: quick, fn: func(ctx context.Context, call *Call, args any) (any, error) {
+	how.fn = func(ctx context.Context, call *Call, args any) (any, error) {
 		ret, err := fn(ctx, call, args.(*A))
 		if err != nil || p.Ret == nil {
 			return nil, err
 		}
 		return ret, nil
-	}}
+	}
+	table[number] = how
 	r.handlers[program] = table
 }
 

@@ -195,8 +195,9 @@ func (s *Server) newConn(conn net.Conn, policy Policy) *Conn {
 	conn = newLocalConn(conn)
 	c := &Conn{
 		server: s, number: s.numbers.Add(1), net: conn, peer: peer, plain: policy.Plain,
-		streams: map[streamKey]*Stream{}, gone: make(chan struct{}),
+		streams: map[streamKey]*Stream{}, gone: make(chan struct{}), over: make(chan struct{}),
 	}
+	c.relay.conn = c
 	if c.auth.sasl = policy.SASL; c.auth.needed() {
 		limit = unprovenMessage
 	}

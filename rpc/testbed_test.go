@@ -1,12 +1,14 @@
 package rpc_test
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,11 +30,19 @@ type testbed struct {
 	closed atomic.Int32
 	calls  atomic.Int32 // that reached a handler, other than those of authentication
 	conns  chan *rpc.Conn
+
+	// DOMAIN_DEFINE_XML_FLAGS is a brief call.
+	defines  atomic.Int32  // that reached their handler
+	inReader atomic.Int32  // how many of them the connection's reader answered
+	hang     atomic.Bool   // the next waits for release
+	hanging  chan struct{} // and tells so
+	release  chan struct{}
 }
 
 func newTestbed(t testing.TB, opts rpc.Options, policy rpc.Policy) *testbed {
 	t.Helper()
-	b := &testbed{block: make(chan struct{}), inside: make(chan struct{}, 1000), conns: make(chan *rpc.Conn, 1000)}
+	b := &testbed{block: make(chan struct{}), inside: make(chan struct{}, 1000), conns: make(chan *rpc.Conn, 1000),
+		hanging: make(chan struct{}), release: make(chan struct{})}
 	reg := rpc.NewRegistry()
 	b.handlers(reg)
 	opts.Logger = slog.New(slog.DiscardHandler)
@@ -104,6 +114,7 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		}
 		return &libvirt.DomainDefineXMLRet{}, nil
 	})
+	rpc.HandleBrief(reg, rpc.ProgramRemote, rpc.ProcDomainDefineXMLFlags, b.define)
 	rpc.HandleQuick(reg, rpc.ProgramRemote, rpc.ProcDomainGetState, func(_ context.Context, _ *rpc.Call, a *libvirt.DomainGetStateArgs) (*libvirt.DomainGetStateRet, error) {
 		b.calls.Add(1)
 		return &libvirt.DomainGetStateRet{State: 1, Reason: a.Dom.ID}, nil
@@ -154,6 +165,22 @@ func (b *testbed) handlers(reg *rpc.Registry) {
 		return nil, err
 	})
 	reg.OnClose(func(*rpc.Conn) { b.closed.Add(1) })
+}
+
+func (b *testbed) define(ctx context.Context, _ *rpc.Call, _ *libvirt.DomainDefineXMLFlagsArgs) (*libvirt.DomainDefineXMLFlagsRet, error) {
+	b.calls.Add(1)
+	b.defines.Add(1)
+	if bytes.Contains(debug.Stack(), []byte("readLoop")) {
+		b.inReader.Add(1)
+	}
+	if b.hang.CompareAndSwap(true, false) {
+		b.hanging <- struct{}{}
+		select {
+		case <-b.release:
+		case <-ctx.Done():
+		}
+	}
+	return &libvirt.DomainDefineXMLFlagsRet{}, nil
 }
 
 func (b *testbed) dial(t testing.TB) *client.Client {

@@ -12,9 +12,10 @@ mount -t tmpfs tmpfs "$root/tmp"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys" # this network namespace's interfaces
 # Without /dev/kvm: no guest is started, and where there is one that QEMU cannot use, libvirtd asks QEMU for its capabilities
-# anew at every definition.
+# anew at every definition. With cpu_dma_latency, as daemons have it on a host.
 mount -t tmpfs tmpfs "$root/dev"
-for node in null zero full random urandom; do
+for node in null zero full random urandom cpu_dma_latency; do
+  [ -c "/dev/$node" ] || continue
   : >"$root/dev/$node"
   mount --bind "/dev/$node" "$root/dev/$node"
 done

@@ -40,6 +40,7 @@ type config struct {
 	Auth authConfig
 
 	OpenFirewalls bool // packet filters of others let networks through
+	LowLatency    bool // CPUs are kept awake at the beginning of bursts of changes
 
 	UIDBase, UIDCount int
 	ConsoleLogMax     int64
@@ -62,7 +63,8 @@ func defaults(session bool, env func(string) string, home string) (config, error
 		KeepaliveInterval: 5, KeepaliveCount: 5, ConsoleLogMax: 16 << 20, DrainTime: 10 * time.Second,
 		// Anyone may connect: who may manage is decided by the peer's credentials, and others are told which group is missing.
 		SocketMode: 0o666, SocketROMode: 0o666, SocketGroup: defaultGroup,
-		TLS: defaultTLS, TCP: defaultTCP, Auth: defaultAuth, MaxAnonymous: 20,
+		LowLatency: true,
+		TLS:        defaultTLS, TCP: defaultTCP, Auth: defaultAuth, MaxAnonymous: 20,
 	}
 	if !session {
 		c.StateDir, c.RunDir, c.LogDir, c.SocketDir = "/var/lib/virtd", systemRunDir, "/var/log/virtd", "/run/libvirt"
@@ -104,6 +106,7 @@ var settings = map[string]func(*config, string) error{
 	"engine_uid_base":        number(1, 1<<31-1, func(c *config) *int { return &c.UIDBase }),
 	"engine_uid_count":       number(1, 1<<20, func(c *config) *int { return &c.UIDCount }),
 	"open_foreign_firewalls": onOff(func(c *config) *bool { return &c.OpenFirewalls }),
+	"low_latency":            onOff(func(c *config) *bool { return &c.LowLatency }),
 	"console_log_max": func(c *config, v string) error {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 0 {

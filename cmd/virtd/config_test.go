@@ -33,13 +33,14 @@ max_clients=7
 emulator = "/opt/x y/vmm"
 state_dir = /srv/virtd # bare
 open_foreign_firewalls = 1
+low_latency = 0
 `), "f")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := systemDefaults(t)
 	want.SocketGroup, want.SocketMode, want.MaxClients, want.Emulator, want.StateDir = "wheel", 0o770, 7, "/opt/x y/vmm", "/srv/virtd"
-	want.OpenFirewalls = true
+	want.OpenFirewalls, want.LowLatency = true, false
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Error(diff)
 	}

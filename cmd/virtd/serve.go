@@ -29,6 +29,7 @@ import (
 	"virtd/network/hostnet"
 	"virtd/network/usernet"
 	"virtd/nodedev"
+	"virtd/pmqos"
 	"virtd/release"
 	"virtd/rpc"
 	"virtd/secret"
@@ -63,7 +64,12 @@ func serve(cfg config, log *slog.Logger) error {
 	defer keepTable(filters.Tables, nftables.TableFamilyBridge, "packet filter of guests", func() error { return restore(filters, log) }, log)()
 	userNets := openUserNets(cfg, log)
 	defer userNets.Close()
-	mgr, cpu, watch, err := openManager(ctx, cfg, hostParts{networks, pools, filters, hostdevs, userNets}, log)
+	var latency *pmqos.Latency
+	if cfg.LowLatency {
+		latency = pmqos.New(log)
+		defer latency.Close()
+	}
+	mgr, cpu, watch, err := openManager(ctx, cfg, hostParts{networks, pools, filters, hostdevs, userNets, latency}, log)
 	if err != nil {
 		return err
 	}
@@ -152,6 +158,7 @@ type hostParts struct {
 	filters  *firewall.Guests
 	hostdevs *nodedev.Hostdevs // nil: domains have none
 	userNets *usernet.Supervisor
+	latency  *pmqos.Latency // nil: CPUs sleep however long it takes to wake them
 }
 
 // openManager finds the stored domains and the engines that run. watch follows what becomes of the host's links, until its
@@ -170,10 +177,14 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	st, err := store.Open(store.Options{
+	options := store.Options{
 		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg), Log: log,
 		Busy: collectLater, Rest: debug.FreeOSMemory,
-	})
+	}
+	if use.latency != nil {
+		options.Waits = use.latency.Waits
+	}
+	st, err := store.Open(options)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -19,6 +19,9 @@ type batch struct {
 // commit makes a change durable and then calls apply, with Dir.mu held. Of those who wait here at once, the first writes
 // for all. The error wraps errVisible when the change is there but a power cut may undo it; apply was called then, too.
 func (d *Dir) commit(c change, apply func()) error {
+	if d.waits != nil {
+		d.waits()
+	}
 	if err := d.makeRoom(); err != nil {
 		return err
 	}

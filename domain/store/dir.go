@@ -45,6 +45,7 @@ type Dir struct {
 	run      string
 	emulator string
 	log      *slog.Logger
+	waits    func()        // Options.Waits
 	busy     func(bool)    // Options.Busy
 	rest     func()        // Options.Rest
 	settles  bool          // by itself; tests do it when they want to
@@ -101,7 +102,7 @@ func open(o Options, fs filesystem) (*Dir, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, busy: o.Busy, rest: o.Rest, writers: 1, settleAfter: settleDelay,
+	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, waits: o.Waits, busy: o.Busy, rest: o.Rest, writers: 1, settleAfter: settleDelay,
 		entries: map[uuid.UUID]*Entry{}, names: map[string]*Entry{}, claimed: map[string]uuid.UUID{},
 		pending: map[uuid.UUID]change{}, damaged: map[string]bool{}}
 	for _, dir := range []string{o.State, o.Run} {

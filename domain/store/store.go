@@ -94,6 +94,8 @@ type Options struct {
 	Run      string       // records of running domains; likewise
 	Emulator string       // for domain.Options
 	Log      *slog.Logger // nil: slog.Default
+	// Waits is called when a change is about to wait for the disk. It must return soon. nil: nothing is done.
+	Waits func()
 	// Busy is called with true when many changes come at once, and with false when all of them are in files: in between,
 	// what they take may be given back later than usual. It must return soon. Calls do not overlap. nil: nothing is done.
 	Busy func(busy bool)

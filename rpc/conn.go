@@ -232,7 +232,7 @@ func (c *Conn) call(h Header, body []byte, files []*os.File) error {
 		return nil
 	}
 	l := c.lanes[laneOf(call.Proc)]
-	if call.handling.brief && !c.reader.more() && c.server.alone.asks(c) && l.enter(call) {
+	if call.handling.brief && !c.reader.more() && l.enter(call) {
 		return c.answer(l, call)
 	}
 	c.reader.expect(false)
@@ -251,7 +251,7 @@ func (c *Conn) answer(l *lane, call *Call) error {
 	if !c.relay.end(call) {
 		return errHandedOn
 	}
-	c.reader.expect(true)
+	c.reader.expect(c.server.alone.asks(c))
 	return nil
 }
 

@@ -56,7 +56,7 @@ func (d *Dir) commit(c change, apply func()) error {
 			b.errs[i] = virterr.New(virterr.SystemError, "cannot sync the journal of '%s': %v: %w", d.state, err, errVisible)
 		}
 		d.pending[c.id] = c
-		d.backlog += c.size()
+		d.backlog += c.room()
 		b.apply[i]()
 	}
 	if d.backlog >= busySize {
@@ -74,10 +74,13 @@ func (d *Dir) append(changes []change) (there bool, err error) {
 			return false, err
 		}
 	}
-	d.record = appendRecord(d.record[:0], changes...)
 	j := d.journal
-	err = j.write(d.record)
-	if cap(d.record) > keepRecord {
+	size := blocks(recordSize(changes))
+	if len(d.record) < size {
+		d.record = alignedBytes(size)
+	}
+	err = j.write(fillRecord(d.record[:size], changes))
+	if len(d.record) > keepRecord {
 		d.record = nil
 	}
 	if err == nil {
@@ -85,7 +88,7 @@ func (d *Dir) append(changes []change) (there bool, err error) {
 		return true, nil
 	}
 	d.journal = nil
-	_ = j.file.Close()
+	j.close()
 	if data, err := d.fs.ReadFile(j.path, maxJournal); err == nil {
 		all, _ := readRecords(data)
 		there = len(all) > j.changes
@@ -96,13 +99,21 @@ func (d *Dir) append(changes []change) (there bool, err error) {
 // keepRecord is the largest buffer for records that is kept, in bytes.
 const keepRecord = 64 << 10
 
+// fillRecord makes b the record of changes, with zeros behind it.
+func fillRecord(b []byte, changes []change) []byte {
+	record := appendRecord(b[:0], changes...)
+	clear(b[len(record):])
+	return b
+}
+
 // journal is the file that records are written to.
 type journal struct {
 	path    string
 	file    file
-	changes int // that are whole and synced
-	end     int // of the last record
-	room    int // bytes of the file
+	direct  file // the same file, for records; nil: they are written as the rest is
+	changes int  // that are whole and synced
+	end     int  // of the blocks with the last record
+	room    int  // bytes of the file
 }
 
 func (d *Dir) journalPath(n uint64) string {
@@ -142,23 +153,53 @@ func (d *Dir) createJournal(number uint64, room int) (*journal, error) {
 	return j, nil
 }
 
-// write makes a record durable.
+// goDirect has records written past the kernel's cache, where the file system has that: a sync then is a write that waits for
+// the disk, and not also the cache's work. What is in the file so far must be durable.
+func (j *journal) goDirect(fs filesystem) {
+	direct, err := fs.Direct(j.path)
+	if err != nil {
+		return
+	}
+	if _, err := direct.WriteAt(alignedBytes(blockSize), 0); err != nil { // whether it takes such blocks
+		_ = direct.Close()
+		return
+	}
+	j.direct = direct
+}
+
+// write makes the blocks of a record durable.
 func (j *journal) write(record []byte) error {
 	if need := j.end + len(record); need > j.room {
 		if err := j.makeRoom(max(need, 2*j.room)); err != nil {
 			return err
 		}
+		if j.direct != nil {
+			if err := j.file.Sync(); err != nil {
+				return err
+			}
+		}
 	}
-	if _, err := j.file.WriteAt(record, int64(j.end)); err != nil {
+	out := j.file
+	if j.direct != nil {
+		out = j.direct
+	}
+	if _, err := out.WriteAt(record, int64(j.end)); err != nil {
 		return err
 	}
 	j.end += len(record)
-	return j.file.Sync()
+	return out.Sync()
+}
+
+func (j *journal) close() {
+	_ = j.file.Close()
+	if j.direct != nil {
+		_ = j.direct.Close()
+	}
 }
 
 // discard removes a journal that holds nothing. One that cannot be removed holds nothing for the next Open either.
 func (j *journal) discard(fs filesystem) {
-	_ = j.file.Close()
+	j.close()
 	_ = fs.Remove(j.path)
 }
 

@@ -15,6 +15,9 @@ type filesystem interface {
 	ReadFile(path string, limit int64) ([]byte, error)
 	// Create makes a new file for writing; it must not exist.
 	Create(path string, mode os.FileMode) (file, error)
+	// Direct opens a file for WriteAt of what is written already, in whole blocks from aligned memory. Each write is durable
+	// when it returns; the kernel keeps no copy of it. Not every file system has that.
+	Direct(path string) (file, error)
 	Rename(from, to string) error
 	Remove(path string) error
 	SyncDir(path string) error
@@ -59,6 +62,19 @@ func (disk) Create(path string, mode os.FileMode) (file, error) {
 	}
 	return diskFile{f}, nil
 }
+
+func (disk) Direct(path string) (file, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT|unix.O_DSYNC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return directFile{diskFile{f}}, nil
+}
+
+// directFile is opened with O_DIRECT and O_DSYNC.
+type directFile struct{ diskFile }
+
+func (directFile) Sync() error { return nil } // each write was
 
 type diskFile struct{ *os.File }
 

@@ -27,9 +27,10 @@ import (
 //	21      text
 //
 // The room for records is written with zeros before it is used, so that a sync has only the record to write and nothing of
-// the file system's own. Records follow one another, and nothing but zeros is overwritten: what a power cut leaves of a
-// record that was not yet acknowledged is the last thing in a file, in whatever order its sectors were written. Files are
-// read in order of their numbers.
+// the file system's own. Each record begins a block, which what is behind it fills with zeros: what was acknowledged is never
+// written again, and the file system can write blocks past the kernel's cache. Nothing but zeros is overwritten: what a power
+// cut leaves of a record that was not yet acknowledged is the last thing in a file, in whatever order its sectors were written.
+// Files are read in order of their numbers. Those that were written before 2026-11-27 have records directly behind one another.
 const (
 	journalPrefix = "journal."
 	recordMagic   = "vdj1"
@@ -43,7 +44,9 @@ const (
 
 	maxJournal = 64 << 20 // bytes that are read of a file; commit leaves one for another long before that
 
-	firstRoom = 64 << 10 // bytes of zeros that a journal begins with; it doubles
+	blockSize = 4096 // bytes of a block: no disk has larger sectors
+
+	firstRoom = 256 << 10 // bytes of zeros that a journal begins with; it doubles
 )
 
 // change is what happens to one definition.
@@ -54,6 +57,9 @@ type change struct {
 
 // size is how many bytes the change takes in a record.
 func (c change) size() int { return changeHead + len(c.text) }
+
+// room is how many bytes it takes in a journal, alone.
+func (c change) room() int { return blocks(recordHead + c.size()) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -76,6 +82,18 @@ func appendRecord(b []byte, changes ...change) []byte {
 	binary.LittleEndian.PutUint32(b[start+8:], checksum(b[start:]))
 	return b
 }
+
+// recordSize is how many bytes their record has.
+func recordSize(changes []change) int {
+	size := recordHead
+	for _, c := range changes {
+		size += c.size()
+	}
+	return size
+}
+
+// blocks is how many bytes so many take in whole blocks.
+func blocks(size int) int { return (size + blockSize - 1) / blockSize * blockSize }
 
 // checksum is that of one whole record.
 func checksum(record []byte) uint32 {
@@ -129,24 +147,27 @@ func nextChange(b []byte) (c change, n int) {
 // readRecords returns the changes of the whole records that a journal begins with. damaged tells of a whole record behind bytes that are
 // none: that is no unfinished write, since only the last one can be unfinished.
 func readRecords(b []byte) (changes []change, damaged error) {
-	size := len(b)
+	at := 0
 	for {
-		more, n := nextRecord(b)
+		more, n := nextRecord(b[at:])
 		if n == 0 {
-			break
+			next := min(blocks(at), len(b))
+			if next == at || len(bytes.Trim(b[at:next], "\x00")) > 0 {
+				break
+			}
+			n = next - at
 		}
 		changes = append(changes, more...)
-		b = b[n:]
+		at += n
 	}
-	at := size - len(b)
-	for i := 1; i < len(b); i++ {
+	for i := at + 1; i < len(b); i++ {
 		next := bytes.Index(b[i:], []byte(recordMagic))
 		if next < 0 {
 			break
 		}
 		i += next
 		if _, n := nextRecord(b[i:]); n > 0 {
-			return changes, fmt.Errorf("bytes %d to %d are no record, and there is one behind them", at, at+i)
+			return changes, fmt.Errorf("bytes %d to %d are no record, and there is one behind them", at, i)
 		}
 	}
 	return changes, nil

@@ -18,7 +18,7 @@ import (
 	"virtd/virterr"
 )
 
-// records is the text of a journal with these changes.
+// records is the text of a journal with these changes, one behind the other, as older journals have them.
 func records(changes ...change) (b []byte) {
 	for _, c := range changes {
 		b = appendRecord(b, c)
@@ -26,10 +26,27 @@ func records(changes ...change) (b []byte) {
 	return b
 }
 
+// inBlocks is the text of a journal with these changes, as they are written.
+func inBlocks(changes ...change) (b []byte) {
+	for _, c := range changes {
+		b = append(b, fillRecord(make([]byte, c.room()), []change{c})...)
+	}
+	return b
+}
+
 func TestRecords(t *testing.T) {
+	for name, write := range map[string]func(...change) []byte{"in blocks": inBlocks, "one behind the other": records} {
+		t.Run(name, func(t *testing.T) { testRecords(t, write) })
+	}
+}
+
+func testRecords(t *testing.T, records func(...change) []byte) {
 	a, b := uuid.UUID{1}, uuid.UUID{15: 2}
-	want := []change{{a, "<domain/>"}, {b, ""}, {a, strings.Repeat("vdj1", 100)}}
+	want := []change{{a, "<domain/>"}, {b, ""}, {a, strings.Repeat("vdj1", 1100)}, {b, "<domain/>"}}
 	text := records(want...)
+	if got, err := readRecords(append(bytes.Clone(text), make([]byte, 3*blockSize)...)); err != nil || !cmp.Equal(got, want, cmp.AllowUnexported(change{})) {
+		t.Errorf("with room behind them: %v, %v", got, err)
+	}
 	for n := range len(text) + 1 { // whole, and cut short at every byte
 		got, err := readRecords(text[:n])
 		if err != nil {
@@ -39,13 +56,7 @@ func TestRecords(t *testing.T) {
 			t.Fatalf("%d bytes: %v", n, got)
 		}
 	}
-	empty := records(change{id: a}) // no definition is empty
-	empty[recordHead] = changeSave
-	binary.LittleEndian.PutUint32(empty[8:], checksum(empty))
-	if _, n := nextRecord(empty); n != 0 {
-		t.Error("a definition without text is a record")
-	}
-	first := len(records(want[0]))
+	first := len(appendRecord(nil, want[0]))
 	for at := range first { // a byte that was not written so
 		bad := bytes.Clone(text)
 		bad[at] ^= 0x10
@@ -55,26 +66,50 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// A record that begins no block follows the one before at once: what is between them is no record, not room.
+func TestRecordsInBetween(t *testing.T) {
+	a, b := change{uuid.UUID{1}, "<domain/>"}, change{uuid.UUID{2}, "<domain/>"}
+	text := append(append(appendRecord(nil, a), 0, 0, 0), appendRecord(nil, b)...)
+	if got, err := readRecords(text); len(got) != 1 || err == nil {
+		t.Errorf("%d records, %v", len(got), err)
+	}
+	text = append(append(inBlocks(a), make([]byte, blockSize)...), inBlocks(b)...)
+	if got, err := readRecords(text); len(got) != 1 || err == nil {
+		t.Errorf("behind a block that was not written: %d records, %v", len(got), err)
+	}
+	empty := appendRecord(nil, change{id: uuid.UUID{1}}) // no definition is empty
+	empty[recordHead] = changeSave
+	binary.LittleEndian.PutUint32(empty[8:], checksum(empty))
+	if _, n := nextRecord(empty); n != 0 {
+		t.Error("a definition without text is a record")
+	}
+}
+
 func FuzzReadRecords(f *testing.F) {
 	whole := records(change{uuid.UUID{1}, "<domain/>"}, change{id: uuid.UUID{2}})
 	f.Add(whole)
 	f.Add(whole[:len(whole)-1])
 	f.Add(append([]byte("vdj1\xff\xff\xff\xff"), whole...))
 	f.Add(append(appendRecord(nil, change{uuid.UUID{1}, "<domain/>"}, change{id: uuid.UUID{2}}), make([]byte, 100)...))
+	f.Add(inBlocks(change{uuid.UUID{1}, "<domain/>"}, change{id: uuid.UUID{2}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		all, _ := readRecords(b)
-		for {
-			got, n := nextRecord(b)
+		for at := 0; ; {
+			got, n := nextRecord(b[at:])
+			if next := blocks(at); n == 0 && at < next && next <= len(b) && bytes.Equal(b[at:next], make([]byte, next-at)) {
+				at = next
+				continue
+			}
 			if n == 0 {
 				break
 			}
-			if again := appendRecord(nil, got...); !bytes.Equal(b[:n], again) {
+			if again := appendRecord(nil, got...); !bytes.Equal(b[at:at+n], again) {
 				t.Errorf("a record of %d changes is not what it is written as", len(got))
 			}
 			if len(got) > len(all) {
 				t.Fatal("not all records were read")
 			}
-			b, all = b[n:], all[len(got):]
+			at, all = at+n, all[len(got):]
 		}
 		if len(all) > 0 {
 			t.Errorf("%d changes are in no record", len(all))
@@ -150,7 +185,7 @@ func TestPreparedJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := define(t, "a", 1, 64)
-	for range 3 * firstRoom / len(a.XML(0)) { // so that it grows
+	for range 3 * firstRoom / blockSize { // so that it grows
 		if err := d.Save(a); err != nil {
 			t.Fatal(err)
 		}
@@ -198,6 +233,63 @@ func TestPreparedJournal(t *testing.T) {
 	}
 }
 
+// Records go past the kernel's cache where the file system has that, and are where the next process reads them; where it has
+// not, they are written as the rest is.
+func TestDirect(t *testing.T) {
+	for name, fs := range map[string]filesystem{"direct": disk{}, "not direct": cachedFS{}} {
+		t.Run(name, func(t *testing.T) {
+			o := Options{State: filepath.Join(t.TempDir(), "state"), Run: filepath.Join(t.TempDir(), "run")}
+			d, err := open(o, fs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]bool{}
+			save := func(n int) {
+				for range n {
+					def := define(t, fmt.Sprint("d", len(want)), len(want)+1, 64)
+					want[def.Name()] = true
+					if err := d.Save(def); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			save(2)
+			if err := d.settle(); err != nil {
+				t.Fatal(err)
+			}
+			d.prepare()
+			save(2 * firstRoom / blockSize) // more than there is room for
+			switch direct := d.journal.direct != nil; {
+			case name != "direct" && direct:
+				t.Error("what is refused is used")
+			case name == "direct" && !direct:
+				t.Skip("the file system of the temporary directory has no direct writes")
+			}
+			again, err := open(o, disk{}) // the other one was killed
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range again.Entries() {
+				delete(want, e.Name)
+			}
+			if len(want) != 0 || len(again.Problems()) != 0 {
+				t.Errorf("%d of the definitions are gone; problems %v", len(want), again.Problems())
+			}
+			if err := again.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// cachedFS refuses direct writes at the first of them, as file systems with larger blocks do.
+type cachedFS struct{ disk }
+
+func (cachedFS) Direct(path string) (file, error) {
+	f, err := os.Open(path)
+	return diskFile{f}, err
+}
+
 // Who defines much keeps the store busy until everything is in files, and is followed by a rest; a single definition does
 // neither.
 func TestRest(t *testing.T) {
@@ -213,7 +305,7 @@ func TestRest(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := define(t, "a", 1, 64)
-	few, many := busySize/len(a.XML(0)), restSize/len(a.XML(0))
+	few, many := busySize/blockSize, restSize/blockSize
 	for _, step := range []struct {
 		what         string
 		saves, rests int

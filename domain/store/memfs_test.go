@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"math/rand"
@@ -93,6 +94,29 @@ func (m *memFS) Create(path string, _ os.FileMode) (file, error) {
 	m.change(dirChange{path: path, node: n})
 	return &memFile{m, n}, nil
 }
+
+func (m *memFS) Direct(path string) (file, error) {
+	if err := m.step(); err != nil {
+		return nil, err
+	}
+	return &directMemFile{memFile{m, m.now[path]}}, nil
+}
+
+// directMemFile refuses what a real one may refuse.
+type directMemFile struct{ memFile }
+
+func (f *directMemFile) WriteAt(b []byte, off int64) (int, error) {
+	if off%blockSize != 0 || len(b)%blockSize != 0 || len(b) == 0 || !aligned(b) || int(off)+len(b) > len(f.n.synced) {
+		panic(fmt.Sprintf("direct write of %d bytes at %d of %d durable ones", len(b), off, len(f.n.synced)))
+	}
+	n, err := f.memFile.WriteAt(b, off)
+	if err == nil {
+		copy(f.n.synced[off:], b)
+	}
+	return n, err
+}
+
+func (f *directMemFile) Sync() error { return nil }
 
 func (m *memFS) change(c dirChange) {
 	apply(m.now, c)

@@ -15,17 +15,18 @@ import (
 )
 
 // Changes move from the journal to the files of definitions settleDelay after the first of them, or at once when there are
-// settleSize bytes of them. With maxBacklog bytes, further changes wait. What moves competes with changes for the disk, so
+// settleSize bytes of them there. With maxBacklog bytes, further changes wait. What moves competes with changes for the disk, so
 // the few hundred definitions that a client makes in one go shall fit in the journal; they are in memory until they moved.
 const (
 	settleDelay = 2 * time.Second
 	settleRetry = 30 * time.Second // after a failure
-	settleSize  = 1 << 20
-	busySize    = 32 << 10  // with as much in the journal the store is busy
-	restSize    = 256 << 10 // after as much a rest is worth its while
-	maxBacklog  = 4 << 20
-	fileWriters = 8  // at once
-	fileBatch   = 64 // files that are open at once
+	settleSize  = 3 << 20
+	busySize    = 12 << 10  // with as much in the journal the store is busy
+	restSize    = 768 << 10 // after as much a rest is worth its while
+	maxBacklog  = 12 << 20
+	maxRoom     = 4 << 20 // bytes of a prepared journal
+	fileWriters = 8       // at once
+	fileBatch   = 64      // files that are open at once
 )
 
 // schedule sees to it that what is in the journal is moved on. The caller holds mu.
@@ -144,8 +145,8 @@ func (d *Dir) takePending() (moving map[uuid.UUID]change, journals []string, byt
 	moving, journals, bytes = d.pending, d.journals, d.backlog
 	d.moving, d.pending, d.journals, d.backlog = moving, map[uuid.UUID]change{}, nil, 0
 	if d.journal != nil {
-		d.nextRoom = min(1<<bits.Len(uint(d.journal.end)), 2*settleSize)
-		_ = d.journal.file.Close()
+		d.nextRoom = min(1<<bits.Len(uint(d.journal.end)), maxRoom)
+		d.journal.close()
 		d.journal = nil
 	}
 	return moving, journals, bytes
@@ -167,7 +168,9 @@ func (d *Dir) prepare() {
 	if err != nil {
 		return
 	}
-	err = j.file.Sync()
+	if err = j.file.Sync(); err == nil {
+		j.goDirect(d.fs)
+	}
 	d.commitMu.Lock()
 	if err == nil && d.lastJournal == number {
 		d.spare, j = j, nil
@@ -222,7 +225,7 @@ func (d *Dir) readJournals(names []string) {
 			changes, err = readRecords(data)
 			for _, c := range changes {
 				d.pending[c.id] = c
-				d.backlog += c.size()
+				d.backlog += c.room()
 			}
 		}
 		if err != nil {

@@ -2,9 +2,13 @@ package store
 
 import "unsafe"
 
-// alignedBytes returns so many zeros that begin at a multiple of blockSize, as writes past the kernel's cache want it.
-func alignedBytes(size int) []byte {
-	b := make([]byte, size+blockSize)
+// aligned returns the part of b that begins at a multiple of blockSize, as writes past the kernel's cache want it, and is
+// blockSize shorter.
+func aligned(b []byte) []byte {
 	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (blockSize - 1)
+	size := len(b) - blockSize
 	return b[skip:][:size:size]
 }
+
+// alignedBytes returns so many zeros that begin there.
+func alignedBytes(size int) []byte { return aligned(make([]byte, size+blockSize)) }

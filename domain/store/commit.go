@@ -88,7 +88,7 @@ func (d *Dir) append(changes []change) (there bool, err error) {
 		return true, nil
 	}
 	d.journal = nil
-	j.close()
+	_ = j.file.Close()
 	if data, err := d.fs.ReadFile(j.path, maxJournal); err == nil {
 		all, _ := readRecords(data)
 		there = len(all) > j.changes
@@ -110,10 +110,9 @@ func fillRecord(b []byte, changes []change) []byte {
 type journal struct {
 	path    string
 	file    file
-	direct  file // the same file, for records; nil: they are written as the rest is
-	changes int  // that are whole and synced
-	end     int  // of the blocks with the last record
-	room    int  // bytes of the file
+	changes int // that are whole and synced
+	end     int // of the blocks with the last record
+	room    int // bytes of the file
 }
 
 func (d *Dir) journalPath(n uint64) string {
@@ -153,8 +152,8 @@ func (d *Dir) createJournal(number uint64, room int) (*journal, error) {
 	return j, nil
 }
 
-// goDirect has records written past the kernel's cache, where the file system has that: a sync then is a write that waits for
-// the disk, and not also the cache's work. What is in the file so far must be durable.
+// goDirect has the file written past the kernel's cache, where the file system has that: a sync then is a write that waits for
+// the disk, and not also the cache's work. What is in the file so far must be durable, and no record.
 func (j *journal) goDirect(fs filesystem) {
 	direct, err := fs.Direct(j.path)
 	if err != nil {
@@ -164,7 +163,8 @@ func (j *journal) goDirect(fs filesystem) {
 		_ = direct.Close()
 		return
 	}
-	j.direct = direct
+	_ = j.file.Close()
+	j.file = direct
 }
 
 // write makes the blocks of a record durable.
@@ -173,33 +173,17 @@ func (j *journal) write(record []byte) error {
 		if err := j.makeRoom(max(need, 2*j.room)); err != nil {
 			return err
 		}
-		if j.direct != nil {
-			if err := j.file.Sync(); err != nil {
-				return err
-			}
-		}
 	}
-	out := j.file
-	if j.direct != nil {
-		out = j.direct
-	}
-	if _, err := out.WriteAt(record, int64(j.end)); err != nil {
+	if _, err := j.file.WriteAt(record, int64(j.end)); err != nil {
 		return err
 	}
 	j.end += len(record)
-	return out.Sync()
-}
-
-func (j *journal) close() {
-	_ = j.file.Close()
-	if j.direct != nil {
-		_ = j.direct.Close()
-	}
+	return j.file.Sync()
 }
 
 // discard removes a journal that holds nothing. One that cannot be removed holds nothing for the next Open either.
 func (j *journal) discard(fs filesystem) {
-	j.close()
+	_ = j.file.Close()
 	_ = fs.Remove(j.path)
 }
 
@@ -215,4 +199,7 @@ func (j *journal) makeRoom(size int) error {
 	return nil
 }
 
-var zeros [firstRoom]byte // nobody writes to it, so that it takes no memory
+// zeros are as aligned as records are. Nobody writes to them, so that they take no memory.
+var zeros = aligned(zeroMemory[:])
+
+var zeroMemory [firstRoom + blockSize]byte

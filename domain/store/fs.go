@@ -15,8 +15,8 @@ type filesystem interface {
 	ReadFile(path string, limit int64) ([]byte, error)
 	// Create makes a new file for writing; it must not exist.
 	Create(path string, mode os.FileMode) (file, error)
-	// Direct opens a file for WriteAt of what is written already, in whole blocks from aligned memory. Each write is durable
-	// when it returns; the kernel keeps no copy of it. Not every file system has that.
+	// Direct opens a file for WriteAt, in whole blocks from aligned memory. Each write is durable when it returns; the kernel
+	// keeps no copy of it. Not every file system has that.
 	Direct(path string) (file, error)
 	Rename(from, to string) error
 	Remove(path string) error

@@ -259,7 +259,7 @@ func TestDirect(t *testing.T) {
 			}
 			d.prepare()
 			save(2 * firstRoom / blockSize) // more than there is room for
-			switch direct := d.journal.direct != nil; {
+			switch _, direct := d.journal.file.(directFile); {
 			case name != "direct" && direct:
 				t.Error("what is refused is used")
 			case name == "direct" && !direct:

@@ -106,12 +106,12 @@ func (m *memFS) Direct(path string) (file, error) {
 type directMemFile struct{ memFile }
 
 func (f *directMemFile) WriteAt(b []byte, off int64) (int, error) {
-	if off%blockSize != 0 || len(b)%blockSize != 0 || len(b) == 0 || !aligned(b) || int(off)+len(b) > len(f.n.synced) {
+	if off%blockSize != 0 || len(b)%blockSize != 0 || len(b) == 0 || !isAligned(b) || int(off) > len(f.n.synced) {
 		panic(fmt.Sprintf("direct write of %d bytes at %d of %d durable ones", len(b), off, len(f.n.synced)))
 	}
 	n, err := f.memFile.WriteAt(b, off)
 	if err == nil {
-		copy(f.n.synced[off:], b)
+		f.n.synced = append(f.n.synced[:off], f.n.data[off:]...)
 	}
 	return n, err
 }

@@ -146,7 +146,7 @@ func (d *Dir) takePending() (moving map[uuid.UUID]change, journals []string, byt
 	d.moving, d.pending, d.journals, d.backlog = moving, map[uuid.UUID]change{}, nil, 0
 	if d.journal != nil {
 		d.nextRoom = min(1<<bits.Len(uint(d.journal.end)), maxRoom)
-		d.journal.close()
+		_ = d.journal.file.Close()
 		d.journal = nil
 	}
 	return moving, journals, bytes

@@ -30,7 +30,7 @@ import (
 // the file system's own. Each record begins a block, which what is behind it fills with zeros: what was acknowledged is never
 // written again, and the file system can write blocks past the kernel's cache. Nothing but zeros is overwritten: what a power
 // cut leaves of a record that was not yet acknowledged is the last thing in a file, in whatever order its sectors were written.
-// Files are read in order of their numbers. Those that were written before 2026-11-27 have records directly behind one another.
+// Files are read in order of their numbers. Older builds wrote records directly behind one another.
 const (
 	journalPrefix = "journal."
 	recordMagic   = "vdj1"

@@ -31,8 +31,8 @@ var errHandedOn = errors.New("another goroutine reads on")
 
 // begin notes the call that the reader is about to answer.
 func (r *relay) begin(c *Call) {
+	r.begun.Add(1) // first: look shall not take this call for the one before
 	r.call.Store(c)
-	r.begun.Add(1)
 	r.watch()
 }
 

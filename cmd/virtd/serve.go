@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -179,7 +178,7 @@ func openManager(ctx context.Context, cfg config, use hostParts, log *slog.Logge
 	}
 	options := store.Options{
 		State: filepath.Join(cfg.StateDir, "domains"), Run: filepath.Join(cfg.RunDir, "domains"), Emulator: engine(cfg), Log: log,
-		Busy: collectLater, Rest: debug.FreeOSMemory,
+		Busy: collectLater, Rest: collect,
 	}
 	if use.latency != nil {
 		options.Waits = use.latency.Waits

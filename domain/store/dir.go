@@ -47,7 +47,7 @@ type Dir struct {
 	log      *slog.Logger
 	waits    func()        // Options.Waits
 	busy     func(bool)    // Options.Busy
-	rest     func()        // Options.Rest
+	rest     func(bool)    // Options.Rest
 	settles  bool          // by itself; tests do it when they want to
 	writers  int           // of files at once
 	serial   atomic.Uint64 // for names of temporary files

@@ -70,26 +70,29 @@ func (d *Dir) settleLater() {
 
 // setBusy calls Options.Busy. The caller holds mu.
 func (d *Dir) setBusy(busy bool) {
-	if d.busy == nil || d.isBusy == busy {
+	if d.isBusy == busy {
 		return
 	}
 	d.isBusy = busy
-	d.busy(busy)
+	if d.busy != nil {
+		d.busy(busy)
+	}
 }
 
 // giveBack ends what Options.Busy began, and calls Options.Rest when there is a reason to.
 func (d *Dir) giveBack() {
 	d.mu.Lock()
-	if len(d.pending) == 0 {
+	much := d.moved >= restSize
+	due := len(d.pending) == 0 && (d.isBusy || much)
+	if due {
 		d.setBusy(false)
 	}
-	due := d.rest != nil && d.moved >= restSize && len(d.pending) == 0
-	if due {
+	if due && much {
 		d.moved = 0
 	}
 	d.mu.Unlock()
-	if due {
-		d.rest()
+	if due && d.rest != nil {
+		d.rest(much)
 	}
 }
 

@@ -99,7 +99,8 @@ type Options struct {
 	// Busy is called with true when many changes come at once, and with false when all of them are in files: in between,
 	// what they take may be given back later than usual. It must return soon. Calls do not overlap. nil: nothing is done.
 	Busy func(busy bool)
-	// Rest is called after many changes, when all of them are in files and no further one has come: what they took can be
-	// given back to the host. nil: nothing is done.
-	Rest func()
+	// Rest is called when a busy time is over: nobody waits, and what it left can be cleared away before somebody does. much
+	// says that there were so many changes since it was last that what they took is worth giving back to the host. nil: nothing
+	// is done.
+	Rest func(much bool)
 }

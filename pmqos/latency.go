@@ -2,10 +2,14 @@ package pmqos
 
 import (
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Device is where the kernel takes requests: a number of microseconds, as a 32-bit integer of the machine's byte order. One
@@ -46,17 +50,17 @@ func (l *Latency) waits(now time.Time) {
 	if passed > resting {
 		l.since = now
 	}
-	if l.off || l.held != nil || passed > apart || now.Sub(l.since) > longest {
+	if l.off || l.held != nil || passed > apart || now.Sub(l.since) >= longest {
 		return
 	}
-	if err := l.hold(); err != nil {
-		l.off = true
+	if err := l.hold(now); err != nil {
+		l.off = errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV)
 		l.log.Debug("CPUs may sleep deeply while clients wait", "err", err)
 	}
 }
 
 // hold makes the request, and sees to its end. The caller holds mu.
-func (l *Latency) hold() error {
+func (l *Latency) hold(now time.Time) error {
 	f, err := os.OpenFile(l.path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -67,20 +71,23 @@ func (l *Latency) hold() error {
 	}
 	l.held = f
 	if l.timer == nil {
-		l.timer = time.AfterFunc(apart, l.look)
+		l.timer = time.AfterFunc(l.left(now), l.look)
 	} else {
-		l.timer.Reset(apart)
+		l.timer.Reset(l.left(now))
 	}
 	return nil
 }
+
+// left is how long the request is left alone: until the burst may be over, or has lasted long enough.
+func (l *Latency) left(now time.Time) time.Duration { return min(apart, longest-now.Sub(l.since)) }
 
 // look ends the request when the burst is over, or has lasted long enough.
 func (l *Latency) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if l.held != nil && now.Sub(l.last) <= apart && now.Sub(l.since) <= longest {
-		l.timer.Reset(apart)
+	if l.held != nil && now.Sub(l.last) <= apart && now.Sub(l.since) < longest {
+		l.timer.Reset(l.left(now))
 		return
 	}
 	l.release()

@@ -209,8 +209,8 @@ func (c *Conn) message(h Header, body []byte, files []*os.File) error {
 	return nil
 }
 
-// call checks a call and hands it to its lane. Everything up to the decoded arguments happens here, in the reader. The error is
-// errHandedOn or nil.
+// call checks a call, and answers it or hands it to its lane. Everything up to the decoded arguments happens here, in the
+// reader. The error is errHandedOn or nil.
 func (c *Conn) call(h Header, body []byte, files []*os.File) error {
 	call, err := c.newCall(h, body)
 	if err != nil {

@@ -11,8 +11,8 @@
 //
 // What a small call costs is waking who answers it. So what answers from memory is answered in the connection's reader, a
 // request on a unix socket wakes one thread and not also the runtime's poller (localConn), and a thread waits by itself for
-// the next call of a client that is alone in asking (alone, waitBriefly). Its reader also answers what reads and writes
-// definitions, and lets another goroutine read on when that takes longer (relay).
+// the next call of a client that is alone in asking (alone, waitBriefly). The reader also answers what reads and writes
+// definitions, one call at a time, and lets another goroutine read on when that takes longer (relay).
 //
 // The package leaves out passwords (sasl) and the listeners (cmd/virtd has unix sockets, TCP and TLS), and the procedures'
 // meaning. Its client side is package rpc/client.

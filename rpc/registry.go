@@ -20,7 +20,7 @@ type Registry struct {
 type handling struct {
 	fn    Handler
 	quick bool // in the connection's reader
-	brief bool // there, too, when its client is alone in asking and makes one call at a time
+	brief bool // there, too, when its client makes one call at a time
 }
 
 // NewRegistry returns an empty registry.
@@ -38,8 +38,9 @@ func HandleQuick[A, R any](r *Registry, program, number uint32, fn func(context.
 	handle(r, program, number, handling{quick: true}, fn)
 }
 
-// HandleBrief is Handle for an fn that takes a moment, as a rule: it may wait for a disk, and behind another call. For a client
-// that comes alone it runs in the reader of the connection too; when it takes longer, the calls behind it go on without it.
+// HandleBrief is Handle for an fn that takes a moment, as a rule: it may wait for a disk, and behind another call. When no call
+// of its lane runs and nothing has arrived behind it, it runs in the reader of the connection too; when it takes longer, the
+// calls behind it go on without it.
 func HandleBrief[A, R any](r *Registry, program, number uint32, fn func(context.Context, *Call, *A) (*R, error)) {
 	handle(r, program, number, handling{brief: true}, fn)
 }

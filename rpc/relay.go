@@ -61,7 +61,8 @@ func (r *relay) again() {
 
 // look hands reading on when the reader answers the same call as the last time, and ends looking when there was none since.
 func (r *relay) look() {
-	begun, call := r.begun.Load(), r.call.Load()
+	call := r.call.Load()
+	begun := r.begun.Load() // then: one that begins in between is not taken for call
 	switch {
 	case begun != r.before:
 		r.before = begun

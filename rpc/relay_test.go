@@ -12,34 +12,39 @@ import (
 	"virtd/rpc/client"
 )
 
-// define makes a call that the client's reader answers, once the client is alone in asking.
+// define makes a call that the reader of the client's connection answers, if no other is under way.
 func define(c *client.Client) error {
 	return call(c, rpc.ProcDomainDefineXMLFlags, &libvirt.DomainDefineXMLFlagsArgs{}, &libvirt.DomainDefineXMLFlagsRet{})
 }
 
-// alone returns a client whose calls are answered in the reader of its connection.
-func alone(t *testing.T, b *testbed) *client.Client {
+// inReader makes calls until the reader answers one: so it does the next, if nothing is under way. Now and then a call comes
+// before the one ahead of it has left its lane.
+func inReader(t *testing.T, b *testbed, c *client.Client) {
 	t.Helper()
-	c := b.open(t)
-	for range 5000 { // now and then a call comes before the one ahead of it has left its lane
+	before := b.inReader.Load()
+	for range 5000 {
 		if err := define(c); err != nil {
 			t.Fatal(err)
 		}
-		if b.inReader.Load() > 10 {
-			return c
+		if b.inReader.Load() > before {
+			return
 		}
 	}
 	t.Fatal("calls are not answered in the reader")
-	return nil
 }
 
 // TestReaderHandsOn: a call that hangs in the reader holds up nothing that comes behind it, time and again, and is answered
 // in the end.
 func TestReaderHandsOn(t *testing.T) {
 	b := newTestbed(t, rpc.Options{}, rpc.Policy{})
-	c := alone(t, b)
+	c := b.open(t)
 	for range 3 {
+		inReader(t, b, c)
+		before := b.inReader.Load()
 		hung := hang(t, b, c)
+		if b.inReader.Load() == before {
+			t.Fatal("the call that hangs is not in the reader")
+		}
 		for range 20 {
 			hostname(t, c)
 			if err := define(c); err != nil {
@@ -61,24 +66,31 @@ func hang(t *testing.T, b *testbed, c *client.Client) *sync.WaitGroup {
 			t.Errorf("the call that hung: %v", err)
 		}
 	})
+	hanging(t, b)
+	return &hung
+}
+
+// hanging waits until a call hangs.
+func hanging(t *testing.T, b *testbed) {
+	t.Helper()
 	select {
 	case <-b.hanging:
 	case <-time.After(10 * time.Second):
 		t.Fatal("the call does not reach its handler")
 	}
-	return &hung
 }
 
 // TestHungCallsKeepTheirPlaces: calls that hang in the reader count like others: as many run at once as may, and those that wait
 // run when there is room.
 func TestHungCallsKeepTheirPlaces(t *testing.T) {
 	b := newTestbed(t, rpc.Options{ParallelCalls: 2}, rpc.Policy{})
-	c := alone(t, b)
+	c := b.open(t)
+	inReader(t, b, c)
 	first, second := hang(t, b, c), hang(t, b, c)
 	before := b.defines.Load()
 	third := make(chan error, 1)
 	go func() { third <- define(c) }()
-	askAlone(t, c) // what waits for no place is answered, although it came behind the third
+	askAlone(t, c) // what needs no place is answered
 	select {
 	case err := <-third:
 		t.Fatalf("a third call runs beside two that hang: %v", err)
@@ -123,10 +135,11 @@ func TestEndsWhileAReaderHangs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newTestbed(t, rpc.Options{}, rpc.Policy{})
-			c := alone(t, b)
+			c := b.open(t)
+			inReader(t, b, c)
 			b.hang.Store(true)
 			go define(c)
-			<-b.hanging
+			hanging(t, b)
 			end(t, b, c)
 			gone(t, b, 0)
 			if n := b.closed.Load(); n != 1 {
@@ -136,25 +149,12 @@ func TestEndsWhileAReaderHangs(t *testing.T) {
 	}
 }
 
-// TestPipelineRunsInParallel: the calls of a client that does not wait for answers run at once, however alone it is.
+// TestPipelineRunsInParallel: the calls of a client that does not wait for answers run at once.
 func TestPipelineRunsInParallel(t *testing.T) {
 	b := newTestbed(t, rpc.Options{}, rpc.Policy{})
-	alone(t, b).Close()
-	gone(t, b, 0)
 	conn := opened(t, b)
 	one := message(rpc.Header{Program: rpc.ProgramRemote, Procedure: rpc.ProcDomainDefineXMLFlags, Serial: 1}, &libvirt.DomainDefineXMLFlagsArgs{})
 	in := b.inReader.Load()
-	for range 5000 { // one at a time, to be alone
-		conn.Write(one)
-		awaitReply(conn)
-		if b.inReader.Load() > in+10 {
-			break
-		}
-	}
-	if b.inReader.Load() <= in+10 {
-		t.Fatal("calls are not answered in the reader")
-	}
-	in = b.inReader.Load()
 	var five []byte
 	for range 5 {
 		five = append(five, one...)

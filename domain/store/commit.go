@@ -11,6 +11,7 @@ import (
 // batch is the changes that one write and one sync make durable. Whoever comes while a batch is written joins the next.
 type batch struct {
 	changes []change
+	size    int      // of their record, in bytes
 	apply   []func() // puts each change into the index
 	done    bool     // guarded by Dir.commitMu, as is the rest once the batch is being written
 	errs    []error
@@ -26,11 +27,12 @@ func (d *Dir) commit(c change, apply func()) error {
 		return err
 	}
 	d.mu.Lock()
-	if d.next == nil {
-		d.next = &batch{}
+	if d.next == nil || d.next.size+c.size() > maxBatch {
+		d.next = &batch{size: recordHead}
 	}
 	b, i := d.next, len(d.next.changes)
 	b.changes = append(b.changes, c)
+	b.size += c.size()
 	b.apply = append(b.apply, apply)
 	d.mu.Unlock()
 
@@ -40,9 +42,11 @@ func (d *Dir) commit(c change, apply func()) error {
 		return b.errs[i]
 	}
 	d.mu.Lock()
-	d.next = nil
+	if d.next == b {
+		d.next = nil
+	}
 	d.mu.Unlock()
-	there, err := d.append(b.changes)
+	there, err := d.append(b)
 	b.errs = make([]error, len(b.changes))
 	b.done = true
 	d.mu.Lock()
@@ -59,37 +63,44 @@ func (d *Dir) commit(c change, apply func()) error {
 		d.backlog += c.room()
 		b.apply[i]()
 	}
-	if d.backlog >= busySize {
+	if d.journal != nil && d.journal.changes >= busyChanges {
 		d.setBusy(true)
 	}
 	d.schedule()
 	return b.errs[i]
 }
 
+// maxBatch is the size of a record that no further change joins, in bytes.
+const maxBatch = 16 << 20
+
 // append writes a record and reports whether the next virtd would find it. The caller holds commitMu. After an error the
 // file is left as it is, and the next change begins another.
-func (d *Dir) append(changes []change) (there bool, err error) {
+func (d *Dir) append(b *batch) (there bool, err error) {
+	size := blocks(b.size)
+	if d.journal != nil && d.journal.end > 0 && d.journal.end+size > maxJournal {
+		_ = d.journal.file.Close() // settle knows it
+		d.journal = nil
+	}
 	if d.journal == nil {
 		if err := d.newJournal(); err != nil {
 			return false, err
 		}
 	}
 	j := d.journal
-	size := blocks(recordSize(changes))
 	if len(d.record) < size {
 		d.record = alignedBytes(size)
 	}
-	err = j.write(fillRecord(d.record[:size], changes))
+	err = j.write(fillRecord(d.record[:size], b.changes))
 	if len(d.record) > keepRecord {
 		d.record = nil
 	}
 	if err == nil {
-		j.changes += len(changes)
+		j.changes += len(b.changes)
 		return true, nil
 	}
 	d.journal = nil
 	_ = j.file.Close()
-	if data, err := d.fs.ReadFile(j.path, maxJournal); err == nil {
+	if data, err := d.fs.ReadFile(j.path, maxRead); err == nil {
 		all, _ := readRecords(data)
 		there = len(all) > j.changes
 	}
@@ -126,7 +137,7 @@ func (d *Dir) newJournal() error {
 	if j == nil {
 		d.lastJournal++
 		var err error
-		if j, err = d.createJournal(d.lastJournal, firstRoom); err != nil {
+		if j, err = d.createJournal(d.lastJournal, d.firstRoom); err != nil {
 			return err
 		}
 	}

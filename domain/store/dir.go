@@ -45,12 +45,14 @@ type Dir struct {
 	run      string
 	emulator string
 	log      *slog.Logger
-	waits    func()        // Options.Waits
-	busy     func(bool)    // Options.Busy
-	rest     func(bool)    // Options.Rest
-	settles  bool          // by itself; tests do it when they want to
-	writers  int           // of files at once
-	serial   atomic.Uint64 // for names of temporary files
+	waits    func()     // Options.Waits
+	busy     func(bool) // Options.Busy
+	rest     func(bool) // Options.Rest
+	settles  bool       // by itself; tests do it when they want to
+	writers  int        // of files at once
+	// firstRoom is how many bytes of zeros a journal begins with; tests have less.
+	firstRoom int
+	serial    atomic.Uint64 // for names of temporary files
 
 	settling    sync.Mutex      // one settle at a time; taken before the others
 	commitMu    sync.Mutex      // one batch at a time, and guards what follows; taken before mu
@@ -73,11 +75,11 @@ type Dir struct {
 	next        *batch               // that whoever comes joins
 	pending     map[uuid.UUID]change // in the journal, newer than in files
 	moving      map[uuid.UUID]change // likewise, being written to files; older than pending
-	backlog     int                  // bytes of records in the journals of pending
+	backlog     int                  // bytes that the changes of pending took in journals: see change.room
 	timer       *time.Timer          // settles later
 	settleAfter time.Duration
 	isBusy      bool           // as Options.Busy was told
-	moved       int            // bytes of records that moved to files since the last rest
+	moved       int            // bytes likewise, of what moved to files since Options.Rest was told of much
 	work        sync.WaitGroup // the timer's
 	closed      bool
 }
@@ -102,7 +104,7 @@ func open(o Options, fs filesystem) (*Dir, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, waits: o.Waits, busy: o.Busy, rest: o.Rest, writers: 1, settleAfter: settleDelay,
+	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, waits: o.Waits, busy: o.Busy, rest: o.Rest, writers: 1, firstRoom: firstRoom, settleAfter: settleDelay,
 		entries: map[uuid.UUID]*Entry{}, names: map[string]*Entry{}, claimed: map[string]uuid.UUID{},
 		pending: map[uuid.UUID]change{}, damaged: map[string]bool{}}
 	for _, dir := range []string{o.State, o.Run} {

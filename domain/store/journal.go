@@ -42,9 +42,10 @@ const (
 
 	damagedExt = ".damaged" // of a journal that could not be read as a whole
 
-	maxJournal = 64 << 20 // bytes that are read of a file; commit leaves one for another long before that
+	maxJournal = 32 << 20 // bytes with records in a file
+	maxRead    = 64 << 20 // bytes that are read of a file
 
-	blockSize = 4096 // bytes of a block: no disk has larger sectors
+	blockSize = 4096 // bytes of a block; goDirect finds out where a disk wants larger ones
 
 	firstRoom = 256 << 10 // bytes of zeros that a journal begins with; it doubles
 )
@@ -58,7 +59,7 @@ type change struct {
 // size is how many bytes the change takes in a record.
 func (c change) size() int { return changeHead + len(c.text) }
 
-// room is how many bytes it takes in a journal, alone.
+// room is how many bytes it takes in a journal, in blocks of its own.
 func (c change) room() int { return blocks(recordHead + c.size()) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -81,15 +82,6 @@ func appendRecord(b []byte, changes ...change) []byte {
 	binary.LittleEndian.PutUint32(b[start+4:], uint32(len(b)-start-recordHead))
 	binary.LittleEndian.PutUint32(b[start+8:], checksum(b[start:]))
 	return b
-}
-
-// recordSize is how many bytes their record has.
-func recordSize(changes []change) int {
-	size := recordHead
-	for _, c := range changes {
-		size += c.size()
-	}
-	return size
 }
 
 // blocks is how many bytes so many take in whole blocks.

@@ -14,14 +14,15 @@ import (
 	"virtd/virterr"
 )
 
-// Changes move from the journal to the files of definitions settleDelay after the first of them, or at once when there are
-// settleSize bytes of them there. With maxBacklog bytes, further changes wait. What moves competes with changes for the disk, so
-// the few hundred definitions that a client makes in one go shall fit in the journal; they are in memory until they moved.
+// Changes move from the journal to the files of definitions settleDelay after the first of them, or at once when they take
+// settleSize bytes, each in blocks of its own. With maxBacklog bytes, further changes wait. What moves competes with changes for
+// the disk, so the few hundred definitions that a client makes in one go shall fit in the journal; they are in memory until they
+// moved.
 const (
 	settleDelay = 2 * time.Second
 	settleRetry = 30 * time.Second // after a failure
 	settleSize  = 3 << 20
-	busySize    = 12 << 10  // with as much in the journal the store is busy
+	busyChanges = 3         // with as many in a journal the store is busy
 	restSize    = 768 << 10 // after as much a rest is worth its while
 	maxBacklog  = 12 << 20
 	maxRoom     = 4 << 20 // bytes of a prepared journal
@@ -165,7 +166,7 @@ func (d *Dir) prepare() {
 		return
 	}
 	d.lastJournal++
-	number, room := d.lastJournal, max(firstRoom, d.nextRoom)
+	number, room := d.lastJournal, max(d.firstRoom, d.nextRoom)
 	d.commitMu.Unlock()
 	j, err := d.createJournal(number, room)
 	if err != nil {
@@ -222,10 +223,13 @@ func (d *Dir) readJournals(names []string) {
 	}
 	for _, n := range journalsIn(names) {
 		path := d.journalPath(n)
-		data, err := d.fs.ReadFile(path, maxJournal)
+		data, err := d.fs.ReadFile(path, maxRead)
 		if err == nil {
 			var changes []change
 			changes, err = readRecords(data)
+			if len(data) > maxRead {
+				err = errors.Join(err, fmt.Errorf("it has more than the %d bytes that are read", maxRead))
+			}
 			for _, c := range changes {
 				d.pending[c.id] = c
 				d.backlog += c.room()

@@ -96,11 +96,11 @@ type Options struct {
 	Log      *slog.Logger // nil: slog.Default
 	// Waits is called when a change is about to wait for the disk. It must return soon. nil: nothing is done.
 	Waits func()
-	// Busy is called with true when many changes come at once, and with false when all of them are in files: in between,
-	// what they take may be given back later than usual. It must return soon. Calls do not overlap. nil: nothing is done.
+	// Busy is called with true when several changes come one after the other, and with false when all of them are in files: in
+	// between, what they take may be given back later than usual. It must return soon. Calls do not overlap. nil: nothing is done.
 	Busy func(busy bool)
-	// Rest is called when a busy time is over: nobody waits, and what it left can be cleared away before somebody does. much
-	// says that there were so many changes since it was last that what they took is worth giving back to the host. nil: nothing
-	// is done.
+	// Rest is called when a busy time is over, with everything in files: what it left can be cleared away before somebody waits
+	// again. much says that there were so many changes since it last was that what they took is worth giving back to the host;
+	// for that it is called after many single changes, too. nil: nothing is done.
 	Rest func(much bool)
 }

@@ -208,6 +208,7 @@ func script(t *testing.T, d *Dir) (before, after acked, finished bool) {
 		}
 		return c
 	}
+	d.firstRoom = blockSize // so that journals grow
 	a, b := define(t, "a", 1, 64), define(t, "b", 2, 64)
 	bigger, _ := a.SetMaxMemory(512 << 10)
 	renamed, _ := bigger.SetName("c")
@@ -234,7 +235,7 @@ func script(t *testing.T, d *Dir) (before, after acked, finished bool) {
 	for _, change := range []func() error{
 		save(a), save(b), mark(a, true), d.settle, save(bigger), mark(b, true), save(renamed), mark(b, false), mark(b, true),
 		remove(b), save(b), d.settle, prepare, save(bigger), remove(b), save(bigger), prepare, d.settle, remove(a), d.settle,
-		prepare, save(a), save(b), prepare, save(a), d.Close,
+		prepare, save(a), save(b), prepare, save(a), d.settle, prepare, save(b), save(a), save(b), d.Close,
 	} {
 		before = snapshot()
 		err := change()

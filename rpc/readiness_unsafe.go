@@ -60,12 +60,14 @@ func (r *readiness) wait() error {
 	return nil
 }
 
-// stepOf makes the set watch the connection, or takes the event. An event that nobody takes would stay in the set, which
-// then tells the poller of no other one: that is why a set that a deadline left armed is looked at first.
+// stepOf makes the set watch the connection, if it does not, and takes the event, if there is one. The set tells the poller of
+// nothing while it has an event that nobody took: one that a deadline left, or one that came while the kernel handed over the one
+// before. That is why it is looked at before anybody sleeps.
 func (r *readiness) stepOf(set uintptr) bool {
 	if !r.armed {
-		r.arm(set)
-		return r.errno != 0
+		if r.arm(set); !r.armed {
+			return r.errno != 0
+		}
 	}
 	var event unix.EpollEvent
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, set, uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)

@@ -104,7 +104,8 @@ func open(o Options, fs filesystem) (*Dir, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, waits: o.Waits, busy: o.Busy, rest: o.Rest, writers: 1, firstRoom: firstRoom, settleAfter: settleDelay,
+	d := &Dir{fs: fs, state: o.State, run: o.Run, emulator: o.Emulator, log: o.Log, waits: o.Waits, busy: o.Busy, rest: o.Rest,
+		writers: 1, firstRoom: firstRoom, settleAfter: settleDelay,
 		entries: map[uuid.UUID]*Entry{}, names: map[string]*Entry{}, claimed: map[string]uuid.UUID{},
 		pending: map[uuid.UUID]change{}, damaged: map[string]bool{}}
 	for _, dir := range []string{o.State, o.Run} {
